@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from typing import cast
+from typing import TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ from starry_ros.canvas.layout import CanvasLayout, Tile
 from starry_ros.errors import InputError
 from starry_ros.types import U8, Canvas, FrameSet, TileStatus
 
-Buffer = bytes | bytearray | memoryview | array[int] | U8
+Buffer: TypeAlias = "bytes | bytearray | memoryview | array[int] | U8"
 CHANNELS = {"rgb8": 3, "bgr8": 3, "mono8": 1, "rgba8": 4, "bgra8": 4}
 BLACK_RGB = (0, 0, 0)
 
