@@ -1,0 +1,165 @@
+"""Demonstrations in memory-mapped arrays, and batches drawn from them.
+
+A batch is a pure function of (seed, step, rank), so training resumes to the step without storing a generator.
+
+Shapes: F all frames, B batch, R history slots, U actions a slot, H x W canvas, K chunk steps, J joints, E events, V views.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starry_ros.errors import DataError
+from starry_ros.types import F32, U8
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """All frames of a data folder, episode after episode."""
+
+    canvas_FHWC: U8
+    latents_FCYX: NDArray[np.float16]
+    position_FJ: F32
+    command_FJ: F32
+    plan_FKJ: F32
+    events_FEV4: F32
+    text_F: I64
+    texts: tuple[str, ...]
+    empty_closed_F: NDArray[np.bool_]
+    first_F: I64
+    last_F: I64
+
+    def __len__(self) -> int:
+        return len(self.text_F)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimiser step sees. Slot 0 of the history is the newest."""
+
+    canvas_BHWC: U8
+    latents_BCYX: F32
+    future_BCYX: F32
+    position_BJ: F32
+    plan_BKJ: F32
+    events_BEV4: F32
+    text_B: I64
+    history_canvas_BRHWC: U8
+    history_latents_BRCYX: F32
+    history_valid_BR: F32
+    executed_BRUJ: F32
+    executed_valid_BRU: F32
+    spacing: int
+
+
+def load_demonstrations(folder: Path, cache: Path, encode: Callable[[U8], F32]) -> Demonstrations:
+    """Read every episode of `folder`; canvases and latents are cached as plain arrays and memory-mapped.
+
+    `encode` maps canvases [n, H, W, 3] to latents [n, C, Y, X]. Raises DataError that names the file.
+    """
+    files = sorted((folder / "episodes").glob("*.npz"))
+    if not files:
+        raise DataError(str(folder), "holds no episodes", fix="run `starry data generate` first")
+    small: dict[str, list[NDArray[np.generic]]] = {}
+    lengths, texts = [], []
+    for path in files:
+        arrays = _read(path)
+        lengths.append(len(arrays["position_TJ"]))
+        names = [str(text) for text in arrays["texts"]]
+        texts.append([names[i] for i in arrays["text_T"]])
+        for name in ("position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "empty_closed_T"):
+            small.setdefault(name, []).append(arrays[name])
+    canvas, latents = _cached_images(files, lengths, cache, encode)
+    vocabulary = tuple(sorted({text for episode in texts for text in episode}))
+    index = {text: i for i, text in enumerate(vocabulary)}
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    joined = {name: np.concatenate(parts) for name, parts in small.items()}
+    return Demonstrations(
+        canvas_FHWC=canvas, latents_FCYX=latents,
+        position_FJ=joined["position_TJ"].astype(np.float32), command_FJ=joined["command_TJ"].astype(np.float32),
+        plan_FKJ=joined["plan_TKJ"].astype(np.float32), events_FEV4=joined["events_TEVF"][..., :4].astype(np.float32),
+        text_F=np.array([index[t] for episode in texts for t in episode], np.int64), texts=vocabulary,
+        empty_closed_F=joined["empty_closed_T"].astype(bool),
+        first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
+    )
+
+
+def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name != "canvas_THWC"}
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(str(path), f"cannot be read: {error}", fix="delete it and generate again") from error
+
+
+def _cached_images(
+    files: list[Path], lengths: list[int], cache: Path, encode: Callable[[U8], F32]
+) -> tuple[U8, NDArray[np.float16]]:
+    """Memory-mapped canvases and latents, built once for this list of files."""
+    key = {"files": [[path.name, path.stat().st_size] for path in files]}
+    stamp, canvas_path, latent_path = cache / "cache.json", cache / "canvas.npy", cache / "latents.npy"
+    if not stamp.exists() or json.loads(stamp.read_text()) != key:
+        cache.mkdir(parents=True, exist_ok=True)
+        first = np.load(files[0], allow_pickle=False)["canvas_THWC"]
+        latent_shape = encode(first[:1]).shape[1:]
+        total = sum(lengths)
+        canvas = np.lib.format.open_memmap(canvas_path, "w+", np.uint8, (total, *first.shape[1:]))
+        latents = np.lib.format.open_memmap(latent_path, "w+", np.float16, (total, *latent_shape))
+        at = 0
+        for path, length in zip(files, lengths, strict=True):
+            canvas[at : at + length] = np.load(path, allow_pickle=False)["canvas_THWC"]
+            latents[at : at + length] = encode(canvas[at : at + length])
+            at += length
+        canvas.flush()
+        latents.flush()
+        stamp.write_text(json.dumps(key))
+    return np.load(canvas_path, mmap_mode="r"), np.load(latent_path, mmap_mode="r")
+
+
+class Sampler:
+    """Draws batches: empty closed jaws more often, history of a random length and spacing (often none at all)."""
+
+    def __init__(
+        self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
+        seed: int, empty_closed_weight: float = 2.5, no_history: float = 0.5,
+    ) -> None:
+        self.data, self.batch, self.seed = data, batch, seed
+        self._future, self._slots, self._actions, self._no_history = future_steps, history_slots, history_actions, no_history
+        weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0)
+        self._cumulative = np.cumsum(weight) / weight.sum()
+
+    def draw(self, step: int, rank: int = 0) -> Batch:
+        """The batch of optimiser step `step` on process `rank`."""
+        rng = np.random.default_rng([self.seed, step, rank])
+        data = self.data
+        frame = np.minimum(np.searchsorted(self._cumulative, rng.random(self.batch)), len(data) - 1)
+        spacing = int(rng.integers(self._actions // 2, self._actions + 1))
+        slots = 0 if rng.random() < self._no_history else int(rng.integers(1, self._slots + 1))
+        past, valid, executed, executed_valid = self._history(frame, slots, spacing)
+        return Batch(
+            canvas_BHWC=data.canvas_FHWC[frame], latents_BCYX=data.latents_FCYX[frame].astype(np.float32),
+            future_BCYX=data.latents_FCYX[np.minimum(frame + self._future, data.last_F[frame])].astype(np.float32),
+            position_BJ=data.position_FJ[frame], plan_BKJ=data.plan_FKJ[frame], events_BEV4=data.events_FEV4[frame],
+            text_B=data.text_F[frame], history_canvas_BRHWC=data.canvas_FHWC[past],
+            history_latents_BRCYX=data.latents_FCYX[past].astype(np.float32), history_valid_BR=valid,
+            executed_BRUJ=executed, executed_valid_BRU=executed_valid, spacing=spacing,
+        )
+
+    def _history(self, frame_B: I64, slots: int, spacing: int) -> tuple[I64, F32, F32, F32]:
+        """Frames `spacing` steps apart before each frame, and the commands executed after each of them."""
+        data = self.data
+        wanted = frame_B[:, None] - spacing * (1 + np.arange(slots))[None, :]
+        valid = wanted >= data.first_F[frame_B][:, None]
+        past = np.where(valid, wanted, data.first_F[frame_B][:, None])
+        steps = past[:, :, None] + 1 + np.arange(self._actions)[None, None, :]
+        executed = data.command_FJ[np.minimum(steps, data.last_F[frame_B][:, None, None])]
+        executed_valid = (np.arange(self._actions) < spacing)[None, None, :] & valid[:, :, None]
+        return past, valid.astype(np.float32), executed, executed_valid.astype(np.float32)

@@ -1,0 +1,59 @@
+"""A training in progress on disk: safetensors and JSON only, written atomically, resumable to the step."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+@dataclass
+class Progress:
+    """Where a training stands."""
+
+    step: int
+    seconds: float
+
+
+def save_state(folder: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer,
+               progress: Progress) -> None:
+    """Write weights, their running average, the optimiser's moments and the step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    for index, slot in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in slot.items()}
+    temporary = folder / "state.safetensors.partial"
+    note = {"progress": json.dumps({"step": progress.step, "seconds": progress.seconds})}
+    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, metadata=note)
+    os.replace(temporary, folder / "state.safetensors")
+
+
+def load_state(folder: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
+    """Inverse of `save_state`; a folder without a state gives step 0 and changes nothing."""
+    path = folder / "state.safetensors"
+    if not path.exists():
+        return Progress(0, 0.0)
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+    tensors = load_file(path)
+    model.load_state_dict(_under(tensors, "model."))
+    average.update(_under(tensors, "average."))
+    slots: dict[int, dict[str, Any]] = {}
+    for name, value in _under(tensors, "optimiser.").items():
+        index, key = name.split(".", 1)
+        slots.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
+    return Progress(int(progress["step"]), float(progress["seconds"]))
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix):]: value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,266 @@
+"""Stage-one training: `starry train`.
+
+Resumable to the step, seeded, on one process or several (`torchrun --nproc-per-node N -m starry_ros.cli train ...`): each
+process draws its own part of the batch, gradients are averaged. On a CPU two processes of one thread beat one process of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.errors import ConfigError
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.training.dataset import Demonstrations, Sampler, load_demonstrations
+from starry_ros.training.forward import TextTable, losses
+from starry_ros.training.losses import LossWeights, total
+from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.types import F32, U8
+from starry_ros.wam.autoencoder import Autoencoder, load_autoencoder
+from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
+from starry_ros.wam.config import WamConfig, preset
+from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.normalise import NormStats, fit
+from starry_ros.wam.text import MiniLmEncoder
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides the weights, besides the data."""
+
+    preset: str = "tiny"
+    steps: int = 12000
+    batch: int = 32
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 2e-5
+    warm_up: int = 200
+    weight_decay: float = 0.02
+    clip_norm: float = 1.0
+    average_decay: float = 0.998
+    seed: int = 0
+    weights: LossWeights = LossWeights()
+
+    def rate(self, step: int) -> float:
+        """Learning rate: linear warm-up, then cosine."""
+        if step < self.warm_up:
+            return self.learning_rate * (step + 1) / self.warm_up
+        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
+        span = self.learning_rate - self.final_learning_rate
+        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+class Trainer:
+    """Model, optimiser, running average and data of one process."""
+
+    def __init__(self, spec: RobotSpec, data: Demonstrations, autoencoder: Autoencoder, config: TrainConfig, out: Path) -> None:
+        self.spec, self.data, self.autoencoder, self.config, self.out = spec, data, autoencoder, config, out
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        torch.manual_seed(config.seed)
+        layout = t_pose_layout(spec)
+        self.wam = preset(config.preset, layout, len(spec.joints), spec.action.step_s)
+        self.layout_hash = layout.layout_hash
+        self.model = WorldActionModel(self.wam)
+        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(_parameter_groups(self.model, config.weight_decay), lr=config.learning_rate)
+        self.stats = fit(data.plan_FKJ, data.position_FJ, spec.gripper_indices)
+        self.texts = embed_texts(data.texts)
+        self.sampler = Sampler(
+            data, batch=config.batch // self.world, future_steps=self.wam.future_steps,
+            history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=config.seed,
+        )
+        self.progress = load_state(out, self.model, self.average, self.optimiser)
+
+    def step(self) -> dict[str, float]:
+        """One optimiser step; returns the unweighted loss terms of this process's part of the batch."""
+        step = self.progress.step
+        noise = torch.Generator().manual_seed(hash((self.config.seed, step, self.rank)) & 0x7FFFFFFF)
+        batch = self.sampler.draw(step, self.rank)
+        terms = losses(self.model, batch, self.texts, self.stats, noise)
+        self.optimiser.zero_grad(set_to_none=True)
+        total(terms, self.config.weights).backward()
+        _average_gradients(self.model, self.world)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.config.rate(step)
+        self.optimiser.step()
+        self._follow()
+        self.progress.step += 1
+        return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _follow(self) -> None:
+        """Move the running average of the weights; faster at the start, so that early checkpoints are usable."""
+        decay = min(self.config.average_decay, (1 + self.progress.step) / (10 + self.progress.step))
+        for name, value in self.model.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+
+    def save(self) -> None:
+        """State to resume from, and a checkpoint of the averaged weights to serve."""
+        if self.rank == 0:
+            save_state(self.out, self.model, self.average, self.optimiser, self.progress)
+            save_checkpoint(self.out / "checkpoint", self.checkpoint())
+
+    def checkpoint(self) -> Checkpoint:
+        """The averaged weights as a model that can be served."""
+        return Checkpoint(
+            config=self.wam, stats=self.stats, model=dict(self.average), autoencoder=self.autoencoder,
+            contract_hash=self.spec.content_hash, layout_hash=self.layout_hash,
+            training={"steps_done": self.progress.step, **dataclasses.asdict(self.config)},
+        )
+
+
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Matrices are decayed, vectors are not."""
+    matrices = [p for p in model.parameters() if p.dim() > 1]
+    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+
+
+def _average_gradients(model: torch.nn.Module, world: int) -> None:
+    if world == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    at = 0
+    for parameter in model.parameters():
+        size = parameter.numel()
+        parameter.grad = flat[at : at + size].view_as(parameter) / world
+        at += size
+
+
+def encoder(autoencoder: Autoencoder) -> Callable[[U8], F32]:
+    """The autoencoder as a function of arrays: canvases [n, H, W, 3] to latents [n, C, Y, X]."""
+
+    @torch.no_grad()
+    def encode(canvas_BHWC: U8) -> F32:
+        parts = [autoencoder.encode(torch.from_numpy(np.array(canvas_BHWC[i : i + 32]))) for i in range(0, len(canvas_BHWC), 32)]
+        latents: F32 = torch.cat(parts).numpy()
+        return latents
+
+    return encode
+
+
+def embed_texts(texts: tuple[str, ...]) -> TextTable:
+    """Every sentence of the data through the text encoder, once."""
+    encoder = MiniLmEncoder()
+    embedded = [encoder.encode(text) for text in texts]
+    tokens = torch.from_numpy(np.stack([e.tokens_TD for e in embedded])).float()
+    mask = torch.from_numpy(np.stack([e.mask_T for e in embedded])).float()
+    return TextTable(tokens, mask)
+
+
+def run(trainer: Trainer, save_every: int, until_s: float | None) -> None:
+    """Train to the last step, or until `until_s` seconds of this call have passed; saves on the way and at the end."""
+    start, mark = time.monotonic(), time.monotonic()
+    sums: dict[str, float] = {}
+    count = 0
+    while trainer.progress.step < trainer.config.steps:
+        for name, value in trainer.step().items():
+            sums[name] = sums.get(name, 0.0) + value
+        count += 1
+        now = time.monotonic()
+        if trainer.progress.step % 25 == 0:
+            trainer.progress.seconds += now - mark
+            _report(trainer, {name: value / count for name, value in sums.items()}, count / (now - mark))
+            sums, count, mark = {}, 0, now
+        if trainer.progress.step % save_every == 0:
+            trainer.save()
+        if _time_is_up(now - start, until_s):
+            break
+    trainer.save()
+
+
+def _time_is_up(elapsed_s: float, until_s: float | None) -> bool:
+    """Whether to stop; process 0 decides for all, so that no process waits for one that has left."""
+    if until_s is None:
+        return False
+    flag = torch.tensor([1.0 if elapsed_s > until_s else 0.0])
+    if dist.is_initialized():
+        dist.broadcast(flag, 0)
+    return bool(flag.item())
+
+
+def _report(trainer: Trainer, means: dict[str, float], steps_per_s: float) -> None:
+    """One line on the terminal and one in metrics.jsonl."""
+    if trainer.rank != 0:
+        return
+    progress, config = trainer.progress, trainer.config
+    left_min = (config.steps - progress.step) / steps_per_s / 60
+    text = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
+    print(f"step {progress.step}/{config.steps}  {steps_per_s:.2f}/s  {left_min:.0f} min left  {text}", flush=True)
+    record = {"step": progress.step, "seconds": progress.seconds, "rate": config.rate(progress.step), **means}
+    with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry train`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
+    parser.add_argument("--preset", default="tiny", help="model preset (default: tiny)")
+    parser.add_argument("--robot", type=Path, default=Path("config/robots/bimanual_sim.yaml"), help="robot contract")
+    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
+    parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="optimiser steps in all")
+    parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="samples a step over all processes")
+    parser.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise")
+    parser.add_argument("--minutes", type=float, default=None, help="stop after so many minutes (resume later)")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--init", type=Path, default=None, help="run folder whose averaged weights to start from")
+
+
+def train_command(args: argparse.Namespace) -> int:
+    """`starry train`: returns 0 when the run is saved."""
+    several = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    if several:
+        dist.init_process_group("gloo")
+    try:
+        trainer = _prepare(args)
+        run(trainer, args.save_every, None if args.minutes is None else args.minutes * 60)
+    finally:
+        if several:
+            dist.destroy_process_group()
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> Trainer:
+    spec = load_robot_spec(args.robot)
+    autoencoder = load_autoencoder(args.autoencoder)
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    cache = args.out / "cache"
+    if rank == 0:
+        args.out.mkdir(parents=True, exist_ok=True)
+        load_demonstrations(args.data, cache, encoder(autoencoder))
+    if dist.is_initialized():
+        dist.barrier()
+    data = load_demonstrations(args.data, cache, encoder(autoencoder))
+    config = TrainConfig(preset=args.preset, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate,
+                         seed=args.seed)
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    if config.batch % world:
+        raise ConfigError("starry train", "--batch is not a multiple of the processes", got=config.batch, expected=world)
+    trainer = Trainer(spec, data, autoencoder, config, args.out)
+    if args.init is not None and trainer.progress.step == 0:
+        load_state(args.init, trainer.model, trainer.average, trainer.optimiser)
+        trainer.model.load_state_dict(trainer.average)
+        trainer.optimiser = torch.optim.AdamW(
+            _parameter_groups(trainer.model, config.weight_decay), lr=config.learning_rate)
+        trainer.progress = Progress(0, 0.0)
+    return trainer
+
+
+__all__ = ["TrainConfig", "Trainer", "WamConfig", "NormStats", "Tensor", "add_arguments", "train_command"]

@@ -1,0 +1,161 @@
+"""Shape of a world-action model: frozen, JSON round trip, cross-field checks, named presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from starry_ros.canvas.layout import CanvasLayout
+from starry_ros.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """Width of a stream's residual and of its feed-forward layer."""
+
+    width: int
+    feed_forward: int
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """One camera's tile on the canvas, in pixels."""
+
+    camera: str
+    x_px: int
+    y_px: int
+    width_px: int
+    height_px: int
+
+
+@dataclass(frozen=True)
+class WamConfig:
+    """Everything that decides a tensor's shape or a token's meaning.
+
+    `future_steps` is how far ahead the imagined frame lies, `history_slots` how many past observations the ring holds,
+    `history_actions` how many executed actions a slot holds at most; all in steps of `step_s` seconds.
+    """
+
+    name: str
+    canvas_height_px: int
+    canvas_width_px: int
+    token_px: int
+    views: tuple[ViewConfig, ...]
+    joints: int
+    step_s: float
+    chunk_steps: int = 16
+    future_steps: int = 8
+    history_slots: int = 4
+    history_actions: int = 8
+    layers: int = 4
+    heads: int = 4
+    head_dim: int = 48
+    video: StreamConfig = StreamConfig(192, 384)
+    value: StreamConfig = StreamConfig(128, 256)
+    action: StreamConfig = StreamConfig(128, 384)
+    latent_channels: int = 16
+    latent_px: int = 16
+    detail_channels: int = 32
+    value_stride_px: int = 4
+    value_events: int = 2
+    text_width: int = 384
+    text_tokens: int = 24
+    rope_period: int = 4096
+    video_steps: int = 1
+    value_steps: int = 1
+    action_steps: int = 6
+    snap_grippers: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("canvas_height_px", "canvas_width_px"):
+            size = getattr(self, name)
+            if size % self.token_px:
+                raise ConfigError(
+                    "model config", f"{name} is not a whole number of tokens", got=size,
+                    expected=f"a multiple of {self.token_px}", fix="choose a canvas whose borders fall on token borders",
+                )
+        if self.token_px % self.latent_px or self.token_px % self.value_stride_px:
+            raise ConfigError("model config", "token size is no multiple of the latent and value strides",
+                              got=self.token_px, expected=(self.latent_px, self.value_stride_px))
+        if self.head_dim % 6:
+            raise ConfigError("model config", "head_dim cannot be split into time, row and column pairs",
+                              got=self.head_dim, expected="a multiple of 6")
+        if self.rope_period < 4 * self.history_slots * self.chunk_steps:
+            raise ConfigError("model config", "rope_period is shorter than the history it must tell apart",
+                              got=self.rope_period, expected=f">= {4 * self.history_slots * self.chunk_steps}")
+
+    @property
+    def rows(self) -> int:
+        """Token rows of a frame."""
+        return self.canvas_height_px // self.token_px
+
+    @property
+    def columns(self) -> int:
+        """Token columns of a frame."""
+        return self.canvas_width_px // self.token_px
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens of one frame."""
+        return self.rows * self.columns
+
+    @property
+    def latent_patch(self) -> int:
+        """Latent cells along a token's side."""
+        return self.token_px // self.latent_px
+
+    @property
+    def value_cells(self) -> int:
+        """Value-map cells along a token's side."""
+        return self.token_px // self.value_stride_px
+
+    @property
+    def latent_token_width(self) -> int:
+        """Numbers in one token's latent patch."""
+        return self.latent_channels * self.latent_patch**2
+
+    @property
+    def value_token_width(self) -> int:
+        """Numbers in one token's patch of the value map."""
+        return self.value_events * self.value_cells**2
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json_dict(raw: Mapping[str, Any]) -> WamConfig:
+        """Inverse of `to_json_dict`. Raises ConfigError on missing or unknown fields."""
+        fields = {field.name for field in dataclasses.fields(WamConfig)}
+        if set(raw) != fields:
+            raise ConfigError("model config", f"missing {sorted(fields - set(raw))}, unknown {sorted(set(raw) - fields)}",
+                              fix="use a checkpoint written by this version")
+        values = dict(raw)
+        values["views"] = tuple(ViewConfig(**view) for view in raw["views"])
+        for stream in ("video", "value", "action"):
+            values[stream] = StreamConfig(**raw[stream])
+        return WamConfig(**values)
+
+
+def tiny(layout: CanvasLayout, joints: int, step_s: float = 0.1) -> WamConfig:
+    """The CPU default: a few million parameters, 30 tokens a frame on a 192 x 160 canvas."""
+    views = tuple(
+        ViewConfig(tile.camera, tile.rect.x_px, tile.rect.y_px, tile.rect.width_px, tile.rect.height_px)
+        for tile in layout.tiles
+    )
+    return WamConfig(
+        name="tiny", canvas_height_px=layout.height_px, canvas_width_px=layout.width_px, token_px=32, views=views,
+        joints=joints, step_s=step_s,
+    )
+
+
+PRESETS = {"tiny": tiny}
+
+
+def preset(name: str, layout: CanvasLayout, joints: int, step_s: float = 0.1) -> WamConfig:
+    """A named preset for a robot's canvas and joints."""
+    if name not in PRESETS:
+        raise ConfigError("preset", "unknown", got=repr(name), expected=sorted(PRESETS))
+    return PRESETS[name](layout, joints, step_s)

@@ -1,0 +1,36 @@
+"""Who sees whom: the intent-causal visibility table, the one place where it is written.
+
+Source: AIM equation (10) and its table. Language reaches actions only by way of future frames and the value map.
+Observed frames and executed actions are encoded slot by slot, each seeing only itself: then a cached slot depends on
+nothing that may be evicted, and no query sees a key through an observed token that the table hides from it.
+"""
+
+from __future__ import annotations
+
+PAST_FRAMES = "past_frames"
+CURRENT_FRAME = "current_frame"
+PAST_ACTIONS = "past_actions"
+LANGUAGE = "language"
+FUTURE_FRAMES = "future_frames"
+VALUE = "value"
+ACTION = "action"
+
+KEYS = (PAST_FRAMES, CURRENT_FRAME, PAST_ACTIONS, LANGUAGE, FUTURE_FRAMES, VALUE, ACTION)
+
+VISIBLE: dict[str, tuple[str, ...]] = {
+    FUTURE_FRAMES: (PAST_FRAMES, CURRENT_FRAME, PAST_ACTIONS, LANGUAGE, FUTURE_FRAMES),
+    VALUE: (PAST_FRAMES, CURRENT_FRAME, FUTURE_FRAMES, VALUE),
+    ACTION: (CURRENT_FRAME, PAST_ACTIONS, VALUE, ACTION),
+}
+
+
+def reaches(query: str) -> frozenset[str]:
+    """Every group that can influence `query`, directly or by way of other queries (the table's transitive closure)."""
+    found: set[str] = set()
+    frontier = [query]
+    while frontier:
+        for key in VISIBLE.get(frontier.pop(), ()):
+            if key not in found:
+                found.add(key)
+                frontier.append(key)
+    return frozenset(found)

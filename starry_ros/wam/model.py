@@ -1,0 +1,185 @@
+"""The world-action model: one mixture of three streams.
+
+    observed canvas -> frame tokens (video weights, no noise) ----+--------------+-------------------+
+    executed actions -> action tokens (action weights, no noise) -+              |                   |
+    sentence -> cross-attention of the video stream only ---------+              |                   |
+                                                                  v              v                   v
+                                                     imagine: future frame -> value: map -> act: action chunk
+
+Every arrow is an entry of `masks.VISIBLE`. Because nothing points back, the streams are run one after the other, each for
+its own number of denoising steps, and a finished stream is only keys and values to the next. A stream's final keys are
+those of its last denoising pass, which training sees at the same noise levels.
+
+Flow convention: x_s = (1 - s) x + s noise, velocity v = noise - x, s = 1 is pure noise.
+
+Shapes: B batch, N frame tokens, R history slots, U actions a slot, G draws of noise, K chunk steps, J joints,
+T text tokens, D width, C latent channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from starry_ros.wam.config import WamConfig
+from starry_ros.wam.detail import DetailStem, patchify
+from starry_ros.wam.layers import MASKED, Keys, Stream, rope_table
+from starry_ros.wam.masks import ACTION, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE, VISIBLE
+from starry_ros.wam.value_head import LandingEmbedding, ValueHead, ValueOutput
+
+Groups = dict[str, Keys]
+"""Keys by the group names of `masks`."""
+
+
+@dataclass
+class Observation:
+    """An encoded canvas: its keys in every layer and its pixel embeddings [B, C, Y, X]."""
+
+    keys: Keys
+    pixels: Tensor
+
+
+class WorldActionModel(nn.Module):
+    """Three streams over one shared attention width."""
+
+    def __init__(self, config: WamConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.detail = DetailStem(c.detail_channels, c.token_px, c.video.width)
+        self.latent_in = nn.Linear(c.latent_token_width, c.video.width)
+        self.observed = nn.Parameter(torch.zeros(c.video.width))
+        self.imagined = nn.Parameter(torch.zeros(c.video.width))
+        self.frame_position = nn.Parameter(0.02 * torch.randn(c.frame_tokens, c.video.width))
+        self.video = Stream(c.layers, c.video.width, c.video.feed_forward, c.heads, c.head_dim, text=True)
+        self.latent_out = nn.Linear(c.video.width, c.latent_token_width)
+        self.text_kv = nn.ModuleList(nn.Linear(c.text_width, 2 * c.heads * c.head_dim) for _ in range(c.layers))
+
+        self.value_in = nn.Linear(c.value_token_width, c.value.width)
+        self.value_noise = nn.Parameter(torch.zeros(c.value.width))
+        self.value_position = nn.Parameter(0.02 * torch.randn(c.frame_tokens, c.value.width))
+        self.value = Stream(c.layers, c.value.width, c.value.feed_forward, c.heads, c.head_dim)
+        self.value_head = ValueHead(c)
+
+        self.action_in = nn.Linear(c.joints, c.action.width)
+        self.state_in = nn.Linear(c.joints, c.action.width)
+        self.executed_in = nn.Linear(c.joints, c.action.width)
+        self.step_position = nn.Parameter(0.02 * torch.randn(c.chunk_steps, c.action.width))
+        self.landing = LandingEmbedding(c)
+        self.action = Stream(c.layers, c.action.width, c.action.feed_forward, c.heads, c.head_dim)
+        self.action_out = nn.Linear(c.action.width, c.joints)
+
+    # ---- conditions -------------------------------------------------------------------------------------------------
+
+    def encode_text(self, tokens_BTD: Tensor, mask_BT: Tensor) -> Keys:
+        """Sentence embedding to keys of the video stream's cross-attention. Once an instruction."""
+        layers = []
+        for linear in self.text_kv:
+            k, v = linear(tokens_BTD).unflatten(-1, (2, self.config.heads, -1)).permute(2, 0, 3, 1, 4)
+            layers.append((k, v))
+        return Keys(layers, ((1 - mask_BT.to(tokens_BTD.dtype)) * MASKED)[:, None, None, :])
+
+    def observe(self, latents_BCHW: Tensor, canvas_B3HW: Tensor, rope: Tensor) -> Observation:
+        """Encode an observed canvas (in [-1, 1]) and its latents. It sees only itself, so it can be cached for ever."""
+        pixels, detail = self.detail(canvas_B3HW)
+        h = self.latent_in(patchify(latents_BCHW, self.config.latent_patch)) + detail
+        h = h + self.frame_position + self.observed
+        _, keys = self.video(h, _clean(h), rope, [])
+        return Observation(keys, pixels)
+
+    def remember_actions(self, executed_BUJ: Tensor, valid_BU: Tensor, rope: Tensor) -> Keys:
+        """Encode the executed actions of one slot (normalised like states). They see only each other."""
+        bias = ((1 - valid_BU) * MASKED)[:, None, None, :]
+        h = self.executed_in(executed_BUJ)
+        _, keys = self.action(h, _clean(h), rope, [], own_bias=bias)
+        return Keys(keys.layers, bias)
+
+    # ---- the three streams -------------------------------------------------------------------------------------------
+
+    def imagine(self, x_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, text: Keys) -> tuple[Tensor, Keys]:
+        """Velocity of the future frame's latent tokens [B, N, C patch patch] at noise level s, and the stream's keys."""
+        h = self.latent_in(x_BND) + self.frame_position + self.imagined
+        h, keys = self.video(h, s_B, rope, _visible(FUTURE_FRAMES, groups), text=text)
+        return self.latent_out(h), keys
+
+    def predict_value(
+        self, m_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, pixels_BCYX: Tensor
+    ) -> tuple[ValueOutput, Keys]:
+        """Clean value map from its noised tokens, and the stream's keys."""
+        h = self.value_in(m_BND) + self.value_noise + self.value_position
+        h, keys = self.value(h, s_B, rope, _visible(VALUE, groups))
+        return self.value_head(h, pixels_BCYX), keys
+
+    def value_tokens(self, map_BEYX: Tensor) -> Tensor:
+        """A value map in [0, 1] to tokens in [-1, 1] [B, N, E cells cells]."""
+        return patchify(2 * map_BEYX - 1, self.config.value_cells)
+
+    def act(
+        self, a_BGKJ: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, state_BJ: Tensor, landing_BEV2: Tensor,
+        seen_BEV: Tensor,
+    ) -> Tensor:
+        """Velocity of G independently noised chunks [B, G, K, J] that share one observation.
+
+        The draws share a noise level. The measured state is one token; a draw sees it and itself, never another draw.
+        """
+        batch, draws, steps, _ = a_BGKJ.shape
+        aim = self.landing(landing_BEV2, seen_BEV, state_BJ)[:, None, :]
+        actions = (self.action_in(a_BGKJ) + self.step_position).flatten(1, 2)
+        h = torch.cat([self.state_in(state_BJ)[:, None, :], actions], dim=1) + aim
+        h, _ = self.action(h, s_B, rope, _visible(ACTION, groups), own_bias=draw_bias(draws, steps).to(h))
+        velocity: Tensor = self.action_out(h[:, 1:])
+        return velocity.unflatten(1, (draws, steps))
+
+
+def draw_bias(draws: int, steps: int) -> Tensor:
+    """Additive mask [1, 1, 1 + G K, 1 + G K]: the state sees itself, a draw sees the state and its own steps."""
+    owner = torch.cat([torch.tensor([-1]), torch.arange(draws).repeat_interleave(steps)])
+    visible = (owner[:, None] == owner[None, :]) | (owner[None, :] == -1)
+    return ((~visible).float() * MASKED)[None, None]
+
+
+def _visible(query: str, groups: Groups) -> list[Keys]:
+    """The groups at hand that `masks.VISIBLE` lets `query` see."""
+    return [groups[name] for name in VISIBLE[query] if name in groups]
+
+
+def _clean(h_BND: Tensor) -> Tensor:
+    """Noise level 0, one for the whole batch [1]."""
+    return h_BND.new_zeros(1)
+
+
+class Ropes:
+    """Rotation tables of every group of tokens, for an observation at integer step `now` (units of `step_s`)."""
+
+    def __init__(self, config: WamConfig) -> None:
+        self.config = config
+        index = torch.arange(config.frame_tokens)
+        self._rows, self._columns = index // config.columns, index % config.columns
+
+    def frame(self, step: int) -> Tensor:
+        """Tokens of a frame or value map at `step` [2, N, P/2]."""
+        return self._table(torch.full((self.config.frame_tokens,), step), self._rows, self._columns)
+
+    def future(self, now: int) -> Tensor:
+        """Tokens of the imagined frame."""
+        return self.frame(now + self.config.future_steps)
+
+    def chunk(self, now: int, draws: int = 1) -> Tensor:
+        """The state token and G draws of a chunk [2, 1 + G K, P/2]; actions have a time and no place."""
+        steps = torch.arange(1, self.config.chunk_steps + 1).repeat(draws)
+        return self.actions(torch.cat([torch.zeros(1, dtype=torch.long), steps]) + now)
+
+    def actions(self, steps_N: Tensor) -> Tensor:
+        """Action tokens at the given steps."""
+        nowhere = torch.zeros_like(steps_N)
+        return self._table(steps_N, nowhere, nowhere)
+
+    def _table(self, steps_N: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
+        return rope_table(steps_N, rows_N, columns_N, self.config.head_dim, self.config.rope_period)
+
+
+__all__ = [
+    "CURRENT_FRAME", "PAST_ACTIONS", "PAST_FRAMES", "Groups", "Observation", "Ropes", "WorldActionModel", "draw_bias",
+]

@@ -1,0 +1,1 @@
+"""Engines that run the model's graphs: one protocol, chosen by name."""

@@ -1,0 +1,63 @@
+"""What every runtime offers, and the choice of one by name.
+
+A runtime runs the graphs of `graphs.graph_specs` on arrays. It owns the history ring and the denoising loop; the session
+above it knows nothing of engines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from starry_ros.types import F32, U8
+from starry_ros.wam.config import WamConfig
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Starting points of the three streams: tokens [1, N, D], [1, N, D] and the chunk [1, K, J]."""
+
+    video: F32
+    value: F32
+    action: F32
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a denoising pass gives, in model units.
+
+    `map_EYX` in [0, 1]; `landing_EV2` (x, y) in [0, 1] of the view; `seen_EV` chance in [0, 1]; `latents` the imagined frame's
+    tokens; `seconds` by stage.
+    """
+
+    actions_KJ: F32
+    map_EYX: F32
+    landing_EV2: F32
+    seen_EV: F32
+    latents: F32
+    seconds: dict[str, float]
+
+
+class Runtime(Protocol):
+    """An engine with one episode's memory."""
+
+    name: str
+    config: WamConfig
+
+    def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
+        """Take a sentence's embedding; history stays valid, because observed frames never saw the sentence."""
+
+    def observe(self, canvas_HWC: U8, step: int) -> None:
+        """Encode a canvas as the current frame, taken at integer step `step`. Replaces the current frame."""
+
+    def commit(self, actions_UJ: F32, valid_U: F32) -> None:
+        """Move the current frame, with the actions executed after it (normalised like states), into the ring."""
+
+    def reset(self) -> None:
+        """Forget frames and actions; the sentence stays."""
+
+    def predict(self, noise: Noise, state_J: F32) -> Prediction:
+        """Run video, value and action streams from the given noise."""
+
+    def decode(self, latents: F32) -> U8:
+        """An imagined frame's tokens to a canvas [H, W, 3]."""

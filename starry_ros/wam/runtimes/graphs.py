@@ -1,0 +1,169 @@
+"""The model as seven graphs of plain tensors: the contract between training, export and every runtime.
+
+Names of inputs and outputs are the names in the exported files. Batch is 1. Noise, noise level `s`, step `ds` and rotation
+tables are inputs: a seed gives the same chunk on every runtime, and no graph computes an angle of time.
+
+Shapes: L layers, H heads, P head_dim, N frame tokens, R slots, U actions a slot, K chunk steps, J joints, T text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from starry_ros.wam.autoencoder import Autoencoder, to_float
+from starry_ros.wam.config import WamConfig
+from starry_ros.wam.detail import unpatchify
+from starry_ros.wam.layers import MASKED, Keys
+from starry_ros.wam.masks import CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
+from starry_ros.wam.model import WorldActionModel
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """Names and example shapes of a graph's inputs (float32 unless the name is `canvas`), and names of its outputs."""
+
+    name: str
+    inputs: dict[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+
+
+def graph_specs(c: WamConfig) -> tuple[GraphSpec, ...]:
+    """The contract for a model of this shape."""
+    n, u, t, p = c.frame_tokens, c.history_actions, c.text_tokens, c.head_dim
+    cells = (c.canvas_height_px // c.value_stride_px, c.canvas_width_px // c.value_stride_px)
+
+    def kv(name: str, tokens: int) -> dict[str, tuple[int, ...]]:
+        shape = (c.layers, 1, c.heads, tokens, p)
+        return {f"{name}_k": shape, f"{name}_v": shape}
+
+    past = {**kv("past", c.history_slots * n), "past_valid": (1, c.history_slots * n)}
+    executed = {**kv("executed", c.history_slots * u), "executed_valid": (1, c.history_slots * u)}
+    level = {"s": (1,), "ds": (1,)}
+    pixels = {"pixels": (1, c.detail_channels, *cells)}
+    views = len(c.views)
+    aim = {"landing": (1, c.value_events, views, 2), "seen": (1, c.value_events, views)}
+    return (
+        GraphSpec("encode_text", {"tokens": (1, t, c.text_width), "mask": (1, t)}, ("text_k", "text_v")),
+        GraphSpec("observe", {"canvas": (1, c.canvas_height_px, c.canvas_width_px, 3), "rope": (2, n, p // 2)},
+                  ("current_k", "current_v", "pixels", "latents")),
+        GraphSpec("remember_actions", {"actions": (1, u, c.joints), "valid": (1, u), "rope": (2, u, p // 2)},
+                  ("executed_k", "executed_v")),
+        GraphSpec("imagine", {"x": (1, n, c.latent_token_width), **level, "rope": (2, n, p // 2), **past,
+                              **kv("current", n), **executed, **kv("text", t), "mask": (1, t)},
+                  ("x_next", "future_k", "future_v")),
+        GraphSpec("predict_value", {"m": (1, n, c.value_token_width), **level, "rope": (2, n, p // 2), **past,
+                                    **kv("current", n), **kv("future", n), **pixels},
+                  ("m_next", "value_k", "value_v", "map", "landing", "seen")),
+        GraphSpec("act", {"a": (1, c.chunk_steps, c.joints), **level, "rope": (2, 1 + c.chunk_steps, p // 2),
+                          **kv("current", n), **executed, **kv("value", n), "state": (1, c.joints), **aim},
+                  ("a_next",)),
+        GraphSpec("decode", {"x": (1, n, c.latent_token_width)}, ("imagined",)),
+    )
+
+
+def _keys(k: Tensor, v: Tensor, valid: Tensor | None = None) -> Keys:
+    bias = None if valid is None else ((1 - valid) * MASKED)[:, None, None, :]
+    return Keys(list(zip(k.unbind(0), v.unbind(0), strict=True)), bias)
+
+
+def _stack(keys: Keys) -> tuple[Tensor, Tensor]:
+    return torch.stack([k for k, _ in keys.layers]), torch.stack([v for _, v in keys.layers])
+
+
+class _Graph(nn.Module):
+    """A view of the shared weights."""
+
+    def __init__(self, model: WorldActionModel, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.model, self.autoencoder = model, autoencoder
+
+
+class EncodeText(_Graph):
+    """Sentence embedding to cross-attention keys."""
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        return _stack(self.model.encode_text(tokens, mask))
+
+
+class Observe(_Graph):
+    """Canvas (uint8) to keys, pixel embeddings and latents."""
+
+    def forward(self, canvas: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        image = to_float(canvas)
+        latents = self.autoencoder.encode_float(image)
+        observation = self.model.observe(latents, image, rope)
+        return (*_stack(observation.keys), observation.pixels, latents)
+
+
+class RememberActions(_Graph):
+    """Executed actions of one slot to keys."""
+
+    def forward(self, actions: Tensor, valid: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        return _stack(self.model.remember_actions(actions, valid, rope))
+
+
+class Imagine(_Graph):
+    """One Euler step of the future frame."""
+
+    def forward(
+        self, x: Tensor, s: Tensor, ds: Tensor, rope: Tensor, past_k: Tensor, past_v: Tensor, past_valid: Tensor,
+        current_k: Tensor, current_v: Tensor, executed_k: Tensor, executed_v: Tensor, executed_valid: Tensor,
+        text_k: Tensor, text_v: Tensor, mask: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        groups = {
+            PAST_FRAMES: _keys(past_k, past_v, past_valid), CURRENT_FRAME: _keys(current_k, current_v),
+            PAST_ACTIONS: _keys(executed_k, executed_v, executed_valid),
+        }
+        velocity, keys = self.model.imagine(x, s, rope, groups, _keys(text_k, text_v, mask))
+        return (x + ds * velocity, *_stack(keys))
+
+
+class PredictValue(_Graph):
+    """One Euler step of the value map, and the clean map it points to: v = (m_s - m) / s."""
+
+    def forward(
+        self, m: Tensor, s: Tensor, ds: Tensor, rope: Tensor, past_k: Tensor, past_v: Tensor, past_valid: Tensor,
+        current_k: Tensor, current_v: Tensor, future_k: Tensor, future_v: Tensor, pixels: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        groups = {
+            PAST_FRAMES: _keys(past_k, past_v, past_valid), CURRENT_FRAME: _keys(current_k, current_v),
+            FUTURE_FRAMES: _keys(future_k, future_v),
+        }
+        value, keys = self.model.predict_value(m, s, rope, groups, pixels)
+        clean = self.model.value_tokens(value.map)
+        return (m + ds * (m - clean) / s, *_stack(keys), value.map, value.landing, value.seen)
+
+
+class Act(_Graph):
+    """One Euler step of the action chunk."""
+
+    def forward(
+        self, a: Tensor, s: Tensor, ds: Tensor, rope: Tensor, current_k: Tensor, current_v: Tensor,
+        executed_k: Tensor, executed_v: Tensor, executed_valid: Tensor, value_k: Tensor, value_v: Tensor,
+        state: Tensor, landing: Tensor, seen: Tensor,
+    ) -> Tensor:
+        groups = {
+            CURRENT_FRAME: _keys(current_k, current_v), PAST_ACTIONS: _keys(executed_k, executed_v, executed_valid),
+            VALUE: _keys(value_k, value_v),
+        }
+        return a + ds * self.model.act(a[:, None], s, rope, groups, state, landing, seen)[:, 0]
+
+
+class Decode(_Graph):
+    """Latent tokens to a uint8 canvas [1, H, W, 3]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = self.model.config
+        return self.autoencoder.decode(unpatchify(x, c.latent_patch, c.rows, c.columns))
+
+
+def build_graphs(model: WorldActionModel, autoencoder: Autoencoder) -> dict[str, nn.Module]:
+    """Every graph by name, in evaluation mode, sharing the given weights."""
+    kinds = {
+        "encode_text": EncodeText, "observe": Observe, "remember_actions": RememberActions, "imagine": Imagine,
+        "predict_value": PredictValue, "act": Act, "decode": Decode,
+    }
+    return {name: kind(model, autoencoder).eval() for name, kind in kinds.items()}

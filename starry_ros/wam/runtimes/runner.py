@@ -1,0 +1,92 @@
+"""The ring and the denoising loop over seven graphs, whatever executes them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from starry_ros.types import F32, U8
+from starry_ros.wam.config import WamConfig
+from starry_ros.wam.kv_cache import Ring
+from starry_ros.wam.model import Ropes
+from starry_ros.wam.runtimes.base import Noise, Prediction
+from starry_ros.wam.runtimes.graphs import graph_specs
+from starry_ros.wam.sampler import levels
+
+Arrays = dict[str, np.ndarray]
+Engine = Callable[[Arrays], Arrays]
+"""Runs one graph: arrays by input name to arrays by output name."""
+
+
+class GraphRunner:
+    """A `Runtime` over one engine a graph."""
+
+    def __init__(self, name: str, config: WamConfig, engines: Mapping[str, Engine]) -> None:
+        self.name, self.config, self._engines = name, config, engines
+        self._inputs = {spec.name: tuple(spec.inputs) for spec in graph_specs(config)}
+        self._ropes = Ropes(config)
+        c = config
+        self.frames = Ring(c.layers, c.heads, c.head_dim, c.history_slots, c.frame_tokens)
+        self.actions = Ring(c.layers, c.heads, c.head_dim, c.history_slots, c.history_actions)
+        self._text: Arrays = {}
+        self._current: Arrays = {}
+        self._step = 0
+
+    def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
+        mask = np.asarray(mask_T, np.float32)[None]
+        self._text = {**self._run("encode_text", {"tokens": tokens_TD[None], "mask": mask}), "mask": mask}
+
+    def observe(self, canvas_HWC: U8, step: int) -> None:
+        self._current = self._run("observe", {"canvas": canvas_HWC[None], "rope": self._ropes.frame(step).numpy()})
+        self._step = step
+
+    def commit(self, actions_UJ: F32, valid_U: F32) -> None:
+        import torch
+
+        rope = self._ropes.actions(self._step + 1 + torch.arange(self.config.history_actions)).numpy()
+        keys = self._run("remember_actions", {"actions": actions_UJ[None], "valid": valid_U[None], "rope": rope})
+        self.frames.write(self._current["current_k"], self._current["current_v"])
+        self.actions.write(keys["executed_k"], keys["executed_v"], valid_U)
+
+    def reset(self) -> None:
+        self.frames.reset()
+        self.actions.reset()
+        self._current = {}
+
+    def predict(self, noise: Noise, state_J: F32) -> Prediction:
+        c, at = self.config, {"start": time.monotonic()}
+        known: Arrays = {
+            **self._current, **self._text, "state": np.asarray(state_J, np.float32)[None],
+            "past_k": self.frames.keys, "past_v": self.frames.values, "past_valid": self.frames.valid,
+            "executed_k": self.actions.keys, "executed_v": self.actions.values, "executed_valid": self.actions.valid,
+        }
+        known |= self._denoise("imagine", "x", noise.video, c.video_steps, self._ropes.future(self._step).numpy(), known)
+        at["video"] = time.monotonic()
+        known |= self._denoise("predict_value", "m", noise.value, c.value_steps, self._ropes.frame(self._step).numpy(), known)
+        at["value"] = time.monotonic()
+        known |= self._denoise("act", "a", noise.action, c.action_steps, self._ropes.chunk(self._step).numpy(), known)
+        at["action"] = time.monotonic()
+        moments = list(at.values())
+        return Prediction(
+            actions_KJ=known["a"][0], map_EYX=known["map"][0], landing_EV2=known["landing"][0],
+            seen_EV=1 / (1 + np.exp(-known["seen"][0])), latents=known["x"],
+            seconds=dict(zip(list(at)[1:], np.diff(moments).tolist(), strict=True)),
+        )
+
+    def decode(self, latents: F32) -> U8:
+        image: U8 = self._run("decode", {"x": latents})["imagined"][0]
+        return image
+
+    def _denoise(self, graph: str, variable: str, start: F32, steps: int, rope: F32, known: Arrays) -> Arrays:
+        """Euler from noise to clean; returns the variable and everything else that the last pass gave."""
+        x, out = np.asarray(start, np.float32), {}
+        for s, ds in levels(steps):
+            level = {"s": np.full(1, s, np.float32), "ds": np.full(1, ds, np.float32)}
+            out = self._run(graph, {**known, variable: x, **level, "rope": rope})
+            x = out[f"{variable}_next"]
+        return {**out, variable: x}
+
+    def _run(self, graph: str, known: Arrays) -> Arrays:
+        return self._engines[graph]({name: known[name] for name in self._inputs[graph]})

@@ -1,0 +1,164 @@
+"""The brain without ROS: one episode's memory, sentence and plans.
+
+    reset(instruction) -> epoch              forget the history and every pending plan
+    set_instruction(text) -> instruction id  takes effect at the next plan; the visual history stays valid
+    observe(canvas, state)                   encode the newest real frame; older ones go into the ring with what was executed
+    plan(now_ns) -> Plan                     imagine, predict the value map, decode a chunk
+
+Shapes: K chunk steps, J joints, U actions a history slot, E events, V views.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from starry_ros.errors import ContractError, InputError
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.timing import nanoseconds
+from starry_ros.types import F32, F64, ActionChunk, Canvas, LandingPoint, Plan, RobotState, ValueMap
+from starry_ros.wam.normalise import NormStats
+from starry_ros.wam.runtimes.base import Noise, Prediction, Runtime
+from starry_ros.wam.text import TextEncoder
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """`seed` starts the noise of every epoch; `imagine` decodes the imagined frame (costs a decoder pass)."""
+
+    seed: int = 0
+    imagine: bool = False
+    min_spacing_steps: int = 4
+
+
+class Session:
+    """Plans for one robot with one runtime. Not thread-safe: one thread calls it."""
+
+    def __init__(
+        self, runtime: Runtime, stats: NormStats, texts: TextEncoder, spec: RobotSpec, layout_hash: str,
+        config: SessionConfig = SessionConfig(),
+    ) -> None:
+        self.runtime, self.spec, self.config = runtime, spec, config
+        self._stats, self._texts, self._layout_hash = stats, texts, layout_hash
+        self._step_ns = nanoseconds(spec.action.step_s)
+        self._lower, self._upper = spec.limit("lower"), spec.limit("upper")
+        self.epoch = 0
+        self.instruction = ""
+        self.instruction_id = 0
+        self._chunk_id = 0
+        self._forget()
+
+    def reset(self, instruction: str) -> int:
+        """Start an episode; returns the new epoch. Raises InputError on an unusable sentence, and then changes nothing."""
+        self.set_instruction(instruction)
+        self.runtime.reset()
+        self._forget()
+        self.epoch += 1
+        return self.epoch
+
+    def set_instruction(self, text: str) -> int:
+        """Swap the sentence; returns the new instruction id. Raises InputError and keeps the old one if it is unusable."""
+        embedding = self._texts.encode(text)
+        self.runtime.set_text(embedding.tokens_TD, embedding.mask_T.astype(np.float32))
+        self.instruction = text
+        self.instruction_id += 1
+        return self.instruction_id
+
+    def observe(self, canvas: Canvas, state: RobotState) -> None:
+        """Take the newest frame and joint state. Frames must come in order of time."""
+        if canvas.layout_hash != self._layout_hash:
+            raise ContractError("canvas", "has another layout than the model", got=canvas.layout_hash,
+                                expected=self._layout_hash, fix="run the packer with the model's robot contract")
+        if self._stamp_ns is not None and canvas.stamp_ns <= self._stamp_ns:
+            raise InputError("canvas", "is not newer than the last one", got=canvas.stamp_ns, expected=f"> {self._stamp_ns}")
+        if self._origin_ns is None:
+            self._origin_ns = canvas.stamp_ns
+        step = round((canvas.stamp_ns - self._origin_ns) / self._step_ns)
+        if self._stamp_ns is not None and step - self._step >= self.config.min_spacing_steps:
+            self._commit(step)
+        self.runtime.observe(canvas.image_HWC, step)
+        self._step, self._stamp_ns, self._state = step, canvas.stamp_ns, state
+
+    def plan(self) -> Plan:
+        """Plan from the newest observation. Raises InputError before the first observation or sentence."""
+        if self._stamp_ns is None or self._state is None:
+            raise InputError("plan", "nothing has been observed yet", fix="call observe first")
+        if not self.instruction:
+            raise InputError("plan", "there is no instruction", fix="call reset or set_instruction first")
+        start = time.monotonic()
+        noise = self._noise()
+        prediction = self.runtime.predict(noise, self._stats.state_to_model(self._state.position_J).astype(np.float32))
+        chunk = self._chunk(self._stats.actions_from_model(prediction.actions_KJ, self._state.position_J))
+        imagined = self.runtime.decode(prediction.latents) if self.config.imagine else None
+        timing = {**prediction.seconds, "total": time.monotonic() - start}
+        return Plan(chunk, self._value_map(prediction), imagined, timing)
+
+    def _forget(self) -> None:
+        self._origin_ns: int | None = None
+        self._stamp_ns: int | None = None
+        self._state: RobotState | None = None
+        self._step = 0
+        self._last: ActionChunk | None = None
+        self._plans = 0
+
+    def _noise(self) -> Noise:
+        """Noise of this plan: a function of seed, epoch and the number of plans since reset."""
+        c = self.runtime.config
+        rng = np.random.default_rng([self.config.seed, self.epoch, self._plans])
+        self._plans += 1
+
+        def draw(*shape: int) -> F32:
+            return rng.standard_normal((1, *shape), dtype=np.float32)
+
+        return Noise(draw(c.frame_tokens, c.latent_token_width), draw(c.frame_tokens, c.value_token_width),
+                     draw(c.chunk_steps, c.joints))
+
+    def _chunk(self, positions_KJ: F64) -> ActionChunk:
+        positions = np.clip(positions_KJ, self._lower, self._upper)
+        if self.runtime.config.snap_grippers:
+            for joint in self.spec.gripper_indices:
+                middle = (self._lower[joint] + self._upper[joint]) / 2
+                positions[:, joint] = np.where(positions[:, joint] > middle, self._upper[joint], self._lower[joint])
+        assert self._stamp_ns is not None
+        self._chunk_id += 1
+        self._last = ActionChunk(
+            chunk_id=self._chunk_id, epoch=self.epoch, instruction_id=self.instruction_id, observation_ns=self._stamp_ns,
+            start_ns=self._stamp_ns + self._step_ns, step_ns=self._step_ns, joint_names=self.spec.joint_names,
+            positions_KJ=positions, contract_hash=self.spec.content_hash,
+        )
+        return self._last
+
+    def _commit(self, step: int) -> None:
+        """Put the current frame into the ring with the actions commanded between it and the frame at `step`."""
+        c = self.runtime.config
+        executed = np.zeros((c.history_actions, c.joints))
+        valid = np.zeros(c.history_actions, np.float32)
+        assert self._stamp_ns is not None and self._state is not None
+        for i in range(min(step - self._step, c.history_actions)):
+            executed[i] = self._commanded(self._stamp_ns + (i + 1) * self._step_ns)
+            valid[i] = 1.0
+        self.runtime.commit(self._stats.state_to_model(executed).astype(np.float32), valid)
+
+    def _commanded(self, time_ns: int) -> F64:
+        """What the newest chunk asked for at a time; the measured state where there is none."""
+        assert self._state is not None
+        if self._last is None or time_ns < self._last.start_ns:
+            return self._state.position_J
+        index = min(round((time_ns - self._last.start_ns) / self._last.step_ns), len(self._last.positions_KJ) - 1)
+        return self._last.positions_KJ[index]
+
+    def _value_map(self, prediction: Prediction) -> ValueMap:
+        config = self.runtime.config
+        landing = tuple(
+            LandingPoint(
+                camera=view.camera, event=event,
+                u_px=view.x_px + float(prediction.landing_EV2[event, i, 0]) * view.width_px - 0.5,
+                v_px=view.y_px + float(prediction.landing_EV2[event, i, 1]) * view.height_px - 0.5,
+                confidence=float(prediction.seen_EV[event, i]),
+            )
+            for event in range(config.value_events) for i, view in enumerate(config.views)
+        )
+        assert self._stamp_ns is not None
+        return ValueMap(self._stamp_ns, self._layout_hash, config.value_stride_px, prediction.map_EYX, landing)
