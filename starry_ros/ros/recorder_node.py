@@ -19,14 +19,13 @@ from typing import Any
 
 from mcap.writer import CompressionType, Writer
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from starry_ros import __file__ as package_file
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
 from starry_ros.ros.params import Parameter, declare
-from starry_ros.ros.run import run
+from starry_ros.ros.run import StarryNode, run
 from starry_ros.ros.worker import Worker
 
 DISCOVERY_PERIOD_S = 0.5
@@ -39,7 +38,7 @@ _PLAIN = re.compile(r"^(bool|byte|char|w?string|u?int(8|16|32|64)|float(32|64))\
 _FIELD = re.compile(r"^([A-Za-z][\w/]*)(<=\d+)?(\[[^\]]*\])?\s+\w+")
 
 
-class RecorderNode(Node):
+class RecorderNode(StarryNode):
     """Subscribes to every topic it discovers and writes what comes."""
 
     def __init__(self) -> None:
@@ -56,7 +55,8 @@ class RecorderNode(Node):
         self._file = self.path.open("wb")
         self._writer = Writer(self._file, compression=CompressionType.LZ4)
         self._writer.start(profile="ros2", library="starry_ros")
-        self._worker = Worker("recorder", self._write_some, self._on_failure)
+        self._worker = Worker("recorder", self._write_some, self.fail)
+        self._worker.start()
         self.create_timer(DISCOVERY_PERIOD_S, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
         Diagnostics(self, self._health)
         self.get_logger().info(f"recording to {self.path}")
@@ -115,13 +115,8 @@ class RecorderNode(Node):
         schema = self._writer.register_schema(name, "ros2msg", full_definition(name).encode())
         return self._writer.register_channel(topic, "cdr", schema)
 
-    def _on_failure(self, error: Exception) -> None:
-        self.get_logger().error(f"recording stopped: {error}")
-
     def _health(self) -> Health:
         values = {"file": self.path, "written": self._written, "dropped": self._dropped, "topics": len(self._channels)}
-        if self._worker.failure is not None:
-            return Health(WARN, f"stopped: {self._worker.failure}", values)
         return Health(WARN if self._dropped else OK, "dropping" if self._dropped else "recording", values)
 
 

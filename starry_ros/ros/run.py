@@ -5,15 +5,33 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from starry_ros.errors import StarryError
 
-EXIT_OK, EXIT_USER_ERROR = 0, 2
+EXIT_OK, EXIT_BUG, EXIT_USER_ERROR = 0, 1, 2
+
+
+class StarryNode(Node):
+    """A node that can end itself from any thread, and tidies up in `close()`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.fatal: Exception | None = None
+
+    def fail(self, error: Exception) -> None:
+        """End the process with this error: exit code 2 for what the user can fix, else 1. Thread-safe."""
+        self.fatal = error
+        if self.executor is not None:
+            self.executor.wake()
+
+    def close(self) -> None:
+        """Called once, before the ROS context goes. Nodes with threads or files override it."""
 
 
 @contextlib.contextmanager
@@ -26,29 +44,39 @@ def ros_session(args: Sequence[str] | None = None) -> Iterator[None]:
         rclpy.try_shutdown()
 
 
-def run(make_node: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Make a node and spin it until shutdown; call its `close()`, if any, before the context goes. Returns the exit code."""
+def run(
+    make_node: Callable[[], StarryNode],
+    args: Sequence[str] | None = None,
+    make_executor: Callable[[], Executor] = SingleThreadedExecutor,
+) -> int:
+    """Make a node and spin it until shutdown or failure. Returns the exit code."""
     try:
         with ros_session(args):
-            _spin(make_node())
+            return _spin(make_node(), make_executor())
     except (KeyboardInterrupt, ExternalShutdownException):
         return EXIT_OK
     except StarryError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return EXIT_USER_ERROR
-    return EXIT_OK
+        return _report(error)
 
 
-def _spin(node: Node) -> None:
-    executor = SingleThreadedExecutor()
+def _spin(node: StarryNode, executor: Executor) -> int:
     executor.add_node(node)
     try:
-        executor.spin()
+        while node.fatal is None and rclpy.ok():
+            executor.spin_once(timeout_sec=1.0)
     finally:
         _ignore_interrupts()
-        close = getattr(node, "close", None)
-        if close is not None:
-            close()
+        node.close()
+    return EXIT_OK if node.fatal is None else _report(node.fatal)
+
+
+def _report(error: Exception) -> int:
+    """One line for what the user can fix, a traceback for a bug."""
+    if isinstance(error, StarryError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER_ERROR
+    traceback.print_exception(error)
+    return EXIT_BUG
 
 
 def _ignore_interrupts() -> None:

@@ -1,12 +1,17 @@
-"""Heavy work beside a node's executor: one thread, fed by a buffer that holds only the newest item."""
+"""Heavy work beside a node's executor: one thread, fed by a buffer that holds only the newest item, and by calls."""
 
 from __future__ import annotations
 
+import queue
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from rclpy.node import Node
+from rclpy.task import Future
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Slot(Generic[Item]):
@@ -32,32 +37,61 @@ class Slot(Generic[Item]):
             return item
 
 
+class Calls:
+    """Calls that a service hands to the worker thread and awaits, so that the node's executor never blocks."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._pending: queue.SimpleQueue[tuple[Callable[[], Any], Future]] = queue.SimpleQueue()
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """Await `call()` as the worker runs it; raises what it raises."""
+        future = Future(executor=self._node.executor)
+        self._pending.put((call, future))
+        result: Result = await future
+        return result
+
+    def serve(self) -> None:
+        """Run what is pending. Called by the worker thread."""
+        while not self._pending.empty():
+            call, future = self._pending.get()
+            try:
+                future.set_result(call())
+            except Exception as error:  # raised again where it is awaited
+                future.set_exception(error)
+            if self._node.executor is not None:
+                self._node.executor.wake()
+
+
 class Worker:
-    """Calls `work()` in one thread again and again until closed. An exception ends it and is kept in `failure`."""
+    """Calls `work()` in one thread again and again until closed, then `finish()` in the same thread.
 
-    def __init__(self, name: str, work: Callable[[], None], on_failure: Callable[[Exception], None]) -> None:
+    An exception ends it and goes to `on_failure`.
+    """
+
+    def __init__(
+        self, name: str, work: Callable[[], None], on_failure: Callable[[Exception], None],
+        finish: Callable[[], None] = lambda: None,
+    ) -> None:
         self._stop = threading.Event()
-        self._work, self._on_failure = work, on_failure
-        self.failure: Exception | None = None
+        self._work, self._on_failure, self._finish = work, on_failure, finish
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
 
-    @property
-    def stopping(self) -> bool:
-        """Whether the thread was asked to end."""
-        return self._stop.is_set()
+    def start(self) -> None:
+        """Begin; call it when everything `work` uses exists."""
+        self._thread.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Ask the thread to end and wait for it."""
         self._stop.set()
-        if threading.current_thread() is not self._thread:
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
                 self._work()
+            self._finish()
         except Exception as error:  # the thread's edge: reported, never swallowed
             if not self._stop.is_set():
-                self.failure = error
                 self._on_failure(error)

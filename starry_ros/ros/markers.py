@@ -1,0 +1,59 @@
+"""Markers for RViz: the blocks of the simulated scene, and where the value map expects contacts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
+from std_msgs.msg import ColorRGBA, Header
+from visualization_msgs.msg import Marker, MarkerArray
+
+from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
+from starry_ros.types import F64
+
+WORLD_FRAME = "world"
+LIFETIME = Duration(sec=1)
+COLOUR_RGB = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.7, 0.1), "blue": (0.1, 0.2, 0.9)}
+
+
+def block_markers(cell: Cell, stamp: Time) -> MarkerArray:
+    """One cube a block; `ns` is its colour."""
+    return MarkerArray(markers=[_block(cell, colour, stamp) for colour in COLOURS])
+
+
+def _block(cell: Cell, colour: str, stamp: Time) -> Marker:
+    x, y, z = cell.block_position(colour).tolist()
+    size = 2 * BLOCK_HALF_M
+    return Marker(
+        header=Header(stamp=stamp, frame_id=WORLD_FRAME), ns=colour, id=0, type=Marker.CUBE, action=Marker.ADD,
+        pose=Pose(position=Point(x=x, y=y, z=z), orientation=quaternion_of(cell.block_rotation(colour))),
+        scale=Vector3(x=size, y=size, z=size), color=_rgba(COLOUR_RGB[colour]), lifetime=LIFETIME,
+    )
+
+
+def path_marker(name: str, points_N3: F64, stamp: Time, rgb: Sequence[float]) -> Marker:
+    """A line through world points."""
+    return Marker(
+        header=Header(stamp=stamp, frame_id=WORLD_FRAME), ns=name, id=0, type=Marker.LINE_STRIP, action=Marker.ADD,
+        points=[Point(x=x, y=y, z=z) for x, y, z in points_N3.tolist()], scale=Vector3(x=0.005), color=_rgba(rgb),
+        lifetime=LIFETIME, pose=Pose(orientation=Quaternion(w=1.0)),
+    )
+
+
+def _rgba(rgb: Sequence[float]) -> ColorRGBA:
+    return ColorRGBA(r=float(rgb[0]), g=float(rgb[1]), b=float(rgb[2]), a=1.0)
+
+
+def quaternion_of(rotation: F64) -> Quaternion:
+    """Unit quaternion of a rotation matrix [3, 3]: the eigenvector of Bar-Itzhack's matrix (2000) of largest eigenvalue."""
+    r = rotation
+    matrix = np.array([
+        [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],
+        [r[1, 0] + r[0, 1], r[1, 1] - r[0, 0] - r[2, 2], r[2, 1] + r[1, 2], r[0, 2] - r[2, 0]],
+        [r[2, 0] + r[0, 2], r[2, 1] + r[1, 2], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
+        [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
+    ])
+    x, y, z, w = np.linalg.eigh(matrix)[1][:, -1].tolist()
+    return Quaternion(x=x, y=y, z=z, w=w)

@@ -1,0 +1,181 @@
+"""Node `sim_robot`: the simulated robot, on the topics of a real one.
+
+One thread owns physics and rendering and keeps pace with real time. In: one trajectory topic an arm, under the rules of
+joint_trajectory_controller. Out: cameras with calibration, joint states, `/clock`, and under `ground_truth/` what only a
+simulation knows. Service `reset_episode` lays the scene out anew.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from functools import partial
+
+from builtin_interfaces.msg import Time
+from rosgraph_msgs.msg import Clock as ClockMsg
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_msgs.msg import Bool, String
+from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
+
+from starry_ros.errors import StarryError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.ros.convert import (
+    EdgeClock, camera_info_message, image_message, stamp_ns, state_message, trajectory_of,
+)
+from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
+from starry_ros.ros.markers import block_markers
+from starry_ros.ros.params import ROBOT, Parameter, declare
+from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, SENSOR, STATE
+from starry_ros.ros.run import StarryNode, run
+from starry_ros.ros.worker import Calls, Worker
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.driver import Every, Scene, SimulatedDriver
+from starry_ros.sim.tasks import SETTINGS, TASKS
+from starry_ros.sim.trajectory_controller import Trajectory
+from starry_ros.srv import ResetEpisode
+from starry_ros.timing import seconds
+
+PARAMETERS = (
+    ROBOT,
+    Parameter("task", "place_block_pad", "Task at start.", choices=TASKS),
+    Parameter("setting", "easy", "Setting at start.", choices=SETTINGS),
+    Parameter("seed", 0, "Seed of the scene at start.", 0, 2**31 - 1),
+    Parameter("joint_state_hz", 50.0, "Rate of joint_states, in hertz.", 1.0, 100.0),
+    Parameter("ground_truth_hz", 10.0, "Rate of the ground-truth topics, in hertz.", 1.0, 100.0),
+)
+
+
+class SimRobotNode(StarryNode):
+    """Physics thread on one side, topics on the other."""
+
+    def __init__(self) -> None:
+        super().__init__("sim_robot")
+        self._values = declare(self, *PARAMETERS)
+        self._spec = load_robot_spec(robot_file(self._values["robot"]))
+        self._edge = EdgeClock(self.get_clock())
+        self._commands: queue.SimpleQueue[tuple[str, Trajectory]] = queue.SimpleQueue()
+        self._driver: SimulatedDriver | None = None
+        self._scene: Scene | None = None
+        self._frames = {camera.name: 0 for camera in self._spec.cameras}
+        self._last_frame_ns = 0
+        self._camera_rate = Every(self._spec.rates.camera_hz)
+        self._state_rate = Every(self._values["joint_state_hz"])
+        self._truth_rate = Every(self._values["ground_truth_hz"])
+        self._calls = Calls(self)
+        self._worker = Worker("physics", self._work, self.fail, self._free)
+        self._make_interfaces()
+        self._worker.start()
+
+    def _make_interfaces(self) -> None:
+        self._clock_topic = self.create_publisher(ClockMsg, "/clock", CLOCK)
+        self._states = self.create_publisher(JointState, self._spec.joint_state_topic, STATE)
+        self._cameras = {
+            camera.name: (self.create_publisher(Image, camera.topic, SENSOR),
+                          self.create_publisher(CameraInfo, camera.info_topic, SENSOR))
+            for camera in self._spec.cameras
+        }
+        self._success = self.create_publisher(Bool, "ground_truth/success", LATCHED)
+        self._placed = self.create_publisher(String, "ground_truth/placed", LATCHED)
+        self._objects = self.create_publisher(MarkerArray, "ground_truth/objects", STATE)
+        for arm in self._spec.arms:
+            self.create_subscription(JointTrajectory, arm.command_topic, partial(self._on_command, arm.name), COMMAND)
+        self.create_service(ResetEpisode, "reset_episode", self._on_reset)
+        Diagnostics(self, self._health, self._spec.name)
+
+    def close(self) -> None:
+        """End the physics thread."""
+        self._worker.close()
+
+    # In the executor's thread
+
+    def _on_command(self, arm: str, message: JointTrajectory) -> None:
+        self._commands.put((arm, trajectory_of(message, self._edge)))
+
+    async def _on_reset(self, request: ResetEpisode.Request, response: ResetEpisode.Response) -> ResetEpisode.Response:
+        task, setting = request.task or self._values["task"], request.setting or self._values["setting"]
+        try:
+            response.instruction = await self._calls.run(lambda: self._reset(task, setting, request.seed))
+            response.accepted, response.message = True, f"{task}, {setting}, seed {request.seed}"
+        except StarryError as error:
+            response.message = str(error)
+        return response
+
+    def _health(self) -> Health:
+        if self._driver is None:
+            return Health(WARN, "loading")
+        values: dict[str, object] = {"lost_s": seconds(self._driver.lost_ns), "last_frame_ns": self._last_frame_ns}
+        values |= {f"{camera}.published": count for camera, count in self._frames.items()}
+        values |= {f"rejected.{reason}": count for reason, count in self._driver.rejected.items()}
+        rejected = sum(self._driver.rejected.values())
+        return Health(WARN if rejected else OK, f"{rejected} trajectories rejected" if rejected else "ok", values)
+
+    # In the physics thread
+
+    def _work(self) -> None:
+        if self._driver is None:
+            self._load()
+        self._calls.serve()
+        while not self._commands.empty():
+            self._accept(*self._commands.get())
+        now_ns = self._edge.now_ns()
+        if self._driver.behind(now_ns):
+            self._driver.tick()
+            self._publish()
+        else:
+            time.sleep(self._driver.wait_s(now_ns))
+
+    def _accept(self, arm: str, trajectory: Trajectory) -> None:
+        rejection = self._driver.accept(arm, trajectory)
+        if rejection is not None:
+            self.get_logger().warning(f"{arm} arm: trajectory rejected: {rejection}", throttle_duration_sec=1.0)
+
+    def _load(self) -> None:
+        cell = Cell(self._spec)
+        self._scene = Scene(cell)
+        self._scene.reset(self._values["task"], self._values["setting"], self._values["seed"])
+        cell.render(self._spec.cameras[0].name)  # the first one compiles the scene
+        self._driver = SimulatedDriver(self._spec, cell, self._edge.now_ns())
+
+    def _free(self) -> None:
+        if self._driver is not None:
+            self._driver.cell.close()
+
+    def _reset(self, task: str, setting: str, seed: int) -> str:
+        instruction = self._scene.reset(task, setting, seed)
+        self._driver.restart()
+        return instruction
+
+    def _publish(self) -> None:
+        """What is due at the physics instant."""
+        time_ns = self._driver.time_ns
+        stamp = self._edge.stamp(time_ns)
+        self._clock_topic.publish(ClockMsg(clock=stamp))
+        if self._state_rate.due(time_ns):
+            self._states.publish(state_message(self._spec, self._driver.state(), self._edge))
+            self._scene.update()
+        if self._truth_rate.due(time_ns):
+            self._success.publish(Bool(data=self._scene.success))
+            self._placed.publish(String(data=",".join(self._scene.placed)))
+            self._objects.publish(block_markers(self._driver.cell, stamp))
+        if self._camera_rate.due(time_ns):
+            self._publish_cameras(stamp)
+            self._last_frame_ns = stamp_ns(stamp)
+
+    def _publish_cameras(self, stamp: Time) -> None:
+        for camera in self._spec.cameras:
+            image_topic, info_topic = self._cameras[camera.name]
+            model = self._driver.cell.camera_model(camera.name)
+            image_topic.publish(image_message(self._driver.cell.render(camera.name), stamp, camera.frame_id))
+            info_topic.publish(camera_info_message(model, stamp, camera.frame_id))
+            self._frames[camera.name] += 1
+
+
+def main() -> None:
+    """Entry point."""
+    raise SystemExit(run(SimRobotNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Node `world_action`: the world-action model's session behind topics.
+
+A worker thread owns the session. It takes the newest pair of canvas and joint state, refuses it with a reason when it is
+not fit to plan on, and publishes a chunk and its value map each time the re-plan interval has passed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from sensor_msgs.msg import Image, JointState
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.errors import InputError, StarryError
+from starry_ros.msg import ActionChunk, CanvasInfo, ValueMap, WorldActionStatus
+from starry_ros.paths import model_dir, robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.ros.convert import (
+    EdgeClock, canvas_of, chunk_message, image_message, stamp_ns, state_of, value_map_message,
+)
+from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
+from starry_ros.ros.pairing import ObservationGate, StampPairs, StateHistory
+from starry_ros.ros.params import ROBOT, Parameter, declare
+from starry_ros.ros.qos import NEWEST, PLAN, SENSOR, STATE
+from starry_ros.ros.run import StarryNode, run
+from starry_ros.ros.worker import Calls, Slot, Worker
+from starry_ros.srv import ResetSession, SetInstruction
+from starry_ros.timing import LatencyWindow, nanoseconds, seconds
+from starry_ros.types import Canvas, Plan, RobotState
+from starry_ros.wam.session import Session, load_session
+
+PARAMETERS = (
+    ROBOT,
+    Parameter("model", "tiny", "Model: a name in models/ or the path of a model folder."),
+    Parameter("runtime", "auto", "What evaluates the model.", choices=("auto", "torch", "onnxruntime", "openvino", "tensorrt")),
+    Parameter("instruction", "", "Sentence to start with; empty waits for set_instruction."),
+    Parameter("replan_s", 0.5, "Time from one plan to the next, in seconds.", 0.05, 5.0),
+    Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
+    Parameter("max_pair_s", 0.05, "Largest time between the images and the joint state, in seconds.", 0.001, 1.0),
+    Parameter("publish_imagined", False, "Whether to publish what the model imagines."),
+)
+STATUS_PERIOD_S = 0.2
+WAIT_S = 0.02
+LOADING, NO_INSTRUCTION, NO_OBSERVATION = "loading", "no_instruction", "no_observation"
+
+
+class WorldActionNode(StarryNode):
+    """Canvas and joints in, chunks and value maps out."""
+
+    def __init__(self) -> None:
+        super().__init__("world_action")
+        values = declare(self, *PARAMETERS)
+        self._values = values
+        self._spec = load_robot_spec(robot_file(values["robot"]))
+        self._edge = EdgeClock(self.get_clock())
+        gate = (t_pose_layout(self._spec).layout_hash, nanoseconds(values["max_age_s"]), nanoseconds(values["max_pair_s"]))
+        self._gate = ObservationGate(*gate)
+        self._session: Session | None = None
+        self._status = WorldActionStatus(model=values["model"], contract_hash=self._spec.content_hash, rung="full")
+        self._say("waiting", LOADING)
+        self._latency = LatencyWindow()
+        self._refused: Counter[str] = Counter()
+        self._next_plan_ns = self._last_taken_ns = 0
+        self._states = StateHistory()
+        self._pairs: StampPairs[Image, CanvasInfo] = StampPairs()
+        self._newest: Slot[tuple[Image, CanvasInfo]] = Slot()
+        self._calls = Calls(self)
+        self._worker = Worker("world_action", self._work, self.fail)
+        self._make_interfaces()
+        self._worker.start()
+
+    def _make_interfaces(self) -> None:
+        self._chunks = self.create_publisher(ActionChunk, "action_chunk", PLAN)
+        self._maps = self.create_publisher(ValueMap, "value_map", PLAN)
+        self._imagined = self.create_publisher(Image, "imagined_canvas", SENSOR)
+        self._statuses = self.create_publisher(WorldActionStatus, "world_action_status", STATE)
+        self.create_subscription(Image, "canvas", self._on_canvas, NEWEST)
+        self.create_subscription(CanvasInfo, "canvas_info", self._on_info, NEWEST)
+        self.create_subscription(JointState, self._spec.joint_state_topic, self._on_state, STATE)
+        self.create_service(SetInstruction, "set_instruction", self._on_set_instruction)
+        self.create_service(ResetSession, "reset_session", self._on_reset_session)
+        self.create_timer(STATUS_PERIOD_S, self._publish_status)
+        Diagnostics(self, self._health, self._spec.name)
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()
+
+    # In the executor's thread
+
+    def _on_canvas(self, message: Image) -> None:
+        self._offer(self._pairs.first(stamp_ns(message.header.stamp), message))
+
+    def _on_info(self, message: CanvasInfo) -> None:
+        self._offer(self._pairs.second(stamp_ns(message.header.stamp), message))
+
+    def _offer(self, pair: tuple[Image, CanvasInfo] | None) -> None:
+        if pair is not None:
+            self._newest.put(pair)
+
+    def _on_state(self, message: JointState) -> None:
+        try:
+            self._states.add(state_of(self._spec, message, self._edge))
+        except InputError as error:
+            self._refused["joint_state_invalid"] += 1
+            self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
+
+    async def _on_set_instruction(
+        self, request: SetInstruction.Request, response: SetInstruction.Response
+    ) -> SetInstruction.Response:
+        try:
+            response.instruction_id = await self._calls.run(lambda: self._set_instruction(request.text))
+            response.accepted, response.message = True, f"following: {request.text}"
+        except StarryError as error:
+            response.instruction_id, response.message = self._status.instruction_id, str(error)
+        return response
+
+    async def _on_reset_session(
+        self, request: ResetSession.Request, response: ResetSession.Response
+    ) -> ResetSession.Response:
+        try:
+            response.epoch = await self._calls.run(lambda: self._reset(request.text or self._status.instruction))
+            response.accepted, response.message = True, f"epoch {response.epoch}"
+        except StarryError as error:
+            response.epoch, response.message = self._status.epoch, str(error)
+        response.instruction_id = self._status.instruction_id
+        return response
+
+    def _publish_status(self) -> None:
+        self._status.header.stamp = self.get_clock().now().to_msg()
+        self._statuses.publish(self._status)
+
+    def _health(self) -> Health:
+        status = self._status
+        values = {"state": status.state, "reason": status.reason, "plans": status.plans, "runtime": status.runtime,
+                  "latency_p50_s": status.latency_p50_s, "latency_p95_s": status.latency_p95_s,
+                  "observation_age_s": status.observation_age_s, "epoch": status.epoch}
+        values |= {f"refused.{reason}": count for reason, count in self._refused.items()}
+        level = {"planning": OK, "waiting": WARN, "refused": ERROR}[status.state]
+        return Health(level, f"{status.state} {status.reason}".strip(), values)
+
+    # In the worker's thread
+
+    def _work(self) -> None:
+        if self._session is None:
+            self._load()
+        self._calls.serve()
+        pair = self._newest.take(WAIT_S)
+        if pair is not None:
+            self._take_in(*pair)
+        elif self._edge.now_ns() - self._last_taken_ns > self._gate.age_ns and self._status.state == "planning":
+            self._say("refused", NO_OBSERVATION)
+
+    def _load(self) -> None:
+        session = load_session(model_dir(self._values["model"]), self._spec, runtime=self._values["runtime"])
+        self._status.runtime = session.runtime_name
+        self._session = session
+        self._say("waiting", NO_INSTRUCTION)
+        if self._values["instruction"]:
+            self._reset(self._values["instruction"])
+
+    def _set_instruction(self, text: str) -> int:
+        if not self._status.instruction:
+            self._reset(text)
+        else:
+            self._status.instruction_id = self._session.set_instruction(text)
+            self._status.instruction = text
+        self._next_plan_ns = 0
+        return int(self._status.instruction_id)
+
+    def _reset(self, text: str) -> int:
+        self._status.epoch = self._session.reset(text)
+        self._status.instruction, self._status.instruction_id = text, self._session.instruction_id
+        self._next_plan_ns = 0
+        self._say("waiting", NO_OBSERVATION)
+        return int(self._status.epoch)
+
+    def _take_in(self, image: Image, info: CanvasInfo) -> None:
+        if not self._status.instruction:
+            return
+        now_ns = self._edge.now_ns()
+        try:
+            canvas = canvas_of(image, info, self._edge)
+        except InputError as error:
+            self._refuse(error.what)
+            return
+        state = self._states.nearest(canvas.stamp_ns)
+        reason = self._gate.refusal(canvas, state, now_ns)
+        if reason is not None or state is None:
+            self._refuse(str(reason))
+            return
+        self._last_taken_ns = now_ns
+        self._observe(canvas, state, now_ns)
+
+    def _refuse(self, reason: str) -> None:
+        self._refused[reason] += 1
+        self._status.observations_refused += 1
+        self._say("refused", reason)
+
+    def _observe(self, canvas: Canvas, state: RobotState, now_ns: int) -> None:
+        self._session.observe(canvas, state)
+        self._status.observations += 1
+        if now_ns >= self._next_plan_ns:
+            self._next_plan_ns = now_ns + nanoseconds(self._values["replan_s"])
+            self._publish(self._session.plan(now_ns), now_ns)
+
+    def _publish(self, plan: Plan, asked_ns: int) -> None:
+        done_ns = self._edge.now_ns()
+        self._chunks.publish(chunk_message(plan.chunk, self._edge))
+        self._maps.publish(value_map_message(plan.value_map, plan.chunk, self._edge))
+        if self._values["publish_imagined"] and plan.imagined_HWC is not None:
+            self._imagined.publish(image_message(plan.imagined_HWC, self._edge.stamp(plan.chunk.observation_ns), "canvas"))
+        self._latency.add(seconds(done_ns - asked_ns))
+        self._status.plans += 1
+        self._status.latency_p50_s = self._latency.percentile_s(50) or 0.0
+        self._status.latency_p95_s = self._latency.percentile_s(95) or 0.0
+        self._status.observation_age_s = seconds(done_ns - plan.chunk.observation_ns)
+        self._say("planning", "")
+
+    def _say(self, state: str, reason: str) -> None:
+        self._status.state, self._status.reason = state, reason
+
+
+def main() -> None:
+    """Entry point."""
+    raise SystemExit(run(WorldActionNode))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The simulated robot as its driver: trajectories in, sensor readings out, on a clock that follows real time; and its scene.
+
+One thread owns it. Physics advances in control ticks; `time_ns` is the local time of the physics instant, and every
+reading is stamped with it. When the process was held up, the ticks it missed are run at once; a gap of more than
+`LONGEST_GAP_S` is dropped instead: trajectories are forgotten, the arms hold, and `lost_ns` counts it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from starry_ros.errors import ConfigError
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.cell import COLOURS, Cell
+from starry_ros.sim.tasks import SETTINGS, TASKS, PlaceCheck, evaluation_case
+from starry_ros.sim.trajectory_controller import Rejection, Trajectory, TrajectoryController
+from starry_ros.timing import nanoseconds, seconds
+from starry_ros.types import F64, RobotState
+
+LONGEST_GAP_S = 1.0
+
+
+class SimulatedDriver:
+    """A cell behind one trajectory controller an arm."""
+
+    def __init__(self, spec: RobotSpec, cell: Cell, now_ns: int) -> None:
+        self.spec, self.cell, self.time_ns = spec, cell, now_ns
+        self.lost_ns = 0
+        self.rejected: Counter[str] = Counter()
+        self._tick_ns = nanoseconds(1.0 / spec.rates.control_hz)
+        home = spec.limit("home")
+        self._controllers = {
+            arm.name: TrajectoryController(
+                tuple(joint.name for joint in arm.joints), home[spec.arm_slice(arm.name)], now_ns
+            )
+            for arm in spec.arms
+        }
+
+    def restart(self) -> None:
+        """Hold where the arms are told to be now; call it after the cell was reset."""
+        self._hold(self.cell.command_J)
+
+    def accept(self, arm: str, trajectory: Trajectory) -> Rejection | None:
+        """Hand a trajectory to an arm's controller; the reason and a count if it is refused."""
+        rejection = self._controllers[arm].accept(trajectory, self.time_ns)
+        if rejection is not None:
+            self.rejected[f"{arm}.{rejection}"] += 1
+        return rejection
+
+    def desired_J(self) -> F64:
+        """What the controllers ask of the joints now, in contract order."""
+        return np.concatenate([self._controllers[arm.name].sample(self.time_ns).position_J for arm in self.spec.arms])
+
+    def behind(self, now_ns: int) -> bool:
+        """Whether a tick is due; drops a gap that is too long to catch up with."""
+        gap_ns = now_ns - self.time_ns
+        if gap_ns > nanoseconds(LONGEST_GAP_S):
+            self._hold(self.desired_J())
+            self.lost_ns += gap_ns
+            self.time_ns = now_ns
+        return now_ns - self.time_ns >= self._tick_ns
+
+    def tick(self) -> None:
+        """Run physics for one control period towards the controllers' set-points."""
+        self.time_ns += self._tick_ns
+        self.cell.apply(self.desired_J())
+        self.cell.advance(seconds(self._tick_ns))
+
+    def wait_s(self, now_ns: int) -> float:
+        """Seconds until the next tick is due."""
+        return max(0.0, seconds(self.time_ns + self._tick_ns - now_ns))
+
+    def state(self) -> RobotState:
+        """Measured joints at the physics instant."""
+        return self.cell.state(self.time_ns)
+
+    def _hold(self, position_J: F64) -> None:
+        for arm in self.spec.arms:
+            self._controllers[arm.name].reset(position_J[self.spec.arm_slice(arm.name)], self.time_ns)
+
+
+class Scene:
+    """The episode that is laid out in a cell, and what has been achieved in it."""
+
+    def __init__(self, cell: Cell) -> None:
+        self._cell = cell
+        self._checks: dict[str, PlaceCheck] = {}
+        self._placed: dict[str, bool] = {}
+        self.colour = self.instruction = ""
+
+    def reset(self, task: str, setting: str, seed: int) -> str:
+        """Lay out an episode of the evaluation stream; its sentence. ConfigError on an unknown task or setting."""
+        for name, value, known in (("task", task, TASKS), ("setting", setting, SETTINGS)):
+            if value not in known:
+                raise ConfigError(name, "is unknown", got=repr(value), expected=list(known))
+        layout, self.colour, self.instruction = evaluation_case(seed)
+        self._cell.reset(layout)
+        self._checks = {colour: PlaceCheck(colour) for colour in COLOURS}
+        self._placed = dict.fromkeys(COLOURS, False)
+        return self.instruction
+
+    def update(self) -> None:
+        """Look at the cell; call it at least every few control periods."""
+        self._placed = {colour: check.update(self._cell) for colour, check in self._checks.items()}
+
+    @property
+    def placed(self) -> tuple[str, ...]:
+        """Colours of the blocks that lie on the pad by the rules of the task."""
+        return tuple(colour for colour, on_pad in self._placed.items() if on_pad)
+
+    @property
+    def success(self) -> bool:
+        """Whether the named block is among them."""
+        return self._placed.get(self.colour, False)
+
+
+class Every:
+    """A rate on a clock: due at whole multiples of its period, never twice for one instant."""
+
+    def __init__(self, rate_hz: float) -> None:
+        self._period_ns = nanoseconds(1.0 / rate_hz)
+        self._last: int | None = None
+
+    def due(self, time_ns: int) -> bool:
+        """Whether a period boundary was passed since the last call that said so."""
+        index = time_ns // self._period_ns
+        due = index != self._last
+        self._last = index
+        return due
