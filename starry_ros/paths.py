@@ -28,7 +28,7 @@ def robot_file(robot: str) -> Path:
         return Path(robot).expanduser()
     path = share_dir() / "config" / "robots" / f"{robot}.yaml"
     if not path.is_file():
-        raise ConfigError("robot", "is unknown", got=robot, expected=robot_names(), fix="or give the path of a YAML file")
+        raise ConfigError("robot", "is unknown", got=robot, expected=robot_names(), fix="give one, or a YAML file")
     return path
 
 
@@ -43,7 +43,7 @@ def model_dir(model: str) -> Path:
     for path in (given, shipped):
         if (path / "config.json").is_file():
             return path
-    raise CheckpointError("model", "is unknown", got=model, expected=model_names(), fix="or give the path of a model folder")
+    raise CheckpointError("model", "is unknown", got=model, expected=model_names(), fix="give one, or a model folder")
 
 
 def model_names() -> list[str]:

