@@ -13,7 +13,9 @@ from starry_ros.errors import CheckpointError, InputError, RuntimeUnavailable
 from starry_ros.wam import text as text_module
 from starry_ros.wam.text import EmbeddingStore, MiniLmEncoder, TextEmbedding
 
-SENTENCES = ("put the red block on the pad", "Put the GREEN cube onto the white square, please!", "stop", "göö 3 ½ unfathomable")
+SENTENCES = (
+    "put the red block on the pad", "Put the GREEN cube onto the white square, please!", "stop", "göö 3 ½ unfathomable",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,7 @@ def _weights_folder() -> Path:
 def _numpy_bert(ids: list[int]) -> np.ndarray:
     """The same network in float64 numpy, one token pair at a time in the attention; written from the paper."""
     with safe_open(_weights_folder() / "model.safetensors", "np") as file:
-        w = {key: file.get_tensor(key).astype(np.float64) for key in sorted(file.keys()) if key != "embeddings.position_ids"}
+        w = {key: file.get_tensor(key).astype(np.float64) for key in sorted(file.keys()) if not key.endswith("_ids")}
 
     def norm(x: np.ndarray, name: str) -> np.ndarray:
         mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
@@ -38,7 +40,7 @@ def _numpy_bert(ids: list[int]) -> np.ndarray:
         return x @ w[name + ".weight"].T + w[name + ".bias"]
 
     e = "embeddings."
-    x = np.stack([w[e + "word_embeddings.weight"][t] + w[e + "position_embeddings.weight"][p] for p, t in enumerate(ids)])
+    x = w[e + "word_embeddings.weight"][ids] + w[e + "position_embeddings.weight"][range(len(ids))]
     x = norm(x + w[e + "token_type_embeddings.weight"][0], e + "LayerNorm")
     for layer in range(6):
         p = f"encoder.layer.{layer}."
@@ -92,22 +94,24 @@ def test_hidden_states_equal_the_transformers_library(encoder: MiniLmEncoder) ->
 
 def test_padding_is_zero_and_arrays_are_frozen(encoder: MiniLmEncoder) -> None:
     got = encoder.encode(SENTENCES[0])
-    assert got.tokens_TD.shape == (24, 384) and got.tokens_TD.dtype == np.float32
+    assert got.tokens_TD.shape == (24, 384)
+    assert got.tokens_TD.dtype == np.float32
     assert got.mask_T.tolist() == [True] * 9 + [False] * 15
     assert not got.tokens_TD[9:].any()
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="read-only"):
         got.tokens_TD[0, 0] = 1.0
 
 
 def test_encoding_is_bitwise_repeatable_and_ignores_blanks(encoder: MiniLmEncoder) -> None:
-    first, second = encoder.encode("put the red block on the pad"), encoder.encode("  put the  red block on the pad ")
-    assert first.text_hash == second.text_hash and first.text == second.text
+    first, second = encoder.encode("put the red block"), encoder.encode("  put the  red block ")
+    assert (first.text_hash, first.text) == (second.text_hash, second.text)
     assert np.array_equal(first.tokens_TD, second.tokens_TD)
 
 
 def test_nearest_neighbour_of_a_reworded_sentence_has_its_meaning(encoder: MiniLmEncoder) -> None:
-    known = [f"put the {colour} block on the pad" for colour in ("red", "green", "blue")] + ["open the drawer"]
-    reworded = [f"place the {colour} cube onto the pad" for colour in ("red", "green", "blue")] + ["pull out the drawer"]
+    colours = ("red", "green", "blue")
+    known = [f"put the {colour} block on the pad" for colour in colours] + ["open the drawer"]
+    reworded = [f"place the {colour} cube onto the pad" for colour in colours] + ["pull out the drawer"]
     bank = np.stack([_sentence_vector(encoder.encode(s)) for s in known])
     for i, sentence in enumerate(reworded):
         assert int(np.argmax(bank @ _sentence_vector(encoder.encode(sentence)))) == i
@@ -115,7 +119,7 @@ def test_nearest_neighbour_of_a_reworded_sentence_has_its_meaning(encoder: MiniL
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "   ", "\u200b", "put\x00it", "put it\non the pad", "put \ud800 it", "x" * 401, "block " * 30, b"put", None, "\ue000"],
+    ["", "   ", "\u200b", "put\x00it", "put it\non the pad", "put \ud800 it", "\ue000", "x" * 401, "go " * 30, b"put", None],
 )
 def test_unusable_sentences_are_refused_with_a_clear_message(encoder: MiniLmEncoder, bad: object) -> None:
     with pytest.raises(InputError, match="instruction: ") as caught:

