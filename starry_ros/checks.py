@@ -61,7 +61,7 @@ def _joint_rows(spec: RobotSpec) -> list[Record]:
 
 def add_check_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="a model folder, or a name in models")
-    parser.add_argument("--robot", default="bimanual_sim", help="contract that the model must fit (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="contract that it must fit (default: %(default)s)")
     add_json_argument(parser)
 
 

@@ -21,6 +21,7 @@ PACKAGE = "starry_ros"
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 LOG_LEVELS = ("debug", "info", "warn", "error")
 BOOLEANS = ("true", "false")
+DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _NAMESPACE = re.compile(r"^$|^/?[A-Za-z]\w*(/[A-Za-z]\w*)*$")
 
 
@@ -148,9 +149,15 @@ def _rviz(namespace: str) -> NodeSpec:
     return NodeSpec("rviz2", package="rviz2", arguments=("-d", str(config)), remappings=remappings)
 
 
+def dds_environment() -> dict[str, str]:
+    """Name our DDS profile, or the user's own, by the variable of Fast DDS 3 (Kilted) and that of 2 (Jazzy)."""
+    given = [os.environ[name] for name in DDS_PROFILE_VARIABLES if os.environ.get(name)]
+    return dict.fromkeys(DDS_PROFILE_VARIABLES, given[0] if given else str(share_dir() / "config" / "fastdds.xml"))
+
+
 def _environment() -> dict[str, str]:
     return {
-        "FASTDDS_DEFAULT_PROFILES_FILE": str(share_dir() / "config" / "fastdds.xml"),
+        **dds_environment(),
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep: the executor shares the cores with the model
         "PYTHONUNBUFFERED": "1",
     }

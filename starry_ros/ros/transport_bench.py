@@ -23,6 +23,7 @@ from sensor_msgs.msg import Image
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.paths import share_dir
 from starry_ros.report import bench_row
+from starry_ros.ros.graph import DDS_PROFILE_VARIABLES
 from starry_ros.ros.qos import SENSOR
 from starry_ros.types import Record
 
@@ -32,7 +33,6 @@ BAR_DELIVERED = 0.99
 QUIET_S = 1.5
 DISCOVERY_S = 20.0
 _WHERE = "bench transport"
-_PROFILE = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 def run(args: argparse.Namespace) -> list[Record]:
@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> list[Record]:
 
 def _measure(profile: str | None, seconds: float) -> Record:
     """One run of the two processes: sent, received and the latency of each image in milliseconds."""
-    environment = {key: value for key, value in os.environ.items() if key not in _PROFILE}
+    environment = {key: value for key, value in os.environ.items() if key not in DDS_PROFILE_VARIABLES}
     environment |= {"ROS_DOMAIN_ID": str(101 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     if profile is not None:
-        environment[_PROFILE[0]] = profile
+        environment |= dict.fromkeys(DDS_PROFILE_VARIABLES, profile)
     command = [sys.executable, "-m", __name__]
     processes = [subprocess.Popen([*command, role, str(seconds)], env=environment, stdout=subprocess.PIPE, text=True)
                  for role in ("subscribe", "publish")]
