@@ -1,0 +1,347 @@
+"""The executor: one call a control period, from plans and measured states to set-points. No threads, no waiting.
+
+The active curve always ends at rest and obeys every limit from where the arms are (`splice`, `stop`), so whatever happens
+next, a stop is in hand. `step` samples it once a period; chunks, services and faults replace it between samples, always
+by a curve that starts with the last commanded motion.
+
+Commands advance by one nominal period a tick, however late the tick is: a late tick delays the motion and never makes it
+faster. Shapes: J joints in contract order, N samples, a motion is [3, J] (position, velocity, acceleration).
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import numpy as np
+
+from starry_ros.control.limits import Gate, Limits
+from starry_ros.control.safety import BLOCKING, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
+from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
+from starry_ros.control.splice import Method, Splice, Splicer
+from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
+from starry_ros.control.stop import StopPlanner
+from starry_ros.control.trajectory import Curve
+from starry_ros.control.watch import StateWatch
+from starry_ros.errors import ConfigError
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.timing import NS_PER_S, nanoseconds, seconds
+from starry_ros.types import F64, ActionChunk, JointCommand, RobotState
+
+CONDITIONS = BLOCKING | SLOWING
+"""Events that last and may be reported from outside with `set_condition`."""
+
+
+class Executor:
+    """Control of one robot. Not thread-safe: call everything from one thread. Starts DISARMED."""
+
+    def __init__(self, spec: RobotSpec, config: ExecutorConfig | None = None) -> None:
+        self._config = config or ExecutorConfig()
+        self._joints = len(spec.joint_names)
+        self._period_s = 1 / spec.rates.control_hz
+        self._period_ns = round(NS_PER_S / spec.rates.control_hz)
+        limits = Limits.of(spec)
+        self._lower_J, self._upper_J = limits.lower_J, limits.upper_J
+        self._schedule = Schedule(spec, self._config.schedule)
+        self._splicer = Splicer(limits, spec.gripper_indices)
+        self._stopper = StopPlanner(limits)
+        self._gate = Gate(limits, self._period_s)
+        self._safety = SafetyMachine()
+        self._watch = StateWatch(spec, self._config)
+        self._last_call_ns: int | None = None
+        self._heartbeat_ns: int | None = None
+        self._gate_until_ns: int | None = None
+        self._ticks = self._missed_ticks = self._gate_interventions = 0
+        self._stand(np.zeros(self._joints))
+
+    def _stand(self, position_J: F64) -> None:
+        """Forget all motion: the arms stand here and nothing was commanded yet."""
+        self._command_ns: int | None = None
+        self._motion_3J = np.zeros((3, self._joints))
+        self._motion_3J[0] = position_J
+        self._set_curve(Curve.hold(position_J))
+        self._stopping = False
+        self._reset_run()
+
+    def _reset_run(self) -> None:
+        """Statistics of a run begin anew."""
+        self._slower, self._delay_s = 1.0, 0.0
+        self._limited_J = np.zeros(self._joints, dtype=bool)
+        self._splices = dict.fromkeys(Method, 0)
+        self._jump = self._jump_worst = 0.0
+        self._run_ticks = self._stalled_ticks = 0
+        self._limited_ticks_J = np.zeros(self._joints, dtype=np.int64)
+        self._waiting = True
+
+    def _set_curve(self, curve: Curve) -> None:
+        self._curve, self._curve_ticks = curve, 0
+
+    @property
+    def _curve_s(self) -> float:
+        """Where on the active curve the last command was."""
+        return self._curve_ticks * self._period_s
+
+    @property
+    def _at_rest(self) -> bool:
+        return self._curve_s >= self._curve.duration_s
+
+    def step(self, now_ns: int, state: RobotState | None) -> JointCommand | None:
+        """One control period. `state` is the newest measured state or None.
+
+        Returns the set-point to send, or None while disarmed or when called before the next period is due. The first
+        set-point after `arm` is the measured position.
+        """
+        self._observe(now_ns, state)
+        if self._safety.mode is Mode.DISARMED:
+            return None
+        self._apply_mode(now_ns)
+        if self._command_ns is None:
+            self._command_ns = now_ns
+        elif self._next_period(self._command_ns + self._period_ns, now_ns):
+            self._advance(now_ns)
+        else:
+            return None
+        self._count()
+        position_J = np.clip(self._motion_3J[0], self._lower_J, self._upper_J)
+        self._watch.commanded(position_J)
+        return JointCommand(self._command_ns, position_J, self._motion_3J[1], self._motion_3J[2])
+
+    def _next_period(self, due_ns: int, now_ns: int) -> bool:
+        """Whether the command due at `due_ns` is due; periods that passed without a call are counted and skipped."""
+        half_ns = self._period_ns // 2
+        if now_ns < due_ns - half_ns:
+            return False
+        missed = (now_ns - due_ns + half_ns) // self._period_ns
+        self._missed_ticks += missed
+        self._command_ns = due_ns + missed * self._period_ns
+        return True
+
+    def _advance(self, now_ns: int) -> None:
+        """One period along the active curve; a step that breaks a limit is replaced by the beginning of a stop."""
+        motion_3J = self._curve.at(self._curve_s + self._period_s)
+        if self._gate.violations(self._motion_3J, motion_3J) is not None:
+            self._gate_interventions += 1
+            self._gate_until_ns = now_ns + nanoseconds(self._config.gate_slow_s)
+            self._begin_stop()
+            motion_3J = self._curve.at(self._period_s)
+        self._motion_3J = motion_3J
+        self._curve_ticks += 1
+
+    def _count(self) -> None:
+        self._ticks += 1
+        if not self._safety.moving_allowed:
+            return
+        waiting = self._at_rest
+        if waiting is not self._waiting:
+            self._waiting = waiting
+            self._safety.handle(Event.NO_CHUNK if waiting else Event.CHUNK_AVAILABLE)
+        if self._schedule.chunk is not None:
+            self._run_ticks += 1
+            self._stalled_ticks += waiting
+            self._limited_ticks_J += self._limited_J & (not waiting)
+
+    def _observe(self, now_ns: int, state: RobotState | None) -> None:
+        """Everything that is watched becomes events."""
+        self._watch_clock(now_ns)
+        if state is not None:
+            self._watch.take(state, now_ns)
+        config, heartbeat_ns = self._config, self._heartbeat_ns
+        beat_age_s = seconds(now_ns - heartbeat_ns) if heartbeat_ns is not None else np.inf
+        lost = config.heartbeat_timeout_s is not None and beat_age_s > config.heartbeat_timeout_s
+        self._safety.set_condition(Event.HEARTBEAT_LOST, lost)
+        self._safety.set_condition(Event.STATE_INVALID, not self._watch.valid)
+        self._safety.set_condition(Event.STATE_STALE, self._watch.stale(now_ns))
+        gated = self._gate_until_ns is not None and now_ns < self._gate_until_ns
+        self._safety.set_condition(Event.LIMIT_ACTIVE, gated)
+        if self._safety.mode is not Mode.DISARMED and self._watch.off_track(now_ns):
+            self._safety.handle(Event.TRACKING_ERROR)
+
+    def _watch_clock(self, now_ns: int) -> None:
+        """A clock that jumped makes every stored time meaningless: stop, and forget them."""
+        last_ns, self._last_call_ns = self._last_call_ns, now_ns
+        if last_ns is None or 0 <= now_ns - last_ns <= nanoseconds(self._config.clock_jump_s):
+            return
+        self._safety.handle(Event.CLOCK_JUMP)
+        self._watch.forget()
+        self._gate_until_ns = None
+        self._heartbeat_ns = now_ns if self._heartbeat_ns is not None else None
+        if self._command_ns is not None:
+            self._command_ns = now_ns - self._period_ns
+
+    def _apply_mode(self, now_ns: int) -> None:
+        """Bring the motion in line with the mode."""
+        if not self._safety.moving_allowed:
+            if not self._stopping:
+                self._schedule.reset(self._schedule.epoch)
+                self._begin_stop()
+            return
+        slower = self._config.slow_factor if self._safety.mode is Mode.SLOW else 1.0
+        if slower != self._slower:
+            self._slower = slower
+            at_ns = self._splice_time(now_ns)
+            knots = self._schedule.ahead(at_ns)
+            if knots is not None:
+                self._follow(self._splicer.splice(self._motion_3J, knots.relative_s(at_ns), knots.position_KJ, slower))
+
+    def _begin_stop(self) -> None:
+        self._set_curve(self._stopper.stop(self._curve, self._curve_s))
+        self._stopping = not self._safety.moving_allowed
+
+    # ---- plans ---------------------------------------------------------------------------------------------------
+
+    def submit(self, chunk: ActionChunk, now_ns: int) -> Merge:
+        """Offer a chunk. An accepted one is in force with the next step; a refused one changes nothing but a count."""
+        if not self._safety.moving_allowed:
+            return self._schedule.refuse(Refusal.NOT_RUNNING)
+        at_ns = self._splice_time(now_ns)
+        reason = self._schedule.judge(chunk, at_ns)
+        if reason is not None:
+            return self._schedule.refuse(reason)
+        knots = self._schedule.merged(chunk, at_ns)
+        splice = self._reachable(knots, at_ns)
+        if isinstance(splice, Refusal):
+            return self._schedule.refuse(splice)
+        self._follow(splice)
+        return self._schedule.commit(chunk, knots, at_ns)
+
+    def _reachable(self, knots: Knots, at_ns: int) -> Splice | Refusal:
+        splice = self._splicer.splice(self._motion_3J, knots.relative_s(at_ns), knots.position_KJ, self._slower)
+        if splice is None:
+            return Refusal.UNREACHABLE
+        return Refusal.TOO_FAST if splice.delay_s > self._config.max_delay_s * self._slower else splice
+
+    def _splice_time(self, now_ns: int) -> int:
+        """The time that the last command stands for: the command's own, unless the calls stopped coming."""
+        if self._command_ns is None or abs(now_ns - self._command_ns) > 2 * self._period_ns:
+            return now_ns
+        return self._command_ns
+
+    def _follow(self, splice: Splice | None) -> None:
+        """Make a splice the active curve; without one the active curve stays."""
+        if splice is None:
+            return
+        self._set_curve(splice.curve)
+        self._delay_s, self._limited_J = splice.delay_s, splice.limited_J
+        self._splices[splice.method] += 1
+        self._jump = float(np.abs(splice.jump_J).max())
+        self._jump_worst = max(self._jump_worst, self._jump)
+
+    def set_epoch(self, epoch: int) -> None:
+        """A new session: chunks of older epochs are refused; the known plan is run to its end."""
+        self._schedule.reset(epoch)
+
+    def set_instruction(self, instruction_id: int, now_ns: int) -> None:
+        """A new instruction: chunks of the old one are refused after a bounded hand-over."""
+        self._schedule.set_instruction(instruction_id, now_ns)
+
+    # ---- services and inputs -------------------------------------------------------------------------------------
+
+    def arm(self, now_ns: int) -> Reply:
+        """Start to follow plans, from where the arms stand. Plans observed before this moment are refused."""
+        mode = self._safety.mode
+        if TABLE[mode, Event.ARM] is not None:
+            obstacle = self._watch.obstacle_to_start(now_ns)
+            if obstacle is None and mode is not Mode.DISARMED and not self._at_rest:
+                obstacle = "the arms are still stopping"
+            if obstacle is not None:
+                return Reply(False, f"arm refused: {obstacle}")
+        reply = self._safety.request(Event.ARM)
+        if reply.ok:
+            self._schedule.reset(None, now_ns)
+            self._begin_run(mode)
+        return reply
+
+    def _begin_run(self, before: Mode) -> None:
+        """From DISARMED the arms start where they are measured; otherwise they already stand where commanded."""
+        state = self._watch.state
+        if before is Mode.DISARMED and state is not None:
+            self._stand(np.clip(state.position_J, self._lower_J, self._upper_J))
+            self._watch.start(self._motion_3J[0])
+        self._stopping = False
+        self._reset_run()
+
+    def hold(self, now_ns: int) -> Reply:
+        """Decelerate and stand still until `arm`."""
+        return self._request(Event.HOLD, now_ns)
+
+    def stop(self, now_ns: int) -> Reply:
+        """Decelerate and stand still until `arm`; allowed in every mode."""
+        return self._request(Event.STOP, now_ns)
+
+    def reset_fault(self, now_ns: int) -> Reply:
+        """Leave FAULT for DISARMED once its cause is gone and the arms have stopped."""
+        if self._safety.mode is Mode.FAULT and not (self._stopping and self._at_rest):
+            return Reply(False, "reset_fault refused: the arms are still stopping")
+        return self._request(Event.RESET_FAULT, now_ns)
+
+    def _request(self, service: Event, now_ns: int) -> Reply:
+        reply = self._safety.request(service)
+        self._apply_mode(now_ns)
+        return reply
+
+    def set_estop(self, pressed: bool, now_ns: int) -> None:
+        """The emergency stop input. Its release alone resumes nothing."""
+        self.set_condition(Event.ESTOP_PRESSED, pressed, now_ns)
+
+    def set_condition(self, event: Event, present: bool, now_ns: int) -> None:
+        """Report a lasting condition from outside (surprise, degraded planner). Raises ConfigError for other events."""
+        if event not in CONDITIONS:
+            raise ConfigError("executor", "is no condition", got=event.value, expected=sorted(CONDITIONS))
+        self._safety.set_condition(event, present)
+        self._apply_mode(now_ns)
+
+    def report(self, event: Event, now_ns: int) -> None:
+        """Report a single event from outside. Raises ConfigError for services."""
+        if event in (Event.ARM, Event.HOLD, Event.STOP, Event.RESET_FAULT):
+            raise ConfigError("executor", "is a service, not an event", got=event.value)
+        self._safety.handle(event)
+        self._apply_mode(now_ns)
+
+    def heartbeat(self, now_ns: int) -> None:
+        """Whoever must be alive for the arms to move is alive."""
+        self._heartbeat_ns = now_ns
+
+    # ---- what others see -----------------------------------------------------------------------------------------
+
+    def look_ahead(self, now_ns: int) -> LookAhead | None:
+        """The next motion as a trajectory that ends at rest inside the limits, or None while disarmed.
+
+        Sent as one message an arm, it makes a robot whose executor died decelerate and hold by itself.
+        """
+        if self._safety.mode is Mode.DISARMED:
+            return None
+        config, step_s = self._config, self._config.look_ahead_step_s
+        follow_s = config.look_ahead_s if self._safety.moving_allowed else np.inf
+        ahead = self._stopper.follow_then_stop(self._curve, self._curve_s, follow_s)
+        steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
+        time_s_N = np.arange(1, steps + 1, dtype=np.float64) * step_s
+        motion_N3J = ahead.sample(time_s_N)
+        position_NJ = np.clip(motion_N3J[:, 0], self._lower_J, self._upper_J)
+        start_ns = self._command_ns if self._command_ns is not None else now_ns
+        return LookAhead(start_ns, time_s_N, position_NJ, motion_N3J[:, 1], motion_N3J[:, 2])
+
+    def status(self, now_ns: int) -> ExecutorStatus:
+        """Everything worth publishing about this moment."""
+        safety, schedule, chunk = self._safety, self._schedule, self._schedule.chunk
+        waiting = safety.moving_allowed and self._waiting
+        run_ticks = max(1, self._run_ticks)
+        return ExecutorStatus(
+            mode=safety.mode,
+            reason=Event.NO_CHUNK.value if waiting else safety.reason,
+            conditions=tuple(sorted(safety.conditions)),
+            epoch=schedule.epoch,
+            chunk_id=chunk.chunk_id if chunk is not None else None,
+            instruction_id=chunk.instruction_id if chunk is not None else None,
+            chunk_age_s=seconds(now_ns - chunk.observation_ns) if chunk is not None else None,
+            slack_s=schedule.slack_s(now_ns),
+            delay_s=self._delay_s,
+            stall_share=self._stalled_ticks / run_ticks,
+            splices=MappingProxyType(dict(self._splices)),
+            splice_jump=self._jump,
+            splice_jump_worst=self._jump_worst,
+            refused=schedule.refused,
+            limit_activity_J=self._limited_ticks_J / run_ticks,
+            tracking_error_J=self._watch.error_J.copy(),
+            gate_interventions=self._gate_interventions,
+            ticks=self._ticks,
+            missed_ticks=self._missed_ticks,
+        )

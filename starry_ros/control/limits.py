@@ -1,0 +1,169 @@
+"""Limits of every joint, exact checks of curves against them, and jerk-limited motion between states (Ruckig).
+
+Shapes: J joints, B pieces of a curve, a motion is [3, J]: position, velocity, acceleration. Grippers are joints in m.
+
+Ruckig (Berscheid and Kröger, Jerk-limited Real-time Trajectory Generation with Arbitrary Target States, 2021) is what
+MoveIt and ros2_control use. PyPI has wheels for x86-64 Linux; on a Jetson `pip install ruckig` builds it from its source
+package in about two minutes and needs only a C++17 compiler and CMake (`sudo apt install build-essential cmake`).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from starry_ros.control.trajectory import Curve, merge_times, peak_velocity, position_range
+from starry_ros.errors import RuntimeUnavailable
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.types import F64
+
+PLANNING_SHARE = 0.999
+"""Share of velocity, acceleration and jerk that plans use; the rest absorbs rounding when commands are differentiated."""
+
+POSITION_ROUNDING = 1e-9
+"""Positions this far outside a limit are rounding; commands are clipped to the limit itself."""
+
+_RATE_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Per joint: position range, greatest speed, acceleration and jerk."""
+
+    lower_J: F64
+    upper_J: F64
+    velocity_J: F64
+    acceleration_J: F64
+    jerk_J: F64
+
+    @staticmethod
+    def of(spec: RobotSpec) -> Limits:
+        """The limits of a robot contract, in contract order."""
+        return Limits(*(spec.limit(name) for name in ("lower", "upper", "velocity", "acceleration", "jerk")))
+
+    def share(self, share: float) -> Limits:
+        """The same positions with this share of velocity, acceleration and jerk."""
+        return Limits(
+            self.lower_J, self.upper_J, self.velocity_J * share, self.acceleration_J * share, self.jerk_J * share
+        )
+
+    def take(self, columns: Sequence[int]) -> Limits:
+        """The limits of some joints."""
+        index = list(columns)
+        return Limits(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def demand(curve: Curve, limits: Limits) -> F64:
+    """How many times too fast every piece is [B - 1, J]: the time stretch that would bring it to its limits.
+
+    Stretching time by s divides velocity by s, acceleration by s^2 and jerk by s^3.
+    """
+    acceleration = np.abs(curve.pieces_B4J[:, 2])
+    by_velocity = peak_velocity(curve) / limits.velocity_J
+    by_acceleration = np.sqrt(np.maximum(acceleration[:-1], acceleration[1:]) / limits.acceleration_J)
+    by_jerk = np.cbrt(np.abs(curve.pieces_B4J[:-1, 3]) / limits.jerk_J)
+    return np.maximum(by_velocity, np.maximum(by_acceleration, by_jerk))
+
+
+def admits(curve: Curve, limits: Limits) -> bool:
+    """Whether the whole curve obeys every limit: exact, not sampled."""
+    if not np.isfinite(curve.pieces_B4J).all():
+        return False
+    if len(curve.time_s_B) > 1 and demand(curve, limits).max() > 1 + _RATE_ROUNDING:
+        return False
+    low, high = position_range(curve)
+    return bool((low >= limits.lower_J - POSITION_ROUNDING).all() and (high <= limits.upper_J + POSITION_ROUNDING).all())
+
+
+class Gate:
+    """The last check before a command leaves: one step of motion, measured from the two motions themselves."""
+
+    def __init__(self, limits: Limits, period_s: float) -> None:
+        zero = np.zeros_like(limits.lower_J)
+        self._low_3J = np.stack((limits.lower_J - POSITION_ROUNDING, -limits.velocity_J, -limits.acceleration_J))
+        self._high_3J = np.stack((limits.upper_J + POSITION_ROUNDING, limits.velocity_J, limits.acceleration_J))
+        self._step_3J = np.stack((limits.velocity_J, limits.acceleration_J, limits.jerk_J)) * period_s
+        self._step_3J += np.stack((zero + POSITION_ROUNDING, zero, zero))
+
+    def violations(self, before_3J: F64, after_3J: F64) -> NDArray[np.bool_] | None:
+        """Which joints [J] the step would take out of their limits (NaN counts), or None when none."""
+        fine_3J = (after_3J >= self._low_3J) & (after_3J <= self._high_3J)
+        fine_3J &= np.abs(after_3J - before_3J) <= self._step_3J
+        if fine_3J.all():
+            return None
+        broken_J: NDArray[np.bool_] = np.logical_not(fine_3J).any(axis=0)
+        return broken_J
+
+
+def load_ruckig() -> Any:
+    """The ruckig module. Raises RuntimeUnavailable with the way to get it."""
+    try:
+        return importlib.import_module("ruckig")
+    except ImportError as error:
+        raise RuntimeUnavailable(
+            "control.limits", "the trajectory generator Ruckig is not installed", got=str(error),
+            fix="pip install ruckig (x86-64 wheel; on aarch64 it builds from source: apt install build-essential cmake)",
+        ) from error
+
+
+class JerkLimiter:
+    """Time-optimal motion of some joints inside their velocity, acceleration and jerk limits.
+
+    Positions along the way are not limited by Ruckig: callers check the returned curve with `admits`.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._ruckig = load_ruckig()
+        self._joints = len(limits.lower_J)
+        self._generator = self._ruckig.Ruckig(self._joints)
+        self._trajectory = self._ruckig.Trajectory(self._joints)
+        self._reach_input, self._stop_input = (self._ruckig.InputParameter(self._joints) for _ in range(2))
+        for settings in (self._reach_input, self._stop_input):
+            settings.max_velocity = limits.velocity_J.tolist()
+            settings.max_acceleration = limits.acceleration_J.tolist()
+            settings.max_jerk = limits.jerk_J.tolist()
+        self._stop_input.control_interface = self._ruckig.ControlInterface.Velocity
+        self._stop_input.synchronization = self._ruckig.Synchronization.No
+
+    def stop(self, motion_3J: F64) -> Curve | None:
+        """The fastest stop, every joint by itself; None where the generator finds none."""
+        return self._calculate(self._stop_input, motion_3J)
+
+    def reach(self, motion_3J: F64, target_3J: F64, least_s: float) -> Curve | None:
+        """From one motion to another with all joints arriving together, in `least_s` seconds or later.
+
+        The returned curve's last motion is the target itself and not rest: join it to what follows with `then`.
+        """
+        settings = self._reach_input
+        settings.target_position, settings.target_velocity, settings.target_acceleration = target_3J.tolist()
+        settings.minimum_duration = least_s
+        return self._calculate(settings, motion_3J)
+
+    def _calculate(self, settings: Any, motion_3J: F64) -> Curve | None:
+        if not np.isfinite(motion_3J).all():
+            return None
+        settings.current_position, settings.current_velocity, settings.current_acceleration = motion_3J.tolist()
+        try:
+            result = self._generator.calculate(settings, self._trajectory)
+        except self._ruckig.RuckigError:
+            return None
+        if int(result) < 0:
+            return None
+        return self._curve(motion_3J)
+
+    def _curve(self, motion_3J: F64) -> Curve:
+        times = [np.array([0.0, self._trajectory.duration])]
+        for profile in self._trajectory.profiles[0]:
+            brake_s = profile.brake.duration
+            times.append(np.cumsum(profile.brake.t))
+            times.append(brake_s + np.cumsum(profile.t))
+        breaks = merge_times(times)
+        breaks = breaks[breaks <= self._trajectory.duration]
+        motions = np.array([self._trajectory.at_time(t)[:3] for t in breaks.tolist()])
+        motions[0] = motion_3J
+        return Curve.from_motions(breaks, motions)

@@ -1,0 +1,77 @@
+"""Settings of the executor and what it tells about itself. Shapes: N samples, J joints in contract order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starry_ros.control.safety import Event, Mode
+from starry_ros.control.schedule import Refusal, ScheduleConfig
+from starry_ros.control.splice import Method
+from starry_ros.types import F64
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """Times in seconds; shares are of a joint's position range or of its greatest speed."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    state_timeout_s: float = 0.25
+    heartbeat_timeout_s: float | None = None
+    clock_jump_s: float = 1.0
+    tracking_share: float = 0.06
+    tracking_window_s: float = 0.3
+    tracking_time_s: float = 0.15
+    arm_outside_share: float = 0.02
+    arm_speed_share: float = 0.1
+    slow_factor: float = 2.0
+    max_delay_s: float = 3.0
+    gate_slow_s: float = 1.0
+    look_ahead_s: float = 0.3
+    look_ahead_step_s: float = 0.02
+
+
+@dataclass(frozen=True)
+class ExecutorStatus:
+    """One look at the executor.
+
+    `reason` is the event that led to the mode, or `no_chunk` while the arms wait for a plan. `slack_s` is how long the
+    known plan still lasts, `delay_s` how much later than planned it will end, `stall_share` the share of running ticks
+    spent waiting. `splice_jump` is the greatest position difference between a new plan and the command at a splice, the
+    last one and the worst since `arm` (the command itself never jumps). `limit_activity_J` is the share of running ticks
+    in which a joint's plan was slowed by its limits; `tracking_error_J` is measured against commanded position.
+    """
+
+    mode: Mode
+    reason: str
+    conditions: tuple[Event, ...]
+    epoch: int | None
+    chunk_id: int | None
+    instruction_id: int | None
+    chunk_age_s: float | None
+    slack_s: float
+    delay_s: float
+    stall_share: float
+    splices: Mapping[Method, int]
+    splice_jump: float
+    splice_jump_worst: float
+    refused: Mapping[Refusal, int]
+    limit_activity_J: F64
+    tracking_error_J: F64
+    gate_interventions: int
+    ticks: int
+    missed_ticks: int
+
+
+@dataclass(frozen=True)
+class LookAhead:
+    """A short trajectory from the last commanded motion (at `start_ns`, not included) along the plan and into a stop.
+
+    `time_s_N` is after `start_ns`, strictly increasing from one step on; the last velocity is exactly 0.
+    """
+
+    start_ns: int
+    time_s_N: F64
+    position_NJ: F64
+    velocity_NJ: F64
+    acceleration_NJ: F64

@@ -1,0 +1,237 @@
+"""Curves: joint position, velocity and acceleration as piecewise cubics of time, at rest at their end.
+
+Shapes: N samples, B pieces, J joints, K knots. An axis of length 3 is position, velocity, acceleration; one of length 4
+adds jerk, which is constant within a piece. A motion is one sample, [3, J].
+
+Edge table of `Curve.at(t)`, with t in seconds after the curve's own start:
+
+| t | result |
+|---|---|
+| before the start (t < 0) | the motion at the start: the curve says nothing about its past |
+| on a knot | the knot's position (interpolating joints), C2 through it |
+| between knots | the cubic of that piece: velocity and acceleration are its exact derivatives |
+| at or after the end | the last position, velocity 0, acceleration 0: never an extrapolation |
+| no knots | there is no curve: `through_knots` refuses; `Curve.hold` stands still where the robot is |
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.interpolate import BSpline, make_interp_spline
+
+from starry_ros.types import F64
+
+LEAST_PIECE_S = 1e-9
+"""Breakpoints closer than this are one: far below a control period, far above the rounding of a division."""
+
+
+def taylor(step_s: float | F64) -> F64:
+    """Matrix [..., 3, 4] that carries position, velocity, acceleration and jerk `step_s` seconds on."""
+    step = np.asarray(step_s, dtype=np.float64)
+    matrix = np.zeros((*step.shape, 3, 4))
+    matrix[..., 0, 0] = matrix[..., 1, 1] = matrix[..., 2, 2] = 1.0
+    matrix[..., 0, 1] = matrix[..., 1, 2] = matrix[..., 2, 3] = step
+    matrix[..., 0, 2] = matrix[..., 1, 3] = step * step / 2
+    matrix[..., 0, 3] = step * step * step / 6
+    return matrix
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Piece b holds from `time_s_B[b]` to the next start; the last piece is rest and never ends."""
+
+    time_s_B: F64
+    pieces_B4J: F64
+    _starts_s: list[float] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_starts_s", self.time_s_B.tolist())
+
+    @staticmethod
+    def hold(position_J: F64) -> Curve:
+        """Stand still."""
+        pieces = np.zeros((1, 4, len(position_J)))
+        pieces[0, 0] = position_J
+        return Curve(np.zeros(1), pieces)
+
+    @staticmethod
+    def from_motions(time_s_B: F64, motion_B3J: F64) -> Curve:
+        """Pieces between motions whose acceleration is linear in between; the last motion becomes rest."""
+        pieces = np.zeros((len(time_s_B), 4, motion_B3J.shape[2]))
+        pieces[:, :3] = motion_B3J
+        pieces[-1, 1:] = 0.0
+        pieces[:-1, 3] = np.diff(motion_B3J[:, 2], axis=0) / np.diff(time_s_B)[:, None]
+        return Curve(time_s_B, pieces)
+
+    @property
+    def duration_s(self) -> float:
+        """When rest begins."""
+        return self._starts_s[-1]
+
+    def at(self, t_s: float) -> F64:
+        """Motion [3, J] at one time; see the edge table."""
+        t_s = max(0.0, t_s)
+        piece = bisect_right(self._starts_s, t_s) - 1
+        d = t_s - self._starts_s[piece]
+        step = np.array(((1.0, d, d * d / 2, d * d * d / 6), (0.0, 1.0, d, d * d / 2), (0.0, 0.0, 1.0, d)))
+        motion: F64 = step @ self.pieces_B4J[piece]
+        return motion
+
+    def sample(self, t_s_N: F64) -> F64:
+        """Motions [N, 3, J] at many times."""
+        t_s_N = np.maximum(t_s_N, 0.0)
+        piece_N = np.searchsorted(self.time_s_B, t_s_N, side="right") - 1
+        motion: F64 = taylor(t_s_N - self.time_s_B[piece_N]) @ self.pieces_B4J[piece_N]
+        return motion
+
+    def resampled(self, t_s_B: F64) -> F64:
+        """Motion and jerk [B, 4, J] at piece starts that include this curve's own (none is lost by rounding)."""
+        piece_B = np.searchsorted(self.time_s_B, t_s_B + LEAST_PIECE_S, side="right") - 1
+        pieces = np.empty((len(t_s_B), 4, self.pieces_B4J.shape[2]))
+        pieces[:, :3] = taylor(np.maximum(t_s_B - self.time_s_B[piece_B], 0.0)) @ self.pieces_B4J[piece_B]
+        pieces[:, 3] = self.pieces_B4J[piece_B, 3]
+        return pieces
+
+    def cut(self, from_s: float) -> Curve:
+        """The rest of the curve from `from_s` on, with that moment as its start."""
+        from_s = max(from_s, 0.0)
+        later = self.time_s_B[self.time_s_B > from_s + LEAST_PIECE_S]
+        times = np.concatenate(([from_s], later))
+        return Curve(times - from_s, self.resampled(times))
+
+    def then(self, at_s: float, following: Curve) -> Curve:
+        """This curve until `at_s`, then `following`, which must begin with this curve's motion there."""
+        if at_s <= LEAST_PIECE_S:
+            return following
+        keep = self.time_s_B < at_s - LEAST_PIECE_S
+        times = np.concatenate((self.time_s_B[keep], following.time_s_B + at_s))
+        return Curve(times, np.concatenate((self.pieces_B4J[keep], following.pieces_B4J)))
+
+    def plus(self, offset: Curve) -> Curve:
+        """Sum of two curves, at rest when both are."""
+        times = merge_times((self.time_s_B, offset.time_s_B))
+        return Curve(times, self.resampled(times) + offset.resampled(times))
+
+    def slowed(self, factor: float) -> Curve:
+        """The same path in `factor` times the time."""
+        scale_41 = factor ** -np.arange(4.0)[:, None]
+        return Curve(self.time_s_B * factor, self.pieces_B4J * scale_41)
+
+    def starting_from(self, motion_3J: F64) -> Curve:
+        """The same curve with its first motion replaced by an equal one, so that rounding leaves no seam."""
+        pieces = self.pieces_B4J.copy()
+        pieces[0, :3] = motion_3J
+        return Curve(self.time_s_B, pieces)
+
+
+def merge_times(times: Sequence[F64]) -> F64:
+    """Sorted union of breakpoints; those closer together than LEAST_PIECE_S become one."""
+    merged = np.unique(np.concatenate(times))
+    return merged[np.concatenate(([True], np.diff(merged) > LEAST_PIECE_S))]
+
+
+def stack(curves: Sequence[Curve], columns: Sequence[Sequence[int]]) -> Curve:
+    """One curve of all joints from curves of disjoint groups of joints."""
+    times = merge_times([curve.time_s_B for curve in curves])
+    pieces = np.zeros((len(times), 4, sum(len(group) for group in columns)))
+    for curve, group in zip(curves, columns, strict=True):
+        pieces[:, :, list(group)] = curve.resampled(times)
+    return Curve(times, pieces)
+
+
+def through_knots(
+    time_s_K: F64, position_KJ: F64, lower_J: F64, upper_J: F64, *, from_rest: bool = False
+) -> Curve:
+    """C2 cubic spline through knots, at rest at the last one; time 0 of the curve is the first knot.
+
+    A free breakpoint inside the last interval lets velocity and acceleration both be 0 at the end; with
+    `from_rest` the first interval has one too, otherwise the start is not-a-knot. A joint whose interpolating spline
+    would leave [lower, upper] gets the Schoenberg spline of the same knots: C2, and never outside the knots' own range.
+    """
+    if len(time_s_K) == 0:
+        raise ValueError("a curve needs at least one knot")
+    time_s_K, position_KJ = _enough(time_s_K, position_KJ, 2 if from_rest else 3)
+    first, last = time_s_K[0], time_s_K[-1]
+    begin = [time_s_K[0] + (time_s_K[1] - time_s_K[0]) / 3] if from_rest else []
+    end = [time_s_K[-1] - (time_s_K[-1] - time_s_K[-2]) / 3]
+    knots = np.concatenate(([first] * 4, begin, time_s_K[1 if from_rest else 2 : -1], end, [last] * 4))
+    zero = np.zeros(position_KJ.shape[1])
+    rest = [(1, zero), (2, zero)]
+    spline = make_interp_spline(time_s_K, position_KJ, 3, t=knots, bc_type=(rest if from_rest else None, rest))
+    breaks = np.unique(knots)
+    curve = _from_spline(spline, breaks)
+    low, high = position_range(curve)
+    outside = (low < lower_J - _TOUCH) | (high > upper_J + _TOUCH)
+    if not outside.any():
+        return curve
+    coefficients = spline.c.copy()
+    coefficients[:, outside] = _schoenberg(knots, time_s_K, position_KJ[:, outside], from_rest)
+    return _from_spline(BSpline(knots, coefficients, 3), breaks)
+
+
+_TOUCH = 1e-9
+"""A spline that touches a limit within rounding does not leave it."""
+
+
+def _enough(time_s_K: F64, position_KJ: F64, needed: int) -> tuple[F64, F64]:
+    """Repeat the last knot until a cubic is determined: standing still is what is known after the end."""
+    missing = needed - len(time_s_K)
+    if missing <= 0:
+        return time_s_K, position_KJ
+    step = time_s_K[-1] - time_s_K[-2] if len(time_s_K) > 1 else 0.1
+    extra = time_s_K[-1] + step * np.arange(1, missing + 1)
+    still = np.repeat(position_KJ[-1:], missing, axis=0)
+    return np.concatenate((time_s_K, extra)), np.concatenate((position_KJ, still))
+
+
+def _from_spline(spline: BSpline, breaks: F64) -> Curve:
+    motions = np.stack([spline(breaks, order) for order in range(3)], axis=1)
+    return Curve.from_motions(breaks - breaks[0], motions)
+
+
+def _schoenberg(knots: F64, time_s_K: F64, position_KJ: F64, from_rest: bool) -> F64:
+    """Coefficients of the variation-diminishing spline: the polygon of the knots at the Greville abscissae.
+
+    Three equal coefficients at an end make velocity and acceleration 0 there (de Boor, A Practical Guide to Splines).
+    """
+    greville = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
+    coefficients = np.stack([np.interp(greville, time_s_K, column) for column in position_KJ.T], axis=1)
+    coefficients[-3:] = position_KJ[-1]
+    if from_rest:
+        coefficients[:3] = position_KJ[0]
+    return coefficients
+
+
+def position_range(curve: Curve) -> tuple[F64, F64]:
+    """Exact least and greatest position [J] of a curve: at piece starts and where the velocity is 0 inside a piece."""
+    position, velocity, acceleration, jerk = (curve.pieces_B4J[:-1, row] for row in range(4))
+    length_B1 = np.diff(curve.time_s_B)[:, None]
+    low, high = curve.pieces_B4J[:, 0].min(axis=0), curve.pieces_B4J[:, 0].max(axis=0)
+    root = np.sqrt(np.maximum(acceleration**2 - 2 * jerk * velocity, 0.0))
+    half = -(acceleration + np.copysign(root, acceleration))
+    for top, bottom in ((half, jerk), (2 * velocity, half)):
+        t = _inside(top, bottom, length_B1)
+        turning = position + t * (velocity + t * (acceleration / 2 + t * jerk / 6))
+        if len(turning):
+            low, high = np.minimum(low, turning.min(axis=0)), np.maximum(high, turning.max(axis=0))
+    return low, high
+
+
+def peak_velocity(curve: Curve) -> F64:
+    """Exact greatest speed of every piece [B - 1, J]: at its ends and where the acceleration is 0."""
+    _, velocity, acceleration, jerk = (curve.pieces_B4J[:-1, row] for row in range(4))
+    t = _inside(-acceleration, jerk, np.diff(curve.time_s_B)[:, None])
+    inside = np.abs(velocity + t * (acceleration + t * jerk / 2))
+    ends = np.abs(curve.pieces_B4J[:, 1])
+    return np.maximum(inside, np.maximum(ends[:-1], ends[1:]))
+
+
+def _inside(top: F64, bottom: F64, length: F64) -> F64:
+    """top / bottom where that lies in [0, length], else 0."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        t = top / bottom
+    return np.where((t > 0) & (t < length), t, 0.0)
