@@ -119,7 +119,7 @@ def test_nearest_neighbour_of_a_reworded_sentence_has_its_meaning(encoder: MiniL
 
 @pytest.mark.parametrize(
     "bad",
-    ["", "   ", "\u200b", "put\x00it", "put it\non the pad", "put \ud800 it", "\ue000", "x" * 401, "go " * 30, b"put", None],
+    ["", "   ", "\u200b", "put\x00it", "put it\non the pad", "put \ud800 it", "\ue000", "x" * 401, "go " * 30, b"x", 3],
 )
 def test_unusable_sentences_are_refused_with_a_clear_message(encoder: MiniLmEncoder, bad: object) -> None:
     with pytest.raises(InputError, match="instruction: ") as caught:
