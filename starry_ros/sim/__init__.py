@@ -1,0 +1,1 @@
+"""The simulated robot: a MuJoCo cell, its tasks and scripted experts."""

@@ -1,0 +1,249 @@
+"""The simulated bimanual cell: physics, cameras and contacts behind one class.
+
+One thread owns a Cell: the OpenGL context belongs to the thread that renders first.
+Shapes: J = joints in contract order (rad, grippers as half opening in m), H W C = image. World frame: table top z = 0,
+x forward, y to the left, metres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from starry_ros.errors import ContractError, InputError, RuntimeUnavailable
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.backend import mujoco
+from starry_ros.types import F64, U8, CameraModel, RobotState
+
+ASSET_DIR = Path(__file__).parent / "assets"
+COLOURS = ("red", "green", "blue")
+BLOCK_HALF_M = 0.02
+PAD_HALF_M = 0.05
+PAD_TOP_M = 0.003
+
+
+@dataclass(frozen=True)
+class BlockPose:
+    """Where a block lies on the table."""
+
+    x_m: float
+    y_m: float
+    yaw_rad: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the objects lie at the start of an episode."""
+
+    blocks: Mapping[str, BlockPose]
+    pad_x_m: float
+    pad_y_m: float
+
+
+@dataclass(frozen=True)
+class Contact:
+    """One contact point: the two geoms, the world position [3] and the normal force."""
+
+    first: str
+    second: str
+    point_m: F64
+    force_n: float
+
+
+class Cell:
+    """Two arms, three blocks and a pad in MuJoCo, driven by joint position targets."""
+
+    def __init__(self, spec: RobotSpec, model_path: Path = ASSET_DIR / "cell.xml") -> None:
+        self.spec = spec
+        self.model = mujoco.MjModel.from_xml_path(str(model_path))
+        if self.model.stat.extent != 1.0:
+            extent = self.model.stat.extent
+            raise ContractError(str(model_path), "statistic extent is not pinned", got=extent, expected=1)
+        self.data = mujoco.MjData(self.model)
+        self._qpos_J, self._qvel_J, self._ctrl_J = self._addresses()
+        self._mirror_qpos = {
+            i: int(self.model.joint(f"{spec.joint_names[i]}_mirror").qposadr[0]) for i in spec.gripper_indices
+        }
+        self._geom_names = [self.model.geom(i).name for i in range(self.model.ngeom)]
+        self._finger_pads = {
+            arm.name: (self.model.geom(f"{arm.name}_pad").id, self.model.geom(f"{arm.name}_pad_mirror").id)
+            for arm in spec.arms
+        }
+        self._blocks = {colour: self.model.geom(colour).id for colour in COLOURS}
+        self._block_qpos = {colour: int(self.model.joint(colour).qposadr[0]) for colour in COLOURS}
+        self._block_qvel = {colour: int(self.model.joint(colour).dofadr[0]) for colour in COLOURS}
+        self._renderer: mujoco.Renderer | None = None
+
+    def _addresses(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        try:
+            joints = [self.model.joint(name) for name in self.spec.joint_names]
+            actuators = [self.model.actuator(name).id for name in self.spec.joint_names]
+        except KeyError as error:
+            raise ContractError(
+                self.spec.name, "the cell lacks a joint of the contract", got=str(error),
+                fix="name MJCF joints and actuators as in the robot contract",
+            ) from error
+        qpos = np.array([joint.qposadr[0] for joint in joints])
+        return qpos, np.array([joint.dofadr[0] for joint in joints]), np.array(actuators)
+
+    def reset(self, layout: Layout, start_J: F64 | None = None) -> None:
+        """Lay out the objects and put the arms at `start_J` (default: home), at rest, at time 0."""
+        mujoco.mj_resetData(self.model, self.data)
+        start = self.spec.limit("home") if start_J is None else self._checked(start_J)
+        self.data.qpos[self._qpos_J] = start
+        for i, address in self._mirror_qpos.items():
+            self.data.qpos[address] = start[i]
+        self.data.ctrl[self._ctrl_J] = start
+        for colour, pose in layout.blocks.items():
+            address, half = self._block_qpos[colour], pose.yaw_rad / 2
+            self.data.qpos[address : address + 3] = (pose.x_m, pose.y_m, BLOCK_HALF_M)
+            self.data.qpos[address + 3 : address + 7] = (math.cos(half), 0.0, 0.0, math.sin(half))
+        self.data.mocap_pos[0] = (layout.pad_x_m, layout.pad_y_m, PAD_TOP_M / 2)
+        mujoco.mj_forward(self.model, self.data)
+
+    def _checked(self, position_J: F64) -> F64:
+        position = np.asarray(position_J, dtype=np.float64)
+        if position.shape != (len(self.spec.joints),) or not np.isfinite(position).all():
+            raise InputError(
+                "cell", "bad joint positions", got=position.tolist(), expected=f"{len(self.spec.joints)} finite numbers"
+            )
+        return np.clip(position, self.spec.limit("lower"), self.spec.limit("upper"))
+
+    def apply(self, position_J: F64) -> None:
+        """Set the position targets of all joints, held to the joint limits."""
+        self.data.ctrl[self._ctrl_J] = self._checked(position_J)
+
+    def advance(self, duration_s: float) -> None:
+        """Run physics for `duration_s`, rounded to whole steps, and bring poses and contacts up to date."""
+        mujoco.mj_step(self.model, self.data, nstep=max(1, round(duration_s / self.model.opt.timestep)))
+        mujoco.mj_forward(self.model, self.data)
+
+    @property
+    def sim_time_s(self) -> float:
+        """Simulated seconds since the reset."""
+        return float(self.data.time)
+
+    @property
+    def command_J(self) -> F64:  # noqa: N802
+        """The position targets in force."""
+        return np.array(self.data.ctrl[self._ctrl_J])
+
+    def state(self, now_ns: int) -> RobotState:
+        """Measured joints, stamped `now_ns`. A closed empty jaw reads about 0, a jaw on a block about 0.02."""
+        return RobotState(now_ns, self.data.qpos[self._qpos_J].copy(), self.data.qvel[self._qvel_J].copy())
+
+    def block_position(self, colour: str) -> F64:
+        """World position [3] of a block's centre."""
+        return np.array(self.data.body(colour).xpos)
+
+    def block_rotation(self, colour: str) -> F64:
+        """World rotation [3, 3] of a block."""
+        return np.array(self.data.body(colour).xmat).reshape(3, 3)
+
+    def block_speed(self, colour: str) -> float:
+        """Speed of a block's centre in m/s."""
+        address = self._block_qvel[colour]
+        return float(np.linalg.norm(self.data.qvel[address : address + 3]))
+
+    def push_block(self, colour: str, vx_m_s: float, vy_m_s: float) -> None:
+        """Give a block a horizontal velocity, as a nudge from outside would."""
+        address = self._block_qvel[colour]
+        self.data.qvel[address : address + 2] = (vx_m_s, vy_m_s)
+
+    @property
+    def pad_position(self) -> F64:
+        """World position [3] of the centre of the pad's top."""
+        return np.array([*self.data.mocap_pos[0][:2], PAD_TOP_M])
+
+    def pinch_position(self, arm: str) -> F64:
+        """World position [3] of the point between the finger pads of `arm`."""
+        return np.array(self.data.site(f"{arm}_pinch").xpos)
+
+    def contacts(self) -> tuple[Contact, ...]:
+        """All contacts of this instant with a normal force."""
+        return tuple(self._contact(i) for i in range(self.data.ncon))
+
+    def contacts_between(self, first: str, second: str) -> tuple[Contact, ...]:
+        """Contacts between two geoms, given by name."""
+        wanted = {self.model.geom(first).id, self.model.geom(second).id}
+        pairs = self.data.contact.geom[: self.data.ncon]
+        return tuple(self._contact(i) for i, pair in enumerate(pairs) if set(pair.tolist()) == wanted)
+
+    def _contact(self, index: int) -> Contact:
+        wrench = np.zeros(6)
+        mujoco.mj_contactForce(self.model, self.data, index, wrench)
+        contact = self.data.contact[index]
+        first, second = (self._geom_names[int(geom)] for geom in contact.geom)
+        return Contact(first, second, contact.pos.copy(), float(wrench[0]))
+
+    def touched(self, colour: str) -> bool:
+        """Whether any part of either hand touches the block."""
+        block = self._blocks[colour]
+        for pair in self.data.contact.geom[: self.data.ncon]:
+            if block in pair:
+                other = self._geom_names[int(pair[0] + pair[1] - block)]
+                if other.startswith(tuple(f"{arm.name}_" for arm in self.spec.arms)):
+                    return True
+        return False
+
+    def held(self, arm: str) -> str | None:
+        """Colour of the block that both finger pads of `arm` press on while the jaw is told to close, else None."""
+        first, second = self._finger_pads[arm]
+        if self.command_J[self.spec.arm_slice(arm)][-1] > 0.95 * BLOCK_HALF_M:
+            return None
+        pairs = {frozenset(pair.tolist()) for pair in self.data.contact.geom[: self.data.ncon]}
+        for colour, block in self._blocks.items():
+            if frozenset((first, block)) in pairs and frozenset((second, block)) in pairs:
+                return colour
+        return None
+
+    def render(self, camera: str) -> U8:
+        """RGB image [H, W, 3] of a camera at the size the contract states (320x240 for cameras outside it)."""
+        if self._renderer is None:
+            self._renderer = self._make_renderer()
+        self._renderer.update_scene(self.data, camera=camera)
+        image: U8 = self._renderer.render()
+        return image.copy()
+
+    def _make_renderer(self) -> mujoco.Renderer:
+        sizes = {(camera.height_px, camera.width_px) for camera in self.spec.cameras}
+        if len(sizes) != 1:
+            raise ContractError(self.spec.name, "the cell needs cameras of one size", got=sorted(sizes))
+        try:
+            renderer = mujoco.Renderer(self.model, *sizes.pop())
+        except Exception as error:
+            raise RuntimeUnavailable(
+                "renderer", f"no OpenGL context: {error}",
+                fix="install libegl1 (or libosmesa6 and set MUJOCO_GL=osmesa)",
+            ) from error
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            renderer.scene.flags[flag] = 0
+        return renderer
+
+    def camera_model(self, camera: str) -> CameraModel:
+        """Pinhole model of a camera at this instant, in the ROS optical frame, pixel centres at integers."""
+        spec = self.spec.camera(camera)
+        index = self.model.camera(camera).id
+        focal = 0.5 * spec.height_px / math.tan(math.radians(self.model.cam_fovy[index]) / 2)
+        pose = np.eye(4)
+        pose[:3, :3] = self.data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+        pose[:3, 3] = self.data.cam_xpos[index]
+        cx, cy = spec.width_px / 2 - 0.5, spec.height_px / 2 - 0.5
+        return CameraModel(camera, spec.width_px, spec.height_px, focal, focal, cx, cy, pose)
+
+    def first_hit(self, origin: F64, target: F64) -> tuple[str, float]:
+        """Name of the first geom on the ray from `origin` through `target`, and its distance in m (inf if none)."""
+        direction = (target - origin) / np.linalg.norm(target - origin)
+        geom = np.zeros(1, dtype=np.int32)
+        distance = mujoco.mj_ray(self.model, self.data, origin, direction, None, 1, -1, geom)
+        return (self._geom_names[int(geom[0])], float(distance)) if geom[0] >= 0 else ("", math.inf)
+
+    def close(self) -> None:
+        """Free the OpenGL context; call it in the thread that rendered."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

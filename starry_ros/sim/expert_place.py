@@ -1,0 +1,234 @@
+"""Scripted expert for `place_block_pad`: a reactive, memory-light policy in joint space.
+
+What to do next follows from the present state alone (commanded arm joints, jaw, block poses, which block is held), so
+the expert recovers from any disturbance without knowing of it. The height of the hand is a funnel of its horizontal
+error: wide apart it travels high, over the goal it comes down. `plan` rolls the same rule out kinematically from the
+present state; that roll-out is the training label.
+
+Shapes: A = 6 arm joints, J = joints in contract order, K = plan steps. Metres, radians, world frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, PAD_TOP_M, Cell
+from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.types import F64
+
+TICK_S = 0.02
+VELOCITY_RAD_S = 1.3
+GAIN_PER_S = 7.0
+JAW_M_S = 0.18
+OPEN_M, CLOSED_M = 0.04, 0.0
+GRASP_Z_M = 0.021
+TRAVEL_Z_M = 0.13
+REST_Z_M = BLOCK_HALF_M + PAD_TOP_M
+RISE_BAND_M = 0.04
+FUNNEL_ERROR_M = (0.006, 0.022, 0.07)
+PLACED_M = 0.042
+Stage = Literal["pick", "place", "done"]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the expert looks at: its own command, the measured jaw, and the objects."""
+
+    arm_A: F64
+    jaw_command_m: float
+    jaw_m: float
+    blocks: dict[str, tuple[F64, float]]
+    pad: F64
+    held: str | None
+
+
+@dataclass(frozen=True)
+class Motion:
+    """What the expert wants: arm joint velocity [A] and where the jaw should go."""
+
+    velocity_A: F64
+    jaw_goal_m: float
+
+
+def quarter_yaw(rotation: F64) -> float:
+    """Yaw of a cube folded into -45..45 degrees."""
+    yaw = math.atan2(rotation[1, 0], rotation[0, 0])
+    return (yaw + math.pi / 4) % (math.pi / 2) - math.pi / 4
+
+
+class PlaceExpert:
+    """Puts the named block on the pad with one arm; the other arm goes home and stays there."""
+
+    def __init__(self, cell: Cell, arm: str = "right") -> None:
+        self.arm = arm
+        self._slice = cell.spec.arm_slice(arm)
+        self._home_J = cell.spec.limit("home")
+        self._lower_J, self._upper_J = cell.spec.limit("lower"), cell.spec.limit("upper")
+        self._steps, self._step_s = cell.spec.action.chunk_steps, cell.spec.action.step_s
+        self.kinematics = ArmKinematics.from_model(cell.model, arm)
+
+    def look(self, cell: Cell) -> Scene:
+        """Read the cell's ground truth."""
+        command = cell.command_J[self._slice]
+        blocks = {c: (cell.block_position(c), quarter_yaw(cell.block_rotation(c))) for c in COLOURS}
+        jaw = float(cell.state(0).position_J[self._slice][-1])
+        return Scene(command[:-1], float(command[-1]), jaw, blocks, cell.pad_position, cell.held(self.arm))
+
+    def stage(self, scene: Scene, colour: str) -> Stage:
+        """`place` while the named block is held, `done` when it lies on the pad, else `pick`."""
+        if scene.held == colour:
+            return "place"
+        return "done" if self._placed(scene, colour) else "pick"
+
+    def command(self, cell: Cell, colour: str) -> F64:
+        """Position targets [J] for the next 20 ms."""
+        return self.follow(cell.command_J, self.motion(self.look(cell), colour))
+
+    def follow(self, command_J: F64, motion: Motion) -> F64:
+        """Targets [J] one tick after `command_J` under `motion`; the parked arm moves home."""
+        target = command_J + TICK_S * _limited(self._home_J - command_J)
+        target[self._slice][:-1] = command_J[self._slice][:-1] + TICK_S * motion.velocity_A
+        target[self._slice][-1] = _toward(command_J[self._slice][-1], motion.jaw_goal_m)
+        parked = [i for i in range(len(target)) if not self._slice.start <= i < self._slice.stop]
+        jaw = parked[-1]
+        target[jaw] = _toward(command_J[jaw], self._home_J[jaw])
+        return np.clip(target, self._lower_J, self._upper_J)
+
+    def plan(self, cell: Cell, colour: str) -> F64:
+        """The next positions [K, J], the first one step ahead, from a kinematic roll-out of the present state."""
+        scene, command = self.look(cell), cell.command_J
+        ticks = round(self._step_s / TICK_S)
+        steps = np.empty((self._steps, len(command)))
+        for k in range(self._steps):
+            for _ in range(ticks):
+                command = self.follow(command, self.motion(scene, colour))
+                scene = self.imagine(scene, command[self._slice])
+            steps[k] = command
+        return steps
+
+    def motion(self, scene: Scene, colour: str) -> Motion:
+        """The rule itself: present scene and named colour to motion."""
+        pinch = self.kinematics.pinch(scene.arm_A)
+        if scene.held is not None:
+            return self._carry(scene, scene.held, pinch, colour)
+        between = self.between(scene, pinch, 0.016)
+        letting_go = scene.jaw_command_m > 0.95 * BLOCK_HALF_M and scene.jaw_m < 0.030
+        if between is not None and letting_go and (between != colour or self._placed(scene, colour)):
+            return Motion(np.zeros_like(scene.arm_A), OPEN_M)
+        if self._placed(scene, colour):
+            return self._retreat(scene, pinch)
+        return self._approach(scene, pinch, colour)
+
+    def _approach(self, scene: Scene, pinch: F64, colour: str) -> Motion:
+        """Open, travel over the named block, come down the funnel, close."""
+        block, yaw = scene.blocks[colour]
+        closing = scene.jaw_command_m < 0.037
+        tolerance = 0.016 if closing else 0.0055
+        grasp_z = max(block[2], BLOCK_HALF_M) + GRASP_Z_M - BLOCK_HALF_M
+        error = float(np.hypot(*(block[:2] - pinch[:2])))
+        ready = error < tolerance and abs(pinch[2] - grasp_z) < max(tolerance, 0.008)
+        if ready:
+            return Motion(self._toward_point(scene, pinch, block[0], block[1], grasp_z, yaw), CLOSED_M)
+        floor = grasp_z if scene.jaw_command_m > 0.036 else max(grasp_z, 0.075)
+        height = max(floor, self._funnel(error, grasp_z))
+        return Motion(self._toward_point(scene, pinch, block[0], block[1], height, yaw), OPEN_M)
+
+    def _carry(self, scene: Scene, held: str, pinch: F64, colour: str) -> Motion:
+        """Bring the held block to the pad, or put a wrong one down on the nearest free spot, and let go."""
+        block, _ = scene.blocks[held]
+        spot = scene.pad[:2] if held == colour else self._free_spot(scene, block[:2])
+        rest_z = REST_Z_M if held == colour else BLOCK_HALF_M
+        error = float(np.hypot(*(spot - block[:2])))
+        if error < 0.012 and block[2] < rest_z + 0.007:
+            return Motion(np.zeros_like(scene.arm_A), OPEN_M)
+        offset = pinch - block
+        height = self._funnel(error, rest_z + 0.003) + offset[2]
+        x, y = spot + offset[:2]
+        return Motion(self._toward_point(scene, pinch, float(x), float(y), height, 0.0), CLOSED_M)
+
+    def _retreat(self, scene: Scene, pinch: F64) -> Motion:
+        """Straight up, then home, jaw open."""
+        up = float(np.clip((pinch[2] - 0.05) / 0.06, 0.0, 1.0))
+        if up >= 1.0:
+            return Motion(_limited(self._home_J[self._slice][:-1] - scene.arm_A), OPEN_M)
+        yaw = float(scene.arm_A[0] - scene.arm_A[5])
+        goal = self.kinematics.solve_down(float(pinch[0]), float(pinch[1]), TRAVEL_Z_M, yaw)
+        home = self._home_J[self._slice][:-1]
+        return Motion(_limited((1 - up) * goal + up * home - scene.arm_A), OPEN_M)
+
+    def _toward_point(self, scene: Scene, pinch: F64, x: float, y: float, z: float, yaw: float) -> F64:
+        """Joint velocity [A] toward a hand pose; rises in place first when the hand is below the funnel."""
+        share = float(np.clip(1.0 - (z - pinch[2]) / RISE_BAND_M, 0.0, 1.0))
+        here_yaw = float(scene.arm_A[0] - scene.arm_A[5])
+        goal = self.kinematics.solve_down(
+            pinch[0] + share * (x - pinch[0]), pinch[1] + share * (y - pinch[1]), z, here_yaw + share * (yaw - here_yaw)
+        )
+        return _limited(goal - scene.arm_A)
+
+    @staticmethod
+    def _funnel(error_m: float, lowest_m: float) -> float:
+        return float(np.interp(error_m, FUNNEL_ERROR_M, (lowest_m, max(lowest_m, 0.058), max(lowest_m, TRAVEL_Z_M))))
+
+    @staticmethod
+    def between(scene: Scene, pinch: F64, tolerance_m: float) -> str | None:
+        """Colour of the block whose centre is at the pinch point within `tolerance_m`, else None."""
+        for colour, (block, _) in scene.blocks.items():
+            if np.hypot(*(block[:2] - pinch[:2])) < tolerance_m and abs(block[2] - pinch[2]) < tolerance_m + 0.004:
+                return colour
+        return None
+
+    @staticmethod
+    def _placed(scene: Scene, colour: str) -> bool:
+        block, _ = scene.blocks[colour]
+        inside = float(np.abs(block[:2] - scene.pad[:2]).max()) < PLACED_M
+        return scene.held != colour and inside and bool(block[2] < REST_Z_M + 0.008)
+
+    @staticmethod
+    def _free_spot(scene: Scene, near: F64) -> F64:
+        """Table point [2] nearest to `near` that is clear of the pad and of the blocks on the table."""
+        others = [block[:2] for colour, (block, _) in scene.blocks.items() if colour != scene.held]
+        clear = [(scene.pad[:2], 0.085), *((other, 0.075) for other in others)]
+        rings = [near]
+        for radius in np.arange(0.01, 0.20, 0.01):
+            angles = np.arange(0.0, 2 * math.pi, math.pi / 12)
+            rings.extend(near + radius * np.column_stack([np.cos(angles), np.sin(angles)]))
+        for spot in rings:
+            on_table = -0.02 < spot[0] < 0.30 and -0.22 < spot[1] < 0.16
+            if on_table and all(np.hypot(*(spot - centre)) >= gap for centre, gap in clear):
+                return spot
+        return near
+
+    def imagine(self, scene: Scene, command: F64) -> Scene:
+        """The scene one tick on: the jaw stops at a block between the pads, a held block moves with the hand."""
+        before, after = self.kinematics.pinch(scene.arm_A), self.kinematics.pinch(command[:-1])
+        blocks = dict(scene.blocks)
+        between = self.between(scene, before, 0.018)
+        jaw = max(float(command[-1]), BLOCK_HALF_M) if between else float(command[-1])
+        closed = command[-1] < 0.95 * BLOCK_HALF_M
+        held = (scene.held or between) if closed else None
+        if held is not None:
+            block, yaw = blocks[held]
+            turn = float((command[0] - command[5]) - (scene.arm_A[0] - scene.arm_A[5]))
+            blocks[held] = (block + (after - before), yaw + turn)
+        elif scene.held is not None:
+            block, yaw = blocks[scene.held]
+            over_pad = float(np.abs(block[:2] - scene.pad[:2]).max()) < 0.06
+            blocks[scene.held] = (np.array([*block[:2], REST_Z_M if over_pad else BLOCK_HALF_M]), yaw)
+        return replace(
+            scene, arm_A=command[:-1].copy(), jaw_command_m=float(command[-1]), jaw_m=jaw, blocks=blocks, held=held
+        )
+
+
+def _limited(error_A: F64) -> F64:
+    """Velocity toward a joint goal: proportional, all joints scaled together to the velocity limit."""
+    velocity = GAIN_PER_S * error_A
+    return velocity * min(1.0, VELOCITY_RAD_S / max(float(np.abs(velocity).max()), 1e-9))
+
+
+def _toward(jaw_m: float, goal_m: float) -> float:
+    step = JAW_M_S * TICK_S
+    return float(jaw_m + np.clip(goal_m - jaw_m, -step, step))

@@ -1,0 +1,201 @@
+"""Make demonstrations of a task with the scripted expert: `generate` writes a folder of episodes and a meta.json.
+
+Every episode has its own seed, so the same call gives the same data; a broken run resumes with the missing episodes.
+Format of `episodes/000000.npz`: T frames at 10 Hz, J = 14 joints (contract order), K = 16 plan steps, E = 2 events,
+V = 3 views, F = 5; see `Recorder.arrays`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.canvas.pack import CanvasPacker
+from starry_ros.errors import ConfigError, DataError
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.sim.backend import mujoco
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.expert_place import TICK_S, PlaceExpert, Scene
+from starry_ros.sim.tasks import TASKS, TEMPLATES, PlaceCheck, draw_layout, episode_rng, sentence
+from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
+from starry_ros.training.disturb import KINDS, Disturber
+from starry_ros.types import Record
+
+FORMAT_VERSION = 1
+TICKS_PER_FRAME = 5
+LIMIT_S = 16.0
+ATTEMPTS = 8
+STAGES = ("pick", "place", "done")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One finished episode: number, kind, frames, frames with an empty closed jaw, failed attempts before it."""
+
+    episode: int
+    kind: str
+    frames: int
+    empty_closed: int
+    failed: int
+
+
+class Recorder:
+    """Records the frames of one episode."""
+
+    def __init__(self, cell: Cell, expert: PlaceExpert) -> None:
+        self._cell, self._expert = cell, expert
+        self._layout = t_pose_layout(cell.spec)
+        self._packer = CanvasPacker(self._layout)
+        self._rows: list[dict[str, Any]] = []
+        self._shots: list[Snapshot] = []
+        self._texts: list[str] = []
+        self.log = ContactLog(expert.arm)
+
+    def frame(self, scene: Scene, colour: str, text: str) -> None:
+        """Record images, joints, the expert's plan and task state of this instant."""
+        cell, cameras = self._cell, self._layout.cameras
+        stage = self._expert.stage(scene, colour)
+        state = cell.state(0)
+        if text not in self._texts:
+            self._texts.append(text)
+        self._shots.append(snapshot(cell, cameras, colour, stage))
+        self._rows.append({
+            "canvas_THWC": self._packer.pack_images({camera: cell.render(camera) for camera in cameras}),
+            "position_TJ": state.position_J.astype(np.float32),
+            "velocity_TJ": state.velocity_J.astype(np.float32),
+            "command_TJ": cell.command_J.astype(np.float32),
+            "plan_TKJ": self._expert.plan(cell, colour).astype(np.float32),
+            "stage_T": np.int8(STAGES.index(stage)),
+            "empty_closed_T": self._empty_closed(scene),
+            "time_s_T": np.float32(cell.sim_time_s),
+            "text_T": np.int32(self._texts.index(text)),
+        })
+
+    def _empty_closed(self, scene: Scene) -> bool:
+        """Whether the jaw is closed or closing with no block between the pads."""
+        between = self._expert.between(scene, self._cell.pinch_position(self._expert.arm), 0.02)
+        return scene.held is None and (scene.jaw_m < 0.015 or (scene.jaw_command_m < 0.02 and between is None))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The episode's arrays: rows stacked over T, sentences and value labels."""
+        stacked = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
+        return {**stacked, "events_TEVF": label(self._shots, self.log, self._layout), "texts": np.array(self._texts)}
+
+
+def record_episode(cell: Cell, seed: int, episode: int, attempt: int) -> tuple[dict[str, np.ndarray], str, bool]:
+    """Run and record one episode; returns its arrays, its kind and whether the task succeeded."""
+    rng = episode_rng("train", seed, episode, attempt)
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    colours = tuple(rng.permutation(["red", "green", "blue"]))
+    template, layout = int(rng.integers(len(TEMPLATES))), draw_layout(rng)
+    expert = PlaceExpert(cell)
+    disturber = Disturber(rng, kind, expert, str(colours[0]))
+    cell.reset(layout, disturber.start(cell.spec, layout))
+    recorder, check, done_s = Recorder(cell, expert), PlaceCheck(disturber.colour), float("inf")
+    tail_s = 2.0 if rng.random() < 0.3 else 0.8
+    tick = 0
+    while cell.sim_time_s < min(LIMIT_S, done_s + tail_s):
+        if disturber.colour != check.colour:
+            check, template = PlaceCheck(disturber.colour), int(rng.integers(len(TEMPLATES)))
+        scene = expert.look(cell)
+        if tick % TICKS_PER_FRAME == 0:
+            recorder.frame(scene, check.colour, sentence(check.colour, template))
+        wish = expert.follow(cell.command_J, expert.motion(scene, check.colour))
+        cell.apply(disturber.apply(cell, scene, wish))
+        cell.advance(TICK_S)
+        recorder.log.update(cell)
+        if check.update(cell):
+            done_s = min(done_s, cell.sim_time_s)
+        tick += 1
+    return recorder.arrays(), kind, bool(np.isfinite(done_s))
+
+
+_CELLS: dict[str, Cell] = {}
+"""The one cell of a worker process, by robot contract path."""
+
+
+def _work(robot: str, folder: str, seed: int, episode: int) -> Outcome:
+    """Record one episode, trying further seeds until the expert succeeds, and write it in one move."""
+    cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
+    for attempt in range(ATTEMPTS):
+        arrays, kind, success = record_episode(cell, seed, episode, attempt)
+        if success:
+            part = Path(folder) / f".{episode:06d}.npz"
+            np.savez(part, **arrays, kind=np.array(kind), failed=np.array(attempt))  # type: ignore[arg-type]
+            part.rename(Path(folder) / f"{episode:06d}.npz")
+            return Outcome(episode, kind, len(arrays["time_s_T"]), int(arrays["empty_closed_T"].sum()), attempt)
+    raise DataError(f"episode {episode}", f"the expert failed {ATTEMPTS} times in a row", fix="use another seed")
+
+
+def generate(out: Path, task: str, episodes: int, seed: int, robot: Path, workers: int = 1) -> Record:
+    """Write `episodes` demonstrations of `task` under `out` and return the contents of its meta.json.
+
+    Raises ConfigError on an unknown task, DataError if `out` holds data of another robot or seed.
+    """
+    if task not in TASKS:
+        raise ConfigError("generate", "unknown task", got=task, expected=list(TASKS))
+    spec, folder = load_robot_spec(robot), out / "episodes"
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(out, spec, task, seed)
+    missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
+    started = time.monotonic()
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures: list[Future[Outcome]] = [pool.submit(_work, str(robot), str(folder), seed, i) for i in missing]
+        for count, future in enumerate(as_completed(futures), 1):
+            _progress(count, len(missing), future.result(), time.monotonic() - started)
+    meta = _meta(out, spec, task, seed, episodes)
+    (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    return meta
+
+
+def _claim(out: Path, spec: RobotSpec, task: str, seed: int) -> None:
+    """Note what this folder is made from, or check that it is the same."""
+    claim = {"task": task, "seed": seed, "contract_hash": spec.content_hash, "format_version": FORMAT_VERSION}
+    path = out / "source.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found != claim:
+            raise DataError(str(out), "holds other data", got=found, expected=claim, fix="choose another folder")
+    path.write_text(json.dumps(claim) + "\n")
+
+
+def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> None:
+    left_s = elapsed_s / count * (total - count)
+    print(
+        f"{count}/{total} episode {outcome.episode} {outcome.kind} {outcome.frames} frames "
+        f"{outcome.empty_closed} empty-closed {outcome.failed} failed, {elapsed_s:.0f} s, {left_s:.0f} s left",
+        file=sys.stderr, flush=True,
+    )
+
+
+def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int) -> Record:
+    """Counts and hashes over the finished episodes."""
+    digest, kinds = hashlib.sha256(), Counter[str]()
+    frames = empty = failed = 0
+    for i in range(episodes):
+        path = out / "episodes" / f"{i:06d}.npz"
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with np.load(path) as data:
+            frames += len(data["time_s_T"])
+            empty += int(data["empty_closed_T"].sum())
+            failed += int(data["failed"])
+            kinds[str(data["kind"])] += 1
+    return {
+        "format_version": FORMAT_VERSION, "tasks": [task], "setting": "easy", "seed": seed,
+        "episodes": episodes, "frames": frames, "frame_hz": 1 / (TICK_S * TICKS_PER_FRAME),
+        "empty_closed_frames": empty, "failed_attempts": failed, "kinds": dict(kinds),
+        "robot": spec.name, "contract_hash": spec.content_hash, "joint_names": list(spec.joint_names),
+        "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
+        "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__},
+    }
