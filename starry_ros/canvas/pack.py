@@ -135,7 +135,7 @@ class _Slot:
     """One camera's place on the work canvas, and the buffers to shrink its image into it.
 
     Averaging over areas of even size is done by repeated halving, which OpenCV has vector code for: three to four
-    times as fast as one step, and within one grey level of it (each halving rounds once).
+    times as fast as one step. Each step rounds, by half a grey level at most.
     """
 
     def __init__(self, tile: Tile, work_HWC: U8) -> None:

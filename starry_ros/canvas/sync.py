@@ -1,0 +1,281 @@
+"""Which frames belong together: a synchroniser with a bound on the spread of stamps and on age.
+
+The set handed out is the one whose oldest stamp is newest; among those, the tightest. Each camera keeps its newest few
+frames, so cameras with different delays still meet. A camera without a frame younger than `max_age_s` is left out of
+the set (its tile becomes invalid); it does not hold the others up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from starry_ros.errors import ConfigError, InputError
+from starry_ros.timing import nanoseconds
+from starry_ros.types import U8, CameraFrame, FrameSet
+
+SAMPLE_PX = 16
+
+
+class Drop(str, Enum):
+    """Why a frame was not taken."""
+
+    DUPLICATE = "duplicate"
+    OUT_OF_ORDER = "out_of_order"
+    FUTURE = "future"
+    STALE = "stale"
+
+
+class CameraState(str, Enum):
+    """What a camera is doing. SAME_IMAGE is a suspicion: stamps advance, pixels do not."""
+
+    OK = "ok"
+    SAME_IMAGE = "same_image"
+    NEVER_SEEN = "never_seen"
+    SILENT = "silent"
+    FROZEN = "frozen"
+    LATE = "late"
+
+
+class Outcome(str, Enum):
+    """What the last `newest` found."""
+
+    NEW = "new"
+    SAME = "same"
+    NO_CAMERA = "no_camera"
+    SKEW = "skew"
+
+
+@dataclass(frozen=True)
+class CameraCounters:
+    """Frames by fate since construction."""
+
+    accepted: int
+    duplicate: int
+    out_of_order: int
+    future: int
+    stale: int
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were not taken, for any reason."""
+        return self.duplicate + self.out_of_order + self.future + self.stale
+
+
+@dataclass(frozen=True)
+class CameraHealth:
+    """One camera now: `age_ns` of its newest stamp, `quiet_ns` since anything arrived; None before the first frame."""
+
+    camera: str
+    state: CameraState
+    age_ns: int | None
+    quiet_ns: int | None
+    identical_in_a_row: int
+    counters: CameraCounters
+
+
+@dataclass(frozen=True)
+class SyncStatus:
+    """All cameras, sets handed out, backward clock jumps survived, and what the last look found."""
+
+    cameras: tuple[CameraHealth, ...]
+    sets: int
+    resets: int
+    outcome: Outcome
+
+
+class FrameSync:
+    """Collects frames, hands out sets. Not thread safe; a push and a look each cost O(cameras).
+
+    `max_skew_s` bounds the spread of stamps in a set, `max_age_s` the age of its frames, `max_future_s` how far a stamp
+    may run ahead of the local clock. `depth` frames are kept a camera. A camera is suspected after `suspect_after`
+    byte-identical images in a row.
+    """
+
+    def __init__(
+        self, cameras: Sequence[str], max_skew_s: float, max_age_s: float, *, max_future_s: float = 0.02,
+        depth: int = 8, suspect_after: int = 30,
+    ) -> None:
+        _check(cameras, {"max_skew_s": max_skew_s, "max_age_s": max_age_s, "max_future_s": max_future_s}, depth)
+        self._max_skew_ns, self._max_age_ns = nanoseconds(max_skew_s), nanoseconds(max_age_s)
+        self._max_future_ns = nanoseconds(max_future_s)
+        self._suspect_after = suspect_after
+        self._tracks = {camera: _Track(depth) for camera in cameras}
+        self._now_ns: int | None = None
+        self._last: FrameSet | None = None
+        self._sets = self._resets = 0
+        self._outcome = Outcome.NO_CAMERA
+
+    def push(self, frame: CameraFrame) -> Drop | None:
+        """Take a frame; its `received_ns` is now. Returns why it was dropped, None if taken.
+
+        Raises InputError if the camera is not one of this synchroniser's.
+        """
+        track = self._tracks.get(frame.camera)
+        if track is None:
+            raise InputError("sync", f"unknown camera {frame.camera!r}", expected=list(self._tracks))
+        self._move_to(frame.received_ns)
+        track.received_ns = frame.received_ns
+        drop = self._refuse(track, frame)
+        if drop is None:
+            track.add(frame)
+        else:
+            track.drops[drop] += 1
+        track.last_drop = drop
+        return drop
+
+    def newest(self, now_ns: int, *, again: bool = False) -> FrameSet | None:
+        """The newest set, or None if there is none or it was handed out before; with `again` that one is repeated."""
+        self._move_to(now_ns)
+        found = self._find(now_ns)
+        if found is not None:
+            self._last, self._outcome = found, Outcome.NEW
+            self._sets += 1
+            return found
+        if again and self._last is not None and now_ns - self._last.stamp_ns <= self._max_age_ns:
+            return self._last
+        return None
+
+    def status(self, now_ns: int) -> SyncStatus:
+        """Health and counters of every camera."""
+        cameras = tuple(self._health(camera, track, now_ns) for camera, track in self._tracks.items())
+        return SyncStatus(cameras, self._sets, self._resets, self._outcome)
+
+    def reset(self) -> None:
+        """Forget all frames; counters stay."""
+        for track in self._tracks.values():
+            track.forget()
+        self._last = None
+
+    def _move_to(self, now_ns: int) -> None:
+        """Notice a clock that jumped backward: every stored stamp would lie in the future."""
+        if self._now_ns is not None and now_ns < self._now_ns - self._max_future_ns:
+            self.reset()
+            self._resets += 1
+            self._now_ns = now_ns
+        self._now_ns = now_ns if self._now_ns is None else max(self._now_ns, now_ns)
+
+    def _refuse(self, track: _Track, frame: CameraFrame) -> Drop | None:
+        age_ns = frame.received_ns - frame.stamp_ns
+        if age_ns < -self._max_future_ns:
+            return Drop.FUTURE
+        if track.frames and frame.stamp_ns == track.frames[-1].stamp_ns:
+            return Drop.DUPLICATE
+        if age_ns > self._max_age_ns:
+            return Drop.STALE
+        if track.frames and frame.stamp_ns < track.frames[-1].stamp_ns:
+            return Drop.OUT_OF_ORDER
+        return None
+
+    def _find(self, now_ns: int) -> FrameSet | None:
+        """A set that is newer than the last one handed out; otherwise None and the reason in `_outcome`."""
+        oldest_ns = now_ns - self._max_age_ns
+        live = {camera: track.frames for camera, track in self._tracks.items() if track.newer_than(oldest_ns)}
+        if not live:
+            self._outcome = Outcome.NO_CAMERA
+            return None
+        stamp_ns = self._newest_start(list(live.values()), oldest_ns)
+        if stamp_ns is None:
+            self._outcome = Outcome.SKEW
+            return None
+        frames = {camera: next(f for f in kept if f.stamp_ns >= stamp_ns) for camera, kept in live.items()}
+        if self._last is not None and (stamp_ns < self._last.stamp_ns or _same(frames, self._last)):
+            self._outcome = Outcome.SAME
+            return None
+        return FrameSet(stamp_ns, max(f.stamp_ns for f in frames.values()) - stamp_ns, frames)
+
+    def _newest_start(self, kept: list[deque[CameraFrame]], oldest_ns: int) -> int | None:
+        """Largest t such that every camera has a stamp in [t, t + skew]; None if that lies before `oldest_ns`.
+
+        A camera whose newest stamp <= t + skew lies before t has nothing in the window, so t can only be lower: at most
+        that stamp. Each correction steps one camera back, so the loop ends after cameras x depth corrections.
+        """
+        start_ns = min(frames[-1].stamp_ns for frames in kept)
+        settled = False
+        while not settled:
+            settled = True
+            for frames in kept:
+                limit_ns = start_ns + self._max_skew_ns
+                stamp_ns = next((f.stamp_ns for f in reversed(frames) if f.stamp_ns <= limit_ns), None)
+                if stamp_ns is None or stamp_ns < oldest_ns:
+                    return None
+                if stamp_ns < start_ns:
+                    start_ns, settled = stamp_ns, False
+        return start_ns
+
+    def _health(self, camera: str, track: _Track, now_ns: int) -> CameraHealth:
+        age_ns = now_ns - track.frames[-1].stamp_ns if track.frames else None
+        quiet_ns = None if track.received_ns is None else now_ns - track.received_ns
+        state = self._state(track, age_ns, quiet_ns)
+        return CameraHealth(camera, state, age_ns, quiet_ns, track.identical, track.counters())
+
+    def _state(self, track: _Track, age_ns: int | None, quiet_ns: int | None) -> CameraState:
+        if quiet_ns is None:
+            return CameraState.NEVER_SEEN
+        if quiet_ns > self._max_age_ns:
+            return CameraState.SILENT
+        if age_ns is None or age_ns > self._max_age_ns:
+            return CameraState.FROZEN if track.last_drop is Drop.DUPLICATE else CameraState.LATE
+        return CameraState.SAME_IMAGE if track.identical >= self._suspect_after else CameraState.OK
+
+
+class _Track:
+    """One camera's newest frames (oldest first) and what became of the others."""
+
+    def __init__(self, depth: int) -> None:
+        self.frames: deque[CameraFrame] = deque(maxlen=depth)
+        self.received_ns: int | None = None
+        self.last_drop: Drop | None = None
+        self.drops = dict.fromkeys(Drop, 0)
+        self.accepted = 0
+        self.identical = 0
+
+    def newer_than(self, oldest_ns: int) -> bool:
+        """Whether the newest frame is at least as new as `oldest_ns`."""
+        return bool(self.frames) and self.frames[-1].stamp_ns >= oldest_ns
+
+    def add(self, frame: CameraFrame) -> None:
+        """Keep a frame; the oldest falls out when full."""
+        same = bool(self.frames) and _identical(frame.image_HWC, self.frames[-1].image_HWC)
+        self.identical = self.identical + 1 if same else 0
+        self.frames.append(frame)
+        self.accepted += 1
+
+    def forget(self) -> None:
+        """Drop all frames; counters stay."""
+        self.frames.clear()
+        self.received_ns = None
+        self.identical = 0
+
+    def counters(self) -> CameraCounters:
+        """Frames by fate."""
+        return CameraCounters(self.accepted, **{drop.value: count for drop, count in self.drops.items()})
+
+
+def _identical(a_HWC: U8, b_HWC: U8) -> bool:
+    """Byte equality; a sparse sample settles nearly every case, and contiguous memory order the rest quickly."""
+    sparse = np.s_[::SAMPLE_PX, ::SAMPLE_PX]
+    if a_HWC.shape != b_HWC.shape or not np.array_equal(a_HWC[sparse], b_HWC[sparse]):
+        return False
+    if a_HWC.strides[-1] < 0 and b_HWC.strides[-1] < 0:
+        a_HWC, b_HWC = a_HWC[..., ::-1], b_HWC[..., ::-1]
+    return bool(np.array_equal(a_HWC, b_HWC))
+
+
+def _same(frames: Mapping[str, CameraFrame], last: FrameSet) -> bool:
+    return frames.keys() == last.frames.keys() and all(frames[c].stamp_ns == last.frames[c].stamp_ns for c in frames)
+
+
+def _check(cameras: Sequence[str], durations_s: Mapping[str, float], depth: int) -> None:
+    if not cameras or len(set(cameras)) != len(cameras):
+        raise ConfigError("sync", "cameras are empty or not unique", got=list(cameras))
+    for name, value in durations_s.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"sync: {name}", "is not a duration", got=value, expected="seconds, >= 0")
+    if depth < 1:
+        raise ConfigError("sync: depth", "is too small", got=depth, expected=">= 1")
