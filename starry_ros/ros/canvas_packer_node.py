@@ -97,7 +97,7 @@ class CanvasPackerNode(StarryNode):
 
     def _health(self) -> Health:
         status = self._sync.status(self._edge.now_ns())
-        values: dict[str, object] = {"canvases": self._published, "clock_jumps": status.resets, "skew": status.outcome}
+        values: dict[str, object] = {"canvases": self._published, "clock_jumps": status.resets, "skew": status.outcome.value}
         for health in status.cameras:
             values |= self._camera_values(health)
         bad = [f"{health.camera}: {self._why(health)}" for health in status.cameras if health.state != CameraState.OK]

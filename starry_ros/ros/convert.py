@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from builtin_interfaces.msg import Duration as DurationMsg
@@ -21,11 +21,13 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from starry_ros import msg as messages
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.canvas.pack import decode_compressed, decode_image
+from starry_ros.control.status import ExecutorStatus
 from starry_ros.errors import InputError
 from starry_ros.robot_spec import ArmSpec, RobotSpec
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryPoint
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import (
+    F64,
     U8,
     ActionChunk,
     CameraFrame,
@@ -178,18 +180,20 @@ def state_message(spec: RobotSpec, state: RobotState, clock: EdgeClock) -> Joint
 
 
 def trajectory_message(
-    spec: RobotSpec, arm: ArmSpec, start: TimeMsg, times_ns: Sequence[int], points_K3J: np.ndarray
+    spec: RobotSpec, arm: ArmSpec, clock: EdgeClock, start_ns: int | None, time_s_K: F64, points_K3J: F64
 ) -> JointTrajectory:
-    """One arm's part of a plan: position, velocity and acceleration [K, 3, J] at `times_ns` from the start."""
+    """One arm's part of positions, velocities and accelerations [K, 3, J] at times after `start_ns` (None: on arrival)."""
     part = spec.arm_slice(arm.name)
     signed = points_K3J[:, :, part] * spec.limit("sign")[part]
+    start = TimeMsg() if start_ns is None else clock.stamp(start_ns)
     return JointTrajectory(
         header=Header(stamp=start), joint_names=[joint.name for joint in arm.joints],
         points=[
             JointTrajectoryPoint(
-                positions=position, velocities=velocity, accelerations=acceleration, time_from_start=to_duration(at_ns)
+                positions=position, velocities=velocity, accelerations=acceleration,
+                time_from_start=to_duration(nanoseconds(time_s)),
             )
-            for at_ns, (position, velocity, acceleration) in zip(times_ns, signed.tolist(), strict=True)
+            for time_s, (position, velocity, acceleration) in zip(time_s_K.tolist(), signed.tolist(), strict=True)
         ],
     )
 
@@ -205,6 +209,24 @@ def trajectory_of(message: JointTrajectory, clock: EdgeClock) -> Trajectory:
         for point in message.points
     )
     return Trajectory(tuple(message.joint_names), clock.local_ns(start) if stamp_ns(start) else None, points)
+
+
+def executor_status_message(
+    spec: RobotSpec, status: ExecutorStatus, accepted: int, malformed: Mapping[str, int], jitter_s: float
+) -> messages.ExecutorStatus:
+    """The executor's status without stamp and speed. `malformed` counts messages that were no chunk at all."""
+    refused = {str(reason): count for reason, count in {**status.refused, **malformed}.items() if count}
+    return messages.ExecutorStatus(
+        mode=getattr(messages.ExecutorStatus, status.mode.name), mode_name=status.mode.value, reason=status.reason,
+        conditions=[str(condition) for condition in status.conditions], contract_hash=spec.content_hash,
+        chunk_id=status.chunk_id or 0, epoch=status.epoch or 0, instruction_id=status.instruction_id or 0,
+        slack_s=status.slack_s, chunk_age_s=status.chunk_age_s or 0.0, stall_share=status.stall_share,
+        splice_position=status.splice_jump_worst, delay_s=status.delay_s,
+        tick_jitter_p99_s=jitter_s, ticks=status.ticks, missed_ticks=status.missed_ticks,
+        joint_names=list(spec.joint_names), tracking_error=status.tracking_error_J.tolist(),
+        limit_share=status.limit_activity_J.tolist(), gate_interventions=status.gate_interventions, accepted=accepted,
+        refused_reasons=list(refused), refused_counts=list(refused.values()),
+    )
 
 
 # Plans

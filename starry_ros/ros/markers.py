@@ -1,4 +1,4 @@
-"""Markers for RViz: the blocks of the simulated scene, and where the value map expects contacts."""
+"""Markers for RViz: cubes and paths in the world."""
 
 from __future__ import annotations
 
@@ -8,28 +8,21 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from std_msgs.msg import ColorRGBA, Header
-from visualization_msgs.msg import Marker, MarkerArray
+from visualization_msgs.msg import Marker
 
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
 from starry_ros.types import F64
 
 WORLD_FRAME = "world"
 LIFETIME = Duration(sec=1)
-COLOUR_RGB = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.7, 0.1), "blue": (0.1, 0.2, 0.9)}
 
 
-def block_markers(cell: Cell, stamp: Time) -> MarkerArray:
-    """One cube a block; `ns` is its colour."""
-    return MarkerArray(markers=[_block(cell, colour, stamp) for colour in COLOURS])
-
-
-def _block(cell: Cell, colour: str, stamp: Time) -> Marker:
-    x, y, z = cell.block_position(colour).tolist()
-    size = 2 * BLOCK_HALF_M
+def cube_marker(name: str, position: F64, rotation: F64, size_m: float, rgb: Sequence[float], stamp: Time) -> Marker:
+    """A cube in the world; `ns` is its name."""
+    x, y, z = position.tolist()
     return Marker(
-        header=Header(stamp=stamp, frame_id=WORLD_FRAME), ns=colour, id=0, type=Marker.CUBE, action=Marker.ADD,
-        pose=Pose(position=Point(x=x, y=y, z=z), orientation=quaternion_of(cell.block_rotation(colour))),
-        scale=Vector3(x=size, y=size, z=size), color=_rgba(COLOUR_RGB[colour]), lifetime=LIFETIME,
+        header=Header(stamp=stamp, frame_id=WORLD_FRAME), ns=name, id=0, type=Marker.CUBE, action=Marker.ADD,
+        pose=Pose(position=Point(x=x, y=y, z=z), orientation=quaternion_of(rotation)),
+        scale=Vector3(x=size_m, y=size_m, z=size_m), color=_rgba(rgb), lifetime=LIFETIME,
     )
 
 

@@ -52,11 +52,22 @@ def run(
     """Make a node and spin it until shutdown or failure. Returns the exit code."""
     try:
         with ros_session(args):
-            return _spin(make_node(), make_executor())
+            return _live(make_node, make_executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         return EXIT_OK
     except StarryError as error:
         return _report(error)
+
+
+def _live(make_node: Callable[[], StarryNode], make_executor: Callable[[], Executor]) -> int:
+    try:
+        return _spin(make_node(), make_executor())
+    except StarryError:
+        raise
+    except Exception:
+        if rclpy.ok():
+            raise
+        return EXIT_OK  # a signal has taken the context from under a call
 
 
 def _spin(node: StarryNode, executor: Executor) -> int:

@@ -16,7 +16,7 @@ from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Bool, String
 from trajectory_msgs.msg import JointTrajectory
-from visualization_msgs.msg import MarkerArray
+from visualization_msgs.msg import Marker, MarkerArray
 
 from starry_ros.errors import StarryError
 from starry_ros.paths import robot_file
@@ -25,13 +25,14 @@ from starry_ros.ros.convert import (
     EdgeClock, camera_info_message, image_message, stamp_ns, state_message, trajectory_of,
 )
 from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
-from starry_ros.ros.markers import block_markers
+from starry_ros.ros.markers import cube_marker
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, SENSOR, STATE
+from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
 from starry_ros.ros.worker import Calls, Worker
-from starry_ros.sim.cell import Cell
-from starry_ros.sim.driver import Every, Scene, SimulatedDriver
+from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
+from starry_ros.sim.driver import CameraRig, Scene, SimulatedDriver
 from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.sim.trajectory_controller import Trajectory
 from starry_ros.srv import ResetEpisode
@@ -45,6 +46,7 @@ PARAMETERS = (
     Parameter("joint_state_hz", 50.0, "Rate of joint_states, in hertz.", 1.0, 100.0),
     Parameter("ground_truth_hz", 10.0, "Rate of the ground-truth topics, in hertz.", 1.0, 100.0),
 )
+BLOCK_RGB = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.7, 0.1), "blue": (0.1, 0.2, 0.9)}
 
 
 class SimRobotNode(StarryNode):
@@ -58,8 +60,9 @@ class SimRobotNode(StarryNode):
         self._commands: queue.SimpleQueue[tuple[str, Trajectory]] = queue.SimpleQueue()
         self._driver: SimulatedDriver | None = None
         self._scene: Scene | None = None
+        self._rig: CameraRig | None = None
         self._frames = {camera.name: 0 for camera in self._spec.cameras}
-        self._last_frame_ns = 0
+        self._last_frame_ns = dict.fromkeys(self._frames, 0)
         self._camera_rate = Every(self._spec.rates.camera_hz)
         self._state_rate = Every(self._values["joint_state_hz"])
         self._truth_rate = Every(self._values["ground_truth_hz"])
@@ -105,8 +108,9 @@ class SimRobotNode(StarryNode):
     def _health(self) -> Health:
         if self._driver is None:
             return Health(WARN, "loading")
-        values: dict[str, object] = {"lost_s": seconds(self._driver.lost_ns), "last_frame_ns": self._last_frame_ns}
+        values: dict[str, object] = {"lost_s": seconds(self._driver.lost_ns), "skipped_frames": self._rig.skipped}
         values |= {f"{camera}.published": count for camera, count in self._frames.items()}
+        values |= {f"{camera}.last_ns": last_ns for camera, last_ns in self._last_frame_ns.items()}
         values |= {f"rejected.{reason}": count for reason, count in self._driver.rejected.items()}
         rejected = sum(self._driver.rejected.values())
         return Health(WARN if rejected else OK, f"{rejected} trajectories rejected" if rejected else "ok", values)
@@ -123,7 +127,7 @@ class SimRobotNode(StarryNode):
         if self._driver.behind(now_ns):
             self._driver.tick()
             self._publish()
-        else:
+        elif not self._publish_camera():
             time.sleep(self._driver.wait_s(now_ns))
 
     def _accept(self, arm: str, trajectory: Trajectory) -> None:
@@ -132,15 +136,16 @@ class SimRobotNode(StarryNode):
             self.get_logger().warning(f"{arm} arm: trajectory rejected: {rejection}", throttle_duration_sec=1.0)
 
     def _load(self) -> None:
-        cell = Cell(self._spec)
+        cell, self._rig = Cell(self._spec), CameraRig(self._spec)
         self._scene = Scene(cell)
         self._scene.reset(self._values["task"], self._values["setting"], self._values["seed"])
-        cell.render(self._spec.cameras[0].name)  # the first one compiles the scene
+        self._rig.snapshot(cell, self._edge.now_ns())
+        self._rig.develop()  # the first picture compiles the scene
         self._driver = SimulatedDriver(self._spec, cell, self._edge.now_ns())
 
     def _free(self) -> None:
-        if self._driver is not None:
-            self._driver.cell.close()
+        if self._rig is not None:
+            self._rig.close()
 
     def _reset(self, task: str, setting: str, seed: int) -> str:
         instruction = self._scene.reset(task, setting, seed)
@@ -158,18 +163,28 @@ class SimRobotNode(StarryNode):
         if self._truth_rate.due(time_ns):
             self._success.publish(Bool(data=self._scene.success))
             self._placed.publish(String(data=",".join(self._scene.placed)))
-            self._objects.publish(block_markers(self._driver.cell, stamp))
+            self._objects.publish(MarkerArray(markers=[self._block(colour, stamp) for colour in COLOURS]))
         if self._camera_rate.due(time_ns):
-            self._publish_cameras(stamp)
-            self._last_frame_ns = stamp_ns(stamp)
+            self._rig.snapshot(self._driver.cell, time_ns)
 
-    def _publish_cameras(self, stamp: Time) -> None:
-        for camera in self._spec.cameras:
-            image_topic, info_topic = self._cameras[camera.name]
-            model = self._driver.cell.camera_model(camera.name)
-            image_topic.publish(image_message(self._driver.cell.render(camera.name), stamp, camera.frame_id))
-            info_topic.publish(camera_info_message(model, stamp, camera.frame_id))
-            self._frames[camera.name] += 1
+    def _block(self, colour: str, stamp: Time) -> Marker:
+        cell = self._driver.cell
+        position, rotation = cell.block_position(colour), cell.block_rotation(colour)
+        return cube_marker(colour, position, rotation, 2 * BLOCK_HALF_M, BLOCK_RGB[colour], stamp)
+
+    def _publish_camera(self) -> bool:
+        """One picture of the last camera instant; False when none is pending."""
+        picture = self._rig.develop()
+        if picture is None:
+            return False
+        name, image, model = picture
+        stamp, frame_id = self._edge.stamp(self._rig.time_ns), self._spec.camera(name).frame_id
+        image_topic, info_topic = self._cameras[name]
+        image_topic.publish(image_message(image, stamp, frame_id))
+        info_topic.publish(camera_info_message(model, stamp, frame_id))
+        self._frames[name] += 1
+        self._last_frame_ns[name] = stamp_ns(stamp)
+        return True
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+import rclpy
 from rclpy.node import Node
 from rclpy.task import Future
 
@@ -91,7 +92,8 @@ class Worker:
         try:
             while not self._stop.is_set():
                 self._work()
-            self._finish()
-        except Exception as error:  # the thread's edge: reported, never swallowed
-            if not self._stop.is_set():
+        except Exception as error:  # the thread's edge: reported, never swallowed, unless ROS is gone already
+            if rclpy.ok() and not self._stop.is_set():
                 self._on_failure(error)
+        finally:
+            self._finish()

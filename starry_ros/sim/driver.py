@@ -13,11 +13,12 @@ import numpy as np
 
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import COLOURS, Cell
 from starry_ros.sim.tasks import SETTINGS, TASKS, PlaceCheck, evaluation_case
 from starry_ros.sim.trajectory_controller import Rejection, Trajectory, TrajectoryController
 from starry_ros.timing import nanoseconds, seconds
-from starry_ros.types import F64, RobotState
+from starry_ros.types import F64, U8, CameraModel, RobotState
 
 LONGEST_GAP_S = 1.0
 
@@ -116,16 +117,29 @@ class Scene:
         return self._placed.get(self.colour, False)
 
 
-class Every:
-    """A rate on a clock: due at whole multiples of its period, never twice for one instant."""
+class CameraRig:
+    """All cameras of one physics instant, rendered one at a time so that physics never waits for three pictures."""
 
-    def __init__(self, rate_hz: float) -> None:
-        self._period_ns = nanoseconds(1.0 / rate_hz)
-        self._last: int | None = None
+    def __init__(self, spec: RobotSpec) -> None:
+        self._view = Cell(spec)
+        self._cameras = tuple(camera.name for camera in spec.cameras)
+        self._pending: list[str] = []
+        self.time_ns = 0
+        self.skipped = 0
 
-    def due(self, time_ns: int) -> bool:
-        """Whether a period boundary was passed since the last call that said so."""
-        index = time_ns // self._period_ns
-        due = index != self._last
-        self._last = index
-        return due
+    def snapshot(self, cell: Cell, time_ns: int) -> None:
+        """Photograph this instant; pictures still pending from the last one are given up and counted."""
+        self.skipped += len(self._pending)
+        mujoco.mj_copyData(self._view.data, self._view.model, cell.data)
+        self._pending, self.time_ns = list(self._cameras), time_ns
+
+    def develop(self) -> tuple[str, U8, CameraModel] | None:
+        """Render the next pending camera: its name, image and calibration; None when nothing is pending."""
+        if not self._pending:
+            return None
+        camera = self._pending.pop(0)
+        return camera, self._view.render(camera), self._view.camera_model(camera)
+
+    def close(self) -> None:
+        """Free the OpenGL context, in the thread that rendered."""
+        self._view.close()

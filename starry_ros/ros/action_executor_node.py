@@ -1,0 +1,204 @@
+"""Node `action_executor`: the executor behind topics. Its own process, without images.
+
+In: plans, joint states, emergency stop, heartbeat, and the services `arm`, `hold`, `stop`, `reset_fault`. Out: one short
+trajectory an arm, about 25 times a second, that follows the plan and ends at rest: should this process die, the
+controller in the driver stops the arm by itself. Nothing is sent to an arm that another node commands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from rclpy.clock import Clock, ClockType
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Empty
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from starry_ros.control.executor import Executor
+from starry_ros.control.safety import Event, Mode, Reply
+from starry_ros.control.status import ExecutorConfig
+from starry_ros.errors import ConfigError, InputError
+from starry_ros.msg import ActionChunk, ExecutorStatus, WorldActionStatus
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.ros.convert import EdgeClock, chunk_of, executor_status_message, state_of, trajectory_message
+from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
+from starry_ros.ros.params import ROBOT, Parameter, declare
+from starry_ros.ros.qos import COMMAND, LATCHED, PLAN, SAFETY, STATE
+from starry_ros.ros.rates import Every
+from starry_ros.ros.run import StarryNode, run
+from starry_ros.timing import LatencyWindow, nanoseconds, seconds
+from starry_ros.types import RobotState
+
+PARAMETERS = (
+    ROBOT,
+    Parameter("command_hz", 25.0, "Rate of trajectories to each arm, in hertz.", 5.0, 100.0),
+    Parameter("status_hz", 10.0, "Rate of executor_status, in hertz.", 1.0, 100.0),
+    Parameter("stamp_commands", True, "Stamp trajectories with their start; false sends stamp 0, which means now."),
+    Parameter("state_timeout_s", 0.25, "Joint states older than this stop the arms, in seconds.", 0.02, 2.0),
+    Parameter("heartbeat_timeout_s", 0.0, "Stop when heartbeat is silent for this long, in seconds; 0 ignores it.", 0.0, 10.0),
+    Parameter("estop_timeout_s", 0.0, "A silent estop counts as pressed after this long, in seconds; 0 never.", 0.0, 10.0),
+    Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms before taking them, in seconds.", 0.0, 30.0),
+)
+SECOND_OWNER = "second_owner"
+MALFORMED = "malformed"
+LEVELS = {Mode.FAULT: ERROR, Mode.STOP: WARN, Mode.SLOW: WARN}
+
+
+class ActionExecutorNode(StarryNode):
+    """One timer at the control rate; everything runs in the executor's thread."""
+
+    def __init__(self) -> None:
+        super().__init__("action_executor")
+        self._values = declare(self, *PARAMETERS)
+        self._spec = load_robot_spec(robot_file(self._values["robot"]))
+        self._edge = EdgeClock(self.get_clock())
+        config = ExecutorConfig(
+            heartbeat_timeout_s=self._values["heartbeat_timeout_s"] or None, state_timeout_s=self._values["state_timeout_s"]
+        )
+        self._control = Executor(self._spec, config)
+        self._speeds = {Mode.RUN: 1.0, Mode.SLOW: 1.0 / config.slow_factor}
+        self._newest: RobotState | None = None
+        self._accepted = 0
+        self._malformed: Counter[str] = Counter()
+        self._estop_pressed, self._estop_ns = False, self._edge.now_ns()
+        self._second_owner = False
+        self._commands: dict[str, object] = {}
+        self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
+        self._sent_rest = False
+        self._lateness, self._due_ns = LatencyWindow(512), 0
+        self._command_rate = Every(self._values["command_hz"])
+        self._status_rate = Every(self._values["status_hz"])
+        self._make_interfaces()
+
+    def _make_interfaces(self) -> None:
+        self._topics = {arm.name: self.resolve_topic_name(arm.command_topic) for arm in self._spec.arms}
+        self._statuses = self.create_publisher(ExecutorStatus, "executor_status", LATCHED)
+        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
+        self.create_subscription(WorldActionStatus, "world_action_status", self._on_session, STATE)
+        self.create_subscription(JointState, self._spec.joint_state_topic, self._on_state, STATE)
+        self.create_subscription(Bool, "estop", self._on_estop, SAFETY)
+        self.create_subscription(Empty, "heartbeat", lambda _: self._control.heartbeat(self._edge.now_ns()), SAFETY)
+        for name in ("arm", "hold", "stop", "reset_fault"):
+            self.create_service(Trigger, name, self._service(name))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0 / self._spec.rates.control_hz, self._tick, clock=steady)
+        self.create_timer(0.2, self._watch_owners, clock=steady)
+        Diagnostics(self, self._health, self._spec.name)
+
+    # Inputs
+
+    def _on_state(self, message: JointState) -> None:
+        try:
+            self._newest = state_of(self._spec, message, self._edge)
+        except InputError as error:
+            self._control.report(Event.STATE_INVALID, self._edge.now_ns())
+            self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        try:
+            merge = self._control.submit(chunk_of(message, self._edge), self._edge.now_ns())
+        except InputError as error:
+            self._malformed[MALFORMED] += 1
+            self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
+            return
+        self._accepted += merge.accepted
+        if not merge.accepted:
+            self.get_logger().debug(f"chunk {message.chunk_id} refused: {merge.reason}")
+
+    def _on_session(self, message: WorldActionStatus) -> None:
+        """The session's word on which sentence is in force, so that plans of an old one end in time."""
+        if message.instruction_id:
+            self._control.set_instruction(message.instruction_id, self._edge.now_ns())
+
+    def _on_estop(self, message: Bool) -> None:
+        self._estop_pressed, self._estop_ns = message.data, self._edge.now_ns()
+        self._apply_estop()
+
+    def _apply_estop(self) -> None:
+        """Pressed, silent for too long, or another node commands the same arms: each means stop."""
+        now_ns, limit_s = self._edge.now_ns(), self._values["estop_timeout_s"]
+        silent = limit_s > 0 and seconds(now_ns - self._estop_ns) > limit_s
+        self._control.set_estop(self._estop_pressed or silent or self._second_owner, now_ns)
+
+    def _service(self, name: str) -> object:
+        def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            reply: Reply = getattr(self._control, name)(self._edge.now_ns()) if self._commands else Reply(
+                False, f"{name} refused: still looking for another owner of the arms; try again in a moment"
+            )
+            response.success, response.message = reply.ok, reply.message
+            self.get_logger().info(f"{name}: {reply.message}")
+            return response
+
+        return answer
+
+    def _watch_owners(self) -> None:
+        others = {topic: self.count_publishers(topic) - (arm in self._commands) for arm, topic in self._topics.items()}
+        taken = [topic for topic, count in others.items() if count > 0]
+        if not self._commands and taken:
+            self.fail(ConfigError(
+                "action_executor", "another node commands the same arms", got=taken, expected="no other publisher",
+                fix="stop the other node; an arm has one owner",
+            ))
+        elif not self._commands and self._edge.now_ns() >= self._take_arms_ns:
+            self._commands = {
+                arm.name: self.create_publisher(JointTrajectory, arm.command_topic, COMMAND) for arm in self._spec.arms
+            }
+        self._second_owner = bool(taken)
+        self._apply_estop()
+
+    # Outputs
+
+    def _tick(self) -> None:
+        now_ns = self._edge.now_ns()
+        self._control.step(now_ns, self._newest)
+        if self._due_ns:
+            self._lateness.add(abs(seconds(now_ns - self._due_ns)))
+        self._due_ns = now_ns + nanoseconds(1.0 / self._spec.rates.control_hz)
+        if self._commands and self._command_rate.due(now_ns):
+            self._publish_commands(now_ns)
+        if self._status_rate.due(now_ns):
+            self._publish_status(now_ns)
+
+    def _publish_commands(self, now_ns: int) -> None:
+        """A trajectory an arm. One that only holds is sent once: the controller holds by itself."""
+        ahead = self._control.look_ahead(now_ns)
+        resting = ahead is not None and not ahead.velocity_NJ.any()
+        if ahead is not None and not (resting and self._sent_rest):
+            points_N3J = np.stack([ahead.position_NJ, ahead.velocity_NJ, ahead.acceleration_NJ], axis=1)
+            start_ns = ahead.start_ns if self._values["stamp_commands"] else None
+            for arm in self._spec.arms:
+                self._commands[arm.name].publish(
+                    trajectory_message(self._spec, arm, self._edge, start_ns, ahead.time_s_N, points_N3J)
+                )
+        self._sent_rest = resting
+
+    def _publish_status(self, now_ns: int) -> None:
+        status = self._control.status(now_ns)
+        jitter_s = self._lateness.percentile_s(99) or 0.0
+        message = executor_status_message(self._spec, status, self._accepted, self._malformed, jitter_s)
+        message.header.stamp = self._edge.stamp(now_ns)
+        message.speed_scale = self._speeds.get(status.mode, 0.0)
+        if self._second_owner:
+            message.reason = SECOND_OWNER
+        self._statuses.publish(message)
+
+    def _health(self) -> Health:
+        status = self._control.status(self._edge.now_ns())
+        values = {"mode": status.mode, "reason": SECOND_OWNER if self._second_owner else status.reason,
+                  "conditions": ",".join(status.conditions), "slack_s": status.slack_s, "stall_share": status.stall_share,
+                  "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
+                  "gate_interventions": status.gate_interventions}
+        values |= {f"refused.{reason}": count for reason, count in {**status.refused, **self._malformed}.items() if count}
+        return Health(LEVELS.get(status.mode, OK), f"{status.mode} {values['reason']}", values)
+
+
+def main() -> None:
+    """Entry point."""
+    raise SystemExit(run(ActionExecutorNode))
+
+
+if __name__ == "__main__":
+    main()
