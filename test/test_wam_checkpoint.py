@@ -129,7 +129,7 @@ def test_another_robot_is_refused_and_the_field_is_named(folder: Path, spec: Rob
     longer = dataclasses.replace(right.joints[1], upper=1.5)
     right = dataclasses.replace(right, joints=(right.joints[0], longer, *right.joints[2:]))
     other = dataclasses.replace(spec, arms=(left, right))
-    _refused(folder, other, r"another robot contract.*arms\[1\]\.joints\[1\]\.upper \(model 1\.25, robot 1\.5\)")
+    _refused(folder, other, r"another contract.*arms\[1\]\.joints\[1\]\.upper \(model 1\.25, robot 1\.5\)")
     load_checkpoint(folder, dataclasses.replace(spec, description="other words"))
 
 

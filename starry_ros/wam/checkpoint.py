@@ -165,7 +165,7 @@ def _check_robot(where: str, record: Mapping[str, Any], spec: RobotSpec) -> None
         differ = [key for key in sorted({*trained, *now}) if trained.get(key) != now.get(key)] if trained else []
         named = ", ".join(f"{key} (model {trained.get(key)}, robot {now.get(key)})" for key in differ[:5])
         raise CheckpointError(
-            where, f"was trained for another robot contract than {spec.name}; differs in {named or 'unrecorded fields'}",
+            where, f"was trained for another contract than {spec.name}; differs in {named or 'unrecorded fields'}",
             got=record["contract_hash"], expected=spec.content_hash,
             fix="use the contract that the model was trained with, or train a model for this robot",
         )
