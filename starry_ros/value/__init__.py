@@ -1,0 +1,1 @@
+"""Value maps from the canvas back to each camera's own image, in colour. Nothing depends on this room."""
