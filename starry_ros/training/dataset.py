@@ -2,7 +2,8 @@
 
 A batch is a pure function of (seed, step, rank), so training resumes to the step without storing a generator.
 
-Shapes: F all frames, B batch, R history slots, U actions a slot, H x W canvas, K chunk steps, J joints, E events, V views.
+Shapes: F all frames, B batch, R history slots, U actions a slot, H x W canvas, K chunk steps, J joints, E events,
+V views.
 """
 
 from __future__ import annotations
@@ -129,10 +130,11 @@ class Sampler:
 
     def __init__(
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
-        seed: int, empty_closed_weight: float = 2.5, no_history: float = 0.5,
+        seed: int, empty_closed_weight: float = 1.5, no_history: float = 0.5,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
-        self._future, self._slots, self._actions, self._no_history = future_steps, history_slots, history_actions, no_history
+        self._future, self._slots, self._actions = future_steps, history_slots, history_actions
+        self._no_history = no_history
         weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0)
         self._cumulative = np.cumsum(weight) / weight.sum()
 

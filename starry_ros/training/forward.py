@@ -34,7 +34,9 @@ class TextTable:
     mask_ST: Tensor
 
 
-def losses(model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats, noise: torch.Generator) -> dict[str, Tensor]:
+def losses(
+    model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats, noise: torch.Generator
+) -> dict[str, Tensor]:
     """Every loss term of one batch, unweighted."""
     config, ropes = model.config, Ropes(model.config)
     canvas = to_float(torch.from_numpy(batch.canvas_BHWC))
@@ -60,7 +62,8 @@ def losses(model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormS
     clean = clean.expand(-1, DRAWS, -1, -1)
     a_noise, s_a = torch.randn(clean.shape, generator=noise), torch.rand(size, generator=noise)
     state = torch.from_numpy(stats.state_to_model(batch.position_BJ)).float()
-    velocity = model.act(noised(clean, a_noise, s_a), s_a, ropes.chunk(0, DRAWS), groups, state, value.landing, value.seen)
+    chunk = ropes.chunk(0, DRAWS)
+    velocity = model.act(noised(clean, a_noise, s_a), s_a, chunk, groups, state, value.landing, value.seen)
     terms["action"] = velocity_loss(velocity, clean, a_noise)
     return terms
 

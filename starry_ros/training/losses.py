@@ -31,8 +31,8 @@ class LossWeights:
 class ValueTarget:
     """Value labels on the map's grid.
 
-    `map` [B, E, Y, X] in [0, 1]; `probability` the same, normalised per view; `point` [B, E, V, 2] in [0, 1] of the view;
-    `inside` [B, E, V] is 1 where the contact projects into the view.
+    `map` [B, E, Y, X] in [0, 1]; `probability` the same, normalised per view; `point` [B, E, V, 2] in [0, 1] of the
+    view; `inside` [B, E, V] is 1 where the contact projects into the view.
     """
 
     map: Tensor

@@ -35,7 +35,9 @@ def save_state(folder: Path, model: nn.Module, average: dict[str, Tensor], optim
     os.replace(temporary, folder / "state.safetensors")
 
 
-def load_state(folder: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> Progress:
+def load_state(
+    folder: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer
+) -> Progress:
     """Inverse of `save_state`; a folder without a state gives step 0 and changes nothing."""
     path = folder / "state.safetensors"
     if not path.exists():

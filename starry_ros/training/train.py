@@ -1,7 +1,8 @@
 """Stage-one training: `starry train`.
 
-Resumable to the step, seeded, on one process or several (`torchrun --nproc-per-node N -m starry_ros.cli train ...`): each
-process draws its own part of the batch, gradients are averaged. On a CPU two processes of one thread beat one process of two.
+Resumable to the step, seeded, on one process or several (`torchrun --nproc-per-node N -m starry_ros.cli train ...`):
+each process draws its own part of the batch, gradients are averaged. On a CPU two processes of one thread beat one
+process of two.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
@@ -30,10 +30,10 @@ from starry_ros.training.losses import LossWeights, total
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.types import F32, U8
 from starry_ros.wam.autoencoder import Autoencoder, load_autoencoder
-from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
-from starry_ros.wam.config import WamConfig, preset
+from starry_ros.wam.checkpoint import Checkpoint, contract_fields, save_checkpoint
+from starry_ros.wam.config import preset
 from starry_ros.wam.model import WorldActionModel
-from starry_ros.wam.normalise import NormStats, fit
+from starry_ros.wam.normalise import fit
 from starry_ros.wam.text import MiniLmEncoder
 
 
@@ -51,7 +51,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     average_decay: float = 0.998
     seed: int = 0
-    weights: LossWeights = LossWeights()
+    weights: LossWeights = field(default_factory=LossWeights)
 
     def rate(self, step: int) -> float:
         """Learning rate: linear warm-up, then cosine."""
@@ -65,7 +65,9 @@ class TrainConfig:
 class Trainer:
     """Model, optimiser, running average and data of one process."""
 
-    def __init__(self, spec: RobotSpec, data: Demonstrations, autoencoder: Autoencoder, config: TrainConfig, out: Path) -> None:
+    def __init__(
+        self, spec: RobotSpec, data: Demonstrations, autoencoder: Autoencoder, config: TrainConfig, out: Path
+    ) -> None:
         self.spec, self.data, self.autoencoder, self.config, self.out = spec, data, autoencoder, config, out
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -118,6 +120,7 @@ class Trainer:
         return Checkpoint(
             config=self.wam, stats=self.stats, model=dict(self.average), autoencoder=self.autoencoder,
             contract_hash=self.spec.content_hash, layout_hash=self.layout_hash,
+            contract=contract_fields(self.spec),
             training={"steps_done": self.progress.step, **dataclasses.asdict(self.config)},
         )
 
@@ -147,8 +150,8 @@ def encoder(autoencoder: Autoencoder) -> Callable[[U8], F32]:
 
     @torch.no_grad()
     def encode(canvas_BHWC: U8) -> F32:
-        parts = [autoencoder.encode(torch.from_numpy(np.array(canvas_BHWC[i : i + 32]))) for i in range(0, len(canvas_BHWC), 32)]
-        latents: F32 = torch.cat(parts).numpy()
+        groups = (canvas_BHWC[i : i + 32] for i in range(0, len(canvas_BHWC), 32))
+        latents: F32 = torch.cat([autoencoder.encode(torch.from_numpy(np.array(group))) for group in groups]).numpy()
         return latents
 
     return encode
@@ -252,7 +255,7 @@ def _prepare(args: argparse.Namespace) -> Trainer:
                          seed=args.seed)
     world = dist.get_world_size() if dist.is_initialized() else 1
     if config.batch % world:
-        raise ConfigError("starry train", "--batch is not a multiple of the processes", got=config.batch, expected=world)
+        raise ConfigError("--batch", "is not a multiple of the processes", got=config.batch, expected=f"n * {world}")
     trainer = Trainer(spec, data, autoencoder, config, args.out)
     if args.init is not None and trainer.progress.step == 0:
         load_state(args.init, trainer.model, trainer.average, trainer.optimiser)
@@ -261,6 +264,3 @@ def _prepare(args: argparse.Namespace) -> Trainer:
             _parameter_groups(trainer.model, config.weight_decay), lr=config.learning_rate)
         trainer.progress = Progress(0, 0.0)
     return trainer
-
-
-__all__ = ["TrainConfig", "Trainer", "WamConfig", "NormStats", "Tensor", "add_arguments", "train_command"]

@@ -74,7 +74,8 @@ class WamConfig:
             if size % self.token_px:
                 raise ConfigError(
                     "model config", f"{name} is not a whole number of tokens", got=size,
-                    expected=f"a multiple of {self.token_px}", fix="choose a canvas whose borders fall on token borders",
+                    expected=f"a multiple of {self.token_px}",
+                    fix="choose a canvas whose borders fall on token borders",
                 )
         if self.token_px % self.latent_px or self.token_px % self.value_stride_px:
             raise ConfigError("model config", "token size is no multiple of the latent and value strides",
@@ -130,7 +131,8 @@ class WamConfig:
         """Inverse of `to_json_dict`. Raises ConfigError on missing or unknown fields."""
         fields = {field.name for field in dataclasses.fields(WamConfig)}
         if set(raw) != fields:
-            raise ConfigError("model config", f"missing {sorted(fields - set(raw))}, unknown {sorted(set(raw) - fields)}",
+            missing, unknown = sorted(fields - set(raw)), sorted(set(raw) - fields)
+            raise ConfigError("model config", f"missing {missing}, unknown {unknown}",
                               fix="use a checkpoint written by this version")
         values = dict(raw)
         values["views"] = tuple(ViewConfig(**view) for view in raw["views"])

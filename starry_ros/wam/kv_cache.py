@@ -1,8 +1,9 @@
 """History of keys and values: a ring of fixed shape, aligned to observations.
 
 A slot holds what one past observation and the actions executed after it look like to the model. Keys are stored after
-rotation by absolute time, so the order of slots means nothing and a slot is overwritten in place, never moved. A validity
-mask hides empty slots. Since a slot was encoded without seeing any other (see `masks`), evicting one changes no other.
+rotation by absolute time, so the order of slots means nothing and a slot is overwritten in place, never moved. A
+validity mask hides empty slots. Since a slot was encoded without seeing any other (see `masks`), evicting one changes
+no other.
 
 Shapes: L layers, H heads, P head_dim, R slots, N tokens a slot.
 """

@@ -147,7 +147,9 @@ class Block(nn.Module):
 class Stream(nn.Module):
     """A stack of blocks with a time embedding: video, value or action."""
 
-    def __init__(self, layers: int, width: int, feed_forward: int, heads: int, head_dim: int, text: bool = False) -> None:
+    def __init__(
+        self, layers: int, width: int, feed_forward: int, heads: int, head_dim: int, text: bool = False
+    ) -> None:
         super().__init__()
         self.width = width
         self.time = TimeEmbedding(width)

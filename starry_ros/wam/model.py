@@ -6,9 +6,9 @@
                                                                   v              v                   v
                                                      imagine: future frame -> value: map -> act: action chunk
 
-Every arrow is an entry of `masks.VISIBLE`. Because nothing points back, the streams are run one after the other, each for
-its own number of denoising steps, and a finished stream is only keys and values to the next. A stream's final keys are
-those of its last denoising pass, which training sees at the same noise levels.
+Every arrow is an entry of `masks.VISIBLE`. Because nothing points back, the streams are run one after the other, each
+for its own number of denoising steps, and a finished stream is only keys and values to the next. A stream's final keys
+are those of its last denoising pass, which training sees at the same noise levels.
 
 Flow convention: x_s = (1 - s) x + s noise, velocity v = noise - x, s = 1 is pure noise.
 
@@ -99,7 +99,7 @@ class WorldActionModel(nn.Module):
     # ---- the three streams -------------------------------------------------------------------------------------------
 
     def imagine(self, x_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, text: Keys) -> tuple[Tensor, Keys]:
-        """Velocity of the future frame's latent tokens [B, N, C patch patch] at noise level s, and the stream's keys."""
+        """Velocity of the future frame's latent tokens [B, N, C patch patch] at noise level s, and its keys."""
         h = self.latent_in(x_BND) + self.frame_position + self.imagined
         h, keys = self.video(h, s_B, rope, _visible(FUTURE_FRAMES, groups), text=text)
         return self.latent_out(h), keys
@@ -124,7 +124,7 @@ class WorldActionModel(nn.Module):
 
         The draws share a noise level. The measured state is one token; a draw sees it and itself, never another draw.
         """
-        batch, draws, steps, _ = a_BGKJ.shape
+        draws, steps = a_BGKJ.shape[1:3]
         aim = self.landing(landing_BEV2, seen_BEV, state_BJ)[:, None, :]
         actions = (self.action_in(a_BGKJ) + self.step_position).flatten(1, 2)
         h = torch.cat([self.state_in(state_BJ)[:, None, :], actions], dim=1) + aim

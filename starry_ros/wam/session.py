@@ -2,8 +2,8 @@
 
     reset(instruction) -> epoch              forget the history and every pending plan
     set_instruction(text) -> instruction id  takes effect at the next plan; the visual history stays valid
-    observe(canvas, state)                   encode the newest real frame; older ones go into the ring with what was executed
-    plan(now_ns) -> Plan                     imagine, predict the value map, decode a chunk
+    observe(canvas, state)                   encode the newest real frame; older ones go into the ring
+    plan() -> Plan                           imagine, predict the value map, decode a chunk
 
 Shapes: K chunk steps, J joints, U actions a history slot, E events, V views.
 """
@@ -51,7 +51,7 @@ class Session:
         self._forget()
 
     def reset(self, instruction: str) -> int:
-        """Start an episode; returns the new epoch. Raises InputError on an unusable sentence, and then changes nothing."""
+        """Start an episode; returns the new epoch. Raises InputError on an unusable sentence and changes nothing."""
         self.set_instruction(instruction)
         self.runtime.reset()
         self._forget()
@@ -59,7 +59,7 @@ class Session:
         return self.epoch
 
     def set_instruction(self, text: str) -> int:
-        """Swap the sentence; returns the new instruction id. Raises InputError and keeps the old one if it is unusable."""
+        """Swap the sentence; returns the new instruction id. Raises InputError and keeps the old one if unusable."""
         embedding = self._texts.encode(text)
         self.runtime.set_text(embedding.tokens_TD, embedding.mask_T.astype(np.float32))
         self.instruction = text
@@ -72,7 +72,8 @@ class Session:
             raise ContractError("canvas", "has another layout than the model", got=canvas.layout_hash,
                                 expected=self._layout_hash, fix="run the packer with the model's robot contract")
         if self._stamp_ns is not None and canvas.stamp_ns <= self._stamp_ns:
-            raise InputError("canvas", "is not newer than the last one", got=canvas.stamp_ns, expected=f"> {self._stamp_ns}")
+            raise InputError("canvas", "is not newer than the last one", got=canvas.stamp_ns,
+                             expected=f"> {self._stamp_ns}")
         if self._origin_ns is None:
             self._origin_ns = canvas.stamp_ns
         step = round((canvas.stamp_ns - self._origin_ns) / self._step_ns)
@@ -124,8 +125,9 @@ class Session:
         assert self._stamp_ns is not None
         self._chunk_id += 1
         self._last = ActionChunk(
-            chunk_id=self._chunk_id, epoch=self.epoch, instruction_id=self.instruction_id, observation_ns=self._stamp_ns,
-            start_ns=self._stamp_ns + self._step_ns, step_ns=self._step_ns, joint_names=self.spec.joint_names,
+            chunk_id=self._chunk_id, epoch=self.epoch, instruction_id=self.instruction_id,
+            observation_ns=self._stamp_ns, start_ns=self._stamp_ns + self._step_ns, step_ns=self._step_ns,
+            joint_names=self.spec.joint_names,
             positions_KJ=positions, contract_hash=self.spec.content_hash,
         )
         return self._last
@@ -135,7 +137,7 @@ class Session:
         c = self.runtime.config
         executed = np.zeros((c.history_actions, c.joints))
         valid = np.zeros(c.history_actions, np.float32)
-        assert self._stamp_ns is not None and self._state is not None
+        assert self._stamp_ns is not None
         for i in range(min(step - self._step, c.history_actions)):
             executed[i] = self._commanded(self._stamp_ns + (i + 1) * self._step_ns)
             valid[i] = 1.0

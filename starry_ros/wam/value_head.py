@@ -1,7 +1,7 @@
 """From value tokens to a spatial value map, and from the map to landing points.
 
-Each value token asks a question (a vector) of the pixel embeddings under it; the answers are the map's logits. Inside one
-view they are normalised like a probability of the contact's place; scaled by the chance that the contact is in the
+Each value token asks a question (a vector) of the pixel embeddings under it; the answers are the map's logits. Inside
+one view they are normalised like a probability of the contact's place; scaled by the chance that the contact is in the
 view at all they become the map M in [0, 1]. The landing point is the mean of that probability (soft-argmax).
 
 Shapes: B batch, N tokens, E events, V views, Y x X cells of the whole map, C pixel-embedding channels.
@@ -23,7 +23,7 @@ from starry_ros.wam.detail import patchify, unpatchify
 class ValueOutput:
     """Value map and what it was made of.
 
-    `logits` [B, E, Y, X] are normalised per view (log-probabilities); `seen` [B, E, V] is the logit of the contact being in
+    `log_probability` [B, E, Y, X] is normalised per view; `seen` [B, E, V] is the logit of the contact being in
     the view; `map` [B, E, Y, X] lies in [0, 1]; `landing` [B, E, V, 2] is (x, y) in cells of the view, in [0, 1].
     """
 
@@ -58,16 +58,18 @@ class ValueHead(nn.Module):
 
     def _assemble(self, logits_BEYX: Tensor, seen_BEV: Tensor) -> ValueOutput:
         """Normalise every view and put the views back in their tiles."""
-        log_probability, value_map = torch.empty_like(logits_BEYX), torch.empty_like(logits_BEYX)
+        cells_y, cells_x = logits_BEYX.shape[2:]
+        log_probability, value_map = torch.zeros_like(logits_BEYX), torch.zeros_like(logits_BEYX)
         landing = []
         chance = torch.sigmoid(seen_BEV)
         for view, (x, y, width, height) in enumerate(self.boxes):
             flat = F.log_softmax(logits_BEYX[:, :, y : y + height, x : x + width].flatten(2), dim=-1)
             probability = flat.exp()
             peak = probability.amax(dim=-1, keepdim=True).detach()
+            place = (x, cells_x - x - width, y, cells_y - y - height)
             box = probability.unflatten(-1, (height, width))
-            log_probability[:, :, y : y + height, x : x + width] = flat.unflatten(-1, (height, width))
-            value_map[:, :, y : y + height, x : x + width] = box / peak[..., None] * chance[:, :, view, None, None]
+            log_probability = log_probability + F.pad(flat.unflatten(-1, (height, width)), place)
+            value_map = value_map + F.pad(box / peak[..., None] * chance[:, :, view, None, None], place)
             landing.append(torch.stack([_mean(box.sum(2), width), _mean(box.sum(3), height)], dim=-1))
         return ValueOutput(log_probability, seen_BEV, value_map, torch.stack(landing, dim=2))
 

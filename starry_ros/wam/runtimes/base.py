@@ -1,7 +1,7 @@
 """What every runtime offers, and the choice of one by name.
 
-A runtime runs the graphs of `graphs.graph_specs` on arrays. It owns the history ring and the denoising loop; the session
-above it knows nothing of engines.
+A runtime runs the graphs of `graphs.graph_specs` on arrays. It owns the history ring and the denoising loop; the
+session above it knows nothing of engines.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Noise:
 class Prediction:
     """What a denoising pass gives, in model units.
 
-    `map_EYX` in [0, 1]; `landing_EV2` (x, y) in [0, 1] of the view; `seen_EV` chance in [0, 1]; `latents` the imagined frame's
-    tokens; `seconds` by stage.
+    `map_EYX` in [0, 1]; `landing_EV2` (x, y) in [0, 1] of the view; `seen_EV` chance in [0, 1]; `latents` the imagined
+    frame's tokens; `seconds` by stage.
     """
 
     actions_KJ: F32

@@ -1,9 +1,10 @@
 """The model as seven graphs of plain tensors: the contract between training, export and every runtime.
 
-Names of inputs and outputs are the names in the exported files. Batch is 1. Noise, noise level `s`, step `ds` and rotation
-tables are inputs: a seed gives the same chunk on every runtime, and no graph computes an angle of time.
+Names of inputs and outputs are the names in the exported files. Batch is 1. Noise, noise level `s`, step `ds` and
+rotation tables are inputs: a seed gives the same chunk on every runtime, and no graph computes an angle of time.
 
-Shapes: L layers, H heads, P head_dim, N frame tokens, R slots, U actions a slot, K chunk steps, J joints, T text tokens.
+Shapes: L layers, H heads, P head_dim, N frame tokens, R slots, U actions a slot, K chunk steps, J joints, T text
+tokens.
 """
 
 from __future__ import annotations

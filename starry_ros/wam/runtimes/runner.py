@@ -62,11 +62,13 @@ class GraphRunner:
             "past_k": self.frames.keys, "past_v": self.frames.values, "past_valid": self.frames.valid,
             "executed_k": self.actions.keys, "executed_v": self.actions.values, "executed_valid": self.actions.valid,
         }
-        known |= self._denoise("imagine", "x", noise.video, c.video_steps, self._ropes.future(self._step).numpy(), known)
+        ropes, step = self._ropes, self._step
+        future, now, chunk = ropes.future(step), ropes.frame(step), ropes.chunk(step)
+        known |= self._denoise("imagine", "x", noise.video, c.video_steps, future.numpy(), known)
         at["video"] = time.monotonic()
-        known |= self._denoise("predict_value", "m", noise.value, c.value_steps, self._ropes.frame(self._step).numpy(), known)
+        known |= self._denoise("predict_value", "m", noise.value, c.value_steps, now.numpy(), known)
         at["value"] = time.monotonic()
-        known |= self._denoise("act", "a", noise.action, c.action_steps, self._ropes.chunk(self._step).numpy(), known)
+        known |= self._denoise("act", "a", noise.action, c.action_steps, chunk.numpy(), known)
         at["action"] = time.monotonic()
         moments = list(at.values())
         return Prediction(
