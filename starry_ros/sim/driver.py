@@ -1,4 +1,4 @@
-"""The simulated robot as its driver: trajectories in, sensor readings out, on a clock that follows real time; and its scene.
+"""The simulated robot as its driver: trajectories in, sensor readings out, on a clock that follows real time.
 
 One thread owns it. Physics advances in control ticks; `time_ns` is the local time of the physics instant, and every
 reading is stamped with it. When the process was held up, the ticks it missed are run at once; a gap of more than
@@ -14,8 +14,8 @@ import numpy as np
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.backend import mujoco
-from starry_ros.sim.cell import COLOURS, Cell
-from starry_ros.sim.tasks import SETTINGS, TASKS, PlaceCheck, evaluation_case
+from starry_ros.sim.cell import COLOURS, Cell, Layout
+from starry_ros.sim.tasks import SETTINGS, TASKS, PlaceCheck, evaluation_case, sentence
 from starry_ros.sim.trajectory_controller import Rejection, Trajectory, TrajectoryController
 from starry_ros.timing import nanoseconds, seconds
 from starry_ros.types import F64, U8, CameraModel, RobotState
@@ -50,7 +50,7 @@ class SimulatedDriver:
             self.rejected[f"{arm}.{rejection}"] += 1
         return rejection
 
-    def desired_J(self) -> F64:
+    def desired(self) -> F64:
         """What the controllers ask of the joints now, in contract order."""
         return np.concatenate([self._controllers[arm.name].sample(self.time_ns).position_J for arm in self.spec.arms])
 
@@ -58,7 +58,7 @@ class SimulatedDriver:
         """Whether a tick is due; drops a gap that is too long to catch up with."""
         gap_ns = now_ns - self.time_ns
         if gap_ns > nanoseconds(LONGEST_GAP_S):
-            self._hold(self.desired_J())
+            self._hold(self.desired())
             self.lost_ns += gap_ns
             self.time_ns = now_ns
         return now_ns - self.time_ns >= self._tick_ns
@@ -66,7 +66,7 @@ class SimulatedDriver:
     def tick(self) -> None:
         """Run physics for one control period towards the controllers' set-points."""
         self.time_ns += self._tick_ns
-        self.cell.apply(self.desired_J())
+        self.cell.apply(self.desired())
         self.cell.advance(seconds(self._tick_ns))
 
     def wait_s(self, now_ns: int) -> float:
@@ -90,16 +90,26 @@ class Scene:
         self._checks: dict[str, PlaceCheck] = {}
         self._placed: dict[str, bool] = {}
         self.colour = self.instruction = ""
+        self.layout = Layout({}, 0.0, 0.0)
 
     def reset(self, task: str, setting: str, seed: int) -> str:
         """Lay out an episode of the evaluation stream; its sentence. ConfigError on an unknown task or setting."""
         for name, value, known in (("task", task, TASKS), ("setting", setting, SETTINGS)):
             if value not in known:
                 raise ConfigError(name, "is unknown", got=repr(value), expected=list(known))
-        layout, self.colour, self.instruction = evaluation_case(seed)
-        self._cell.reset(layout)
+        self.layout, self.colour, self.instruction = evaluation_case(seed)
+        self.restart()
+        return self.instruction
+
+    def restart(self, start_J: F64 | None = None) -> None:
+        """Lay the same episode out again, with the arms at `start_J` (default: home)."""
+        self._cell.reset(self.layout, start_J)
         self._checks = {colour: PlaceCheck(colour) for colour in COLOURS}
         self._placed = dict.fromkeys(COLOURS, False)
+
+    def ask_for(self, colour: str) -> str:
+        """From now on another block is named; the new sentence."""
+        self.colour, self.instruction = colour, sentence(colour)
         return self.instruction
 
     def update(self) -> None:
@@ -128,8 +138,10 @@ class CameraRig:
         self.skipped = 0
 
     def snapshot(self, cell: Cell, time_ns: int) -> None:
-        """Photograph this instant; pictures still pending from the last one are given up and counted."""
-        self.skipped += len(self._pending)
+        """Photograph this instant; left out and counted while pictures of the last one are still pending."""
+        if self._pending:
+            self.skipped += 1
+            return
         mujoco.mj_copyData(self._view.data, self._view.model, cell.data)
         self._pending, self.time_ns = list(self._cameras), time_ns
 

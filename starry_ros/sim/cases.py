@@ -1,0 +1,73 @@
+"""What an evaluation episode starts from: the task's layout of a seed, or one of the forced cases.
+
+| kind | what happens |
+|---|---|
+| normal | the arms start at home |
+| closed_jaw | the arm starts with a closed, empty jaw somewhere over the table |
+| swap | on the way to the first block the sentence changes to another block, which then has to end on the pad |
+| push | the named block is nudged before it is grasped |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.cell import COLOURS, Cell, Layout
+from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M, episode_rng
+from starry_ros.types import F64
+
+Kind = Literal["normal", "closed_jaw", "swap", "push"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+PUSH_M_S = (0.35, 0.7)
+PUSH_AFTER_S = (0.3, 1.0)
+SWAP_SHARE = 0.5
+"""The sentence changes when the hand has come this share of the way to the first block."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One evaluation episode."""
+
+    seed: int
+    kind: Kind = "normal"
+    task: str = "place_block_pad"
+    setting: str = "easy"
+
+    def rng(self) -> np.random.Generator:
+        """Random stream of everything that the forced case adds to the layout."""
+        return episode_rng("eval", self.seed, KINDS.index(self.kind))
+
+
+def other_colour(colour: str, rng: np.random.Generator) -> str:
+    """A colour that is not `colour`."""
+    return str(rng.choice([name for name in COLOURS if name != colour]))
+
+
+def closed_jaw_start(cell: Cell, layout: Layout, colour: str, rng: np.random.Generator, arm: str = "right") -> F64:
+    """Start joints [J]: home, but `arm` over the table with its jaw closed on nothing, often near the named block."""
+    spec: RobotSpec = cell.spec
+    start, block = spec.limit("home"), layout.blocks[colour]
+    near = bool(rng.random() < 0.5)
+    while True:
+        angle, radius = rng.uniform(-math.pi, math.pi), rng.uniform(0.0, 0.09)
+        x = block.x_m + radius * math.cos(angle) if near else rng.uniform(*REGION_X_M)
+        y = block.y_m + radius * math.sin(angle) if near else rng.uniform(*REGION_Y_M)
+        z = rng.uniform(0.03, 0.12 if near else 0.2)
+        if z > 0.065 or min(math.hypot(x - b.x_m, y - b.y_m) for b in layout.blocks.values()) > 0.055:
+            break
+    part = spec.arm_slice(arm)
+    start[part][:-1] = ArmKinematics.from_model(cell.model, arm).solve_down(x, y, z, rng.uniform(-0.4, 0.4))
+    start[part][-1] = 0.0
+    return np.clip(start, spec.limit("lower"), spec.limit("upper"))
+
+
+def push_velocity(rng: np.random.Generator) -> tuple[float, float]:
+    """A nudge in any horizontal direction, m/s."""
+    angle, speed = rng.uniform(-math.pi, math.pi), rng.uniform(*PUSH_M_S)
+    return float(speed * math.cos(angle)), float(speed * math.sin(angle))
