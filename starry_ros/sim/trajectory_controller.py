@@ -9,6 +9,7 @@ Shapes: J joints of the controller in its own order. Times are integer nanosecon
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -203,10 +204,13 @@ def _quintic(p0_J: F64, v0_J: F64, a0_J: F64, step_J: F64, v1_J: F64, a1_J: F64,
     ]
 
 
+_FACTORS = tuple(tuple(math.perm(power, order) for power in range(6)) for order in range(3))
+"""Factor of each power of t in the derivatives of orders 0, 1, 2."""
+
+
 def _derivative(coefficients: list[F64], order: int, at_s: float) -> F64:
     """Value of the `order`-th derivative of sum c_k t^k at `at_s`, by Horner's rule."""
     value = np.zeros_like(coefficients[0])
     for power in range(len(coefficients) - 1, order - 1, -1):
-        factor = float(np.prod(np.arange(power - order + 1, power + 1)))
-        value = value * at_s + factor * coefficients[power]
+        value = value * at_s + _FACTORS[order][power] * coefficients[power]
     return value
