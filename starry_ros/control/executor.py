@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from starry_ros.control.limits import Gate, Limits
+from starry_ros.control.limits import PLANNING_SHARE, Gate, Limits
 from starry_ros.control.safety import BLOCKING, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
 from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
 from starry_ros.control.splice import Method, Splice, Splicer
@@ -43,7 +43,7 @@ class Executor:
         self._lower_J, self._upper_J = limits.lower_J, limits.upper_J
         self._schedule = Schedule(spec, self._config.schedule)
         self._splicer = Splicer(limits, spec.gripper_indices)
-        self._stopper = StopPlanner(limits)
+        self._stopper = StopPlanner(limits.share(PLANNING_SHARE))
         self._gate = Gate(limits, self._period_s)
         self._safety = SafetyMachine()
         self._watch = StateWatch(spec, self._config)
@@ -314,7 +314,7 @@ class Executor:
         ahead = self._stopper.follow_then_stop(self._curve, self._curve_s, follow_s)
         steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
         time_s_N = np.arange(1, steps + 1, dtype=np.float64) * step_s
-        motion_N3J = ahead.sample(time_s_N)
+        motion_N3J = ahead.sample(np.append(time_s_N[:-1], max(time_s_N[-1], ahead.duration_s)))
         position_NJ = np.clip(motion_N3J[:, 0], self._lower_J, self._upper_J)
         start_ns = self._command_ns if self._command_ns is not None else now_ns
         return LookAhead(start_ns, time_s_N, position_NJ, motion_N3J[:, 1], motion_N3J[:, 2])

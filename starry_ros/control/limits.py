@@ -58,26 +58,31 @@ class Limits:
         return Limits(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def demand(curve: Curve, limits: Limits) -> F64:
-    """How many times too fast every piece is [B - 1, J]: the time stretch that would bring it to its limits.
+def demand(time_s_B: F64, pieces_B4J: F64, limits: Limits) -> F64:
+    """How many times too fast every piece is [..., B - 1, J]: the time stretch that would bring it to its limits.
 
-    Stretching time by s divides velocity by s, acceleration by s^2 and jerk by s^3.
+    Takes curves [..., B, 4, J] that share their piece starts. Stretching time by s divides velocity by s, acceleration by
+    s^2 and jerk by s^3.
     """
-    acceleration = np.abs(curve.pieces_B4J[:, 2])
-    by_velocity = peak_velocity(curve) / limits.velocity_J
-    by_acceleration = np.sqrt(np.maximum(acceleration[:-1], acceleration[1:]) / limits.acceleration_J)
-    by_jerk = np.cbrt(np.abs(curve.pieces_B4J[:-1, 3]) / limits.jerk_J)
+    acceleration = np.abs(pieces_B4J[..., 2, :])
+    highest = np.maximum(acceleration[..., :-1, :], acceleration[..., 1:, :])
+    by_velocity = peak_velocity(time_s_B, pieces_B4J) / limits.velocity_J
+    by_acceleration = np.sqrt(highest / limits.acceleration_J)
+    by_jerk = np.cbrt(np.abs(pieces_B4J[..., :-1, 3, :]) / limits.jerk_J)
     return np.maximum(by_velocity, np.maximum(by_acceleration, by_jerk))
 
 
+def admitted(time_s_B: F64, pieces_B4J: F64, limits: Limits) -> NDArray[np.bool_]:
+    """Which of the curves [..., B, 4, J] obey every limit all along: exact, not sampled. NaN is not admitted."""
+    low, high = position_range(time_s_B, pieces_B4J)
+    inside = (low >= limits.lower_J - POSITION_ROUNDING) & (high <= limits.upper_J + POSITION_ROUNDING)
+    slow_enough = demand(time_s_B, pieces_B4J, limits) <= 1 + _RATE_ROUNDING
+    return np.asarray(inside.all(axis=-1) & slow_enough.all(axis=(-2, -1)))
+
+
 def admits(curve: Curve, limits: Limits) -> bool:
-    """Whether the whole curve obeys every limit: exact, not sampled."""
-    if not np.isfinite(curve.pieces_B4J).all():
-        return False
-    if len(curve.time_s_B) > 1 and demand(curve, limits).max() > 1 + _RATE_ROUNDING:
-        return False
-    low, high = position_range(curve)
-    return bool((low >= limits.lower_J - POSITION_ROUNDING).all() and (high <= limits.upper_J + POSITION_ROUNDING).all())
+    """Whether the whole curve obeys every limit."""
+    return bool(admitted(curve.time_s_B, curve.pieces_B4J, limits))
 
 
 class Gate:
@@ -96,8 +101,7 @@ class Gate:
         fine_3J &= np.abs(after_3J - before_3J) <= self._step_3J
         if fine_3J.all():
             return None
-        broken_J: NDArray[np.bool_] = np.logical_not(fine_3J).any(axis=0)
-        return broken_J
+        return np.asarray(~fine_3J.all(axis=0))
 
 
 def load_ruckig() -> Any:

@@ -15,31 +15,33 @@ Shapes: K knots, J joints of a group or of the robot, a motion is [3, J].
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from starry_ros.control.limits import PLANNING_SHARE, JerkLimiter, Limits, admits, demand
-from starry_ros.control.trajectory import Curve, stack, taylor, through_knots
+from starry_ros.control.limits import PLANNING_SHARE, JerkLimiter, Limits, admits, admitted, demand
+from starry_ros.control.trajectory import LEAST_PIECE_S, Curve, merge_times, stack, taylor, through_knots
 from starry_ros.types import F64
 
 BoolJ = NDArray[np.bool_]
 
-RETIME_ROUNDS = 6
+RETIME_ROUNDS = 5
 EASE_MARGIN = 2.0
 """A plan that ends in motion gets this many times its shortest braking time to come to rest."""
 FADE_TIMES_S = (0.12, 0.2, 0.3, 0.45, 0.7, 1.1)
 GENTLE_FADE_S = 0.3
-FADE_DEMANDS = (0.75, 2.0)
-"""Greatest demand of a fade by itself: the shortest gentle one is taken (0.75 is 0.42 of the jerk limit), else the shortest
-that fits. A long fade of a velocity difference strays far, so gentle ones are short too."""
+GENTLE_DEMAND = 0.75
+"""The shortest fade that fits is taken; one that is short (GENTLE_FADE_S) and gentle (0.75 is 0.42 of the jerk limit) first.
+A long fade of a velocity difference strays far."""
 SLOWER = (1.0, 1.15, 1.4, 2.0)
 """Factors by which a plan may be slowed to make room for a blend."""
 MEETING_POINTS = 4
 LEAST_MEETING_S = 0.1
 
+_FADE_BREAKS_S = np.unique(np.outer(FADE_TIMES_S, (0.0, 1 / 3, 2 / 3, 1.0)))
+_FADE_IS_SHORT = np.array(FADE_TIMES_S) <= GENTLE_FADE_S
 _FADE_INVERSE_3x3 = np.linalg.inv(np.array(((19 / 6, 7 / 6, 1 / 6), (2.5, 1.5, 0.5), (1.0, 1.0, 1.0))))
 """Inverse of the effect of three unit-jerk pieces of unit length on position, velocity and acceleration at their common end."""
 
@@ -87,7 +89,9 @@ class Splicer:
     def __init__(self, limits: Limits, grippers: Sequence[int]) -> None:
         arms = [j for j in range(len(limits.lower_J)) if j not in set(grippers)]
         self._columns = [group for group in (arms, *([j] for j in grippers)) if group]
-        self._groups = [_Group(limits.share(PLANNING_SHARE).take(group)) for group in self._columns]
+        planning = limits.share(PLANNING_SHARE)
+        self._groups = [_Group(planning.take(group)) for group in self._columns]
+        self._whole = _Group(planning, patient=False)
 
     def splice(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float = 1.0) -> Splice | None:
         """Join knots (times relative to now, ascending, the last in the future) to the commanded motion.
@@ -95,13 +99,15 @@ class Splicer:
         `slower` stretches the plan's time. None when the plan cannot be reached inside the limits from this motion;
         from rest it always can.
         """
-        parts = [
-            group.splice(motion_3J[:, columns], time_s_K, position_KJ[:, columns], slower)
-            for group, columns in zip(self._groups, self._columns, strict=True)
-        ]
-        if any(part is None for part in parts):
-            return None
-        found = [part for part in parts if part is not None]
+        whole = self._whole.splice(motion_3J, time_s_K, position_KJ, slower)
+        if whole is not None:
+            return replace(whole, curve=whole.curve.starting_from(motion_3J))
+        found: list[Splice] = []
+        for group, columns in zip(self._groups, self._columns, strict=True):
+            part = group.splice(motion_3J[:, columns], time_s_K, position_KJ[:, columns], slower)
+            if part is None:
+                return None
+            found.append(part)
         joints = motion_3J.shape[1]
         jump, velocity, limited = np.zeros(joints), np.zeros(joints), np.zeros(joints, dtype=bool)
         for part, columns in zip(found, self._columns, strict=True):
@@ -111,10 +117,10 @@ class Splicer:
 
 
 class _Group:
-    """Joints that share one time base."""
+    """Joints that share one time base. An impatient group gives up where the plan would have to be slowed."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, *, patient: bool = True) -> None:
+        self._limits, self._patient = limits, patient
         self._limiter = JerkLimiter(limits)
 
     def splice(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float) -> Splice | None:
@@ -123,14 +129,15 @@ class _Group:
         known = time_s_K[0] <= 0
         if known or not at_rest:
             path = self._path(time_s_K, position_KJ, slower)
-            found = self._blend(motion_3J, path, time_s_K) if known else None
-            found = found or self._reach(motion_3J, path, time_s_K)
+            found = self._blend(motion_3J, path, time_s_K) if known and path else None
+            if path and self._patient:
+                found = found or self._reach(motion_3J, path, time_s_K)
             if found is not None:
                 return found
         return self._from_rest(motion_3J, time_s_K, position_KJ, slower) if at_rest else None
 
-    def _path(self, time_s_K: F64, position_KJ: F64, slower: float, from_rest: bool = False) -> _Path:
-        """Spline through the knots; knot intervals that lie ahead are stretched until every limit is obeyed."""
+    def _path(self, time_s_K: F64, position_KJ: F64, slower: float, from_rest: bool = False) -> _Path | None:
+        """Spline through the knots; knot intervals are stretched until every limit is obeyed from now on."""
         interval_s = self._ease_out(np.diff(time_s_K) * slower, position_KJ)
         anchor = max(0, min(int(np.searchsorted(time_s_K, 0.0, side="right")) - 1, len(interval_s) - 1))
         fraction = max(0.0, -time_s_K[anchor]) / (time_s_K[anchor + 1] - time_s_K[anchor]) if len(interval_s) else 0.0
@@ -140,10 +147,12 @@ class _Group:
             curve = through_knots(time, position_KJ, self._limits.lower_J, self._limits.upper_J, from_rest=from_rest)
             start_s = time[anchor] + fraction * interval_s[anchor] if len(interval_s) else 0.0
             ahead = curve.time_s_B[1:] > start_s
-            need = np.where(ahead[:, None], demand(curve, self._limits), 0.0)
+            need = np.where(ahead[:, None], demand(curve.time_s_B, curve.pieces_B4J, self._limits), 0.0)
             limited |= need.max(axis=0) > 1
             if need.max() <= 1 or not len(interval_s):
                 break
+            if not self._patient:
+                return None
             interval_s = interval_s * self._stretch(time, curve, need.max(axis=1), uniform=attempt == RETIME_ROUNDS - 1)
         return _Path(curve, start_s, limited)
 
@@ -178,18 +187,19 @@ class _Group:
         return 1 + np.maximum(excess[1:-1], np.maximum(excess[:-2], excess[2:]) / 2) * 1.05
 
     def _blend(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
-        for factor in SLOWER:
+        for factor in SLOWER if self._patient else SLOWER[:1]:
             plan = path if factor == 1.0 else path.slowed(factor)
             ahead = plan.curve.cut(plan.start_s)
             gap_3J = motion_3J - ahead.pieces_B4J[0, :3]
-            offsets = fades(gap_3J, FADE_TIMES_S)
-            needs = [demand(offset, self._limits).max() for offset in offsets]
-            for most in FADE_DEMANDS:
-                for offset, need in zip(offsets, needs, strict=True):
-                    if need <= most and (most > 1 or offset.duration_s <= GENTLE_FADE_S):
-                        curve = ahead.plus(offset)
-                        if admits(curve, self._limits):
-                            return self._splice(curve, Method.BLEND, gap_3J, plan, time_s_K)
+            time_s_B = merge_times((ahead.time_s_B, _FADE_BREAKS_S))
+            offset_TB4J = fades(gap_3J, time_s_B)
+            blend_TB4J = ahead.resampled(time_s_B) + offset_TB4J
+            fits_T = admitted(time_s_B, blend_TB4J, self._limits)
+            gentle_T = demand(time_s_B, offset_TB4J, self._limits).max(axis=(1, 2)) <= GENTLE_DEMAND
+            for chosen_T in (fits_T & gentle_T & _FADE_IS_SHORT, fits_T):
+                if chosen_T.any():
+                    curve = Curve(time_s_B, blend_TB4J[int(chosen_T.argmax())])
+                    return self._splice(curve, Method.BLEND, gap_3J, plan, time_s_K)
         return None
 
     def _reach(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
@@ -216,7 +226,7 @@ class _Group:
         later[-1] = True
         time = np.concatenate(([0.0], np.maximum(time_s_K[later], least_s)))
         path = self._path(time, np.concatenate((here[None], position_KJ[later])), slower, from_rest=True)
-        if not admits(path.curve, self._limits):
+        if path is None or not admits(path.curve, self._limits):
             return None
         gap_3J = np.stack((here - position_KJ[later][0], *np.zeros((2, len(here)))))
         return self._splice(path.curve, Method.FROM_REST, gap_3J, path, time_s_K)
@@ -228,18 +238,22 @@ class _Group:
         return Splice(curve, method, delay_s, -gap_3J[0], -gap_3J[1], limited)
 
 
-def fades(gap_3J: F64, durations_s: Sequence[float]) -> list[Curve]:
-    """Offsets that start as `gap_3J` and are 0, with their derivatives, after each duration: three equal jerk pieces."""
-    whole_T1 = np.array(durations_s)[:, None]
-    piece_T1 = whole_T1 / 3
-    free_T3J = taylor(whole_T1[:, 0])[:, :, :3] @ gap_3J
+def fades(gap_3J: F64, time_s_B: F64) -> F64:
+    """Offsets that start as `gap_3J` and are 0, with their derivatives, after each of FADE_TIMES_S.
+
+    Three constant-jerk pieces of equal length each. Returned as pieces [T, B, 4, J] at the piece starts `time_s_B`, which
+    include _FADE_BREAKS_S.
+    """
+    whole_T = np.array(FADE_TIMES_S)
+    piece_T1 = whole_T[:, None] / 3
     scale_T31 = np.stack((piece_T1**3, piece_T1**2, piece_T1), axis=1)
-    jerk_T3J = _FADE_INVERSE_3x3 @ (-free_T3J / scale_T31)
-    pieces_T44J = np.zeros((len(whole_T1), 4, 4, gap_3J.shape[1]))
+    jerk_T3J = _FADE_INVERSE_3x3 @ (-(taylor(whole_T)[:, :, :3] @ gap_3J) / scale_T31)
+    pieces_T44J = np.zeros((len(whole_T), 4, 4, gap_3J.shape[1]))
     pieces_T44J[:, 0, :3] = gap_3J
-    step_T34 = taylor(piece_T1[:, 0])
-    for piece in range(3):
-        pieces_T44J[:, piece, 3] = jerk_T3J[:, piece]
-        if piece < 2:
-            pieces_T44J[:, piece + 1, :3] = step_T34 @ pieces_T44J[:, piece]
-    return [Curve(np.linspace(0.0, t, 4), pieces) for t, pieces in zip(durations_s, pieces_T44J, strict=True)]
+    pieces_T44J[:, :3, 3] = jerk_T3J
+    for piece in range(2):
+        pieces_T44J[:, piece + 1, :3] = taylor(piece_T1[:, 0]) @ pieces_T44J[:, piece]
+    index_TB = np.minimum((time_s_B + LEAST_PIECE_S) / piece_T1, 3.0).astype(np.intp)
+    chosen_TB4J = np.take_along_axis(pieces_T44J, index_TB[:, :, None, None], axis=1)
+    since_TB = np.maximum(time_s_B - index_TB * piece_T1, 0.0)
+    return np.concatenate((taylor(since_TB) @ chosen_TB4J, chosen_TB4J[:, :, 3:]), axis=2)

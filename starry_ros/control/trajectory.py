@@ -111,11 +111,6 @@ class Curve:
         times = np.concatenate((self.time_s_B[keep], following.time_s_B + at_s))
         return Curve(times, np.concatenate((self.pieces_B4J[keep], following.pieces_B4J)))
 
-    def plus(self, offset: Curve) -> Curve:
-        """Sum of two curves, at rest when both are."""
-        times = merge_times((self.time_s_B, offset.time_s_B))
-        return Curve(times, self.resampled(times) + offset.resampled(times))
-
     def slowed(self, factor: float) -> Curve:
         """The same path in `factor` times the time."""
         scale_41 = factor ** -np.arange(4.0)[:, None]
@@ -164,7 +159,7 @@ def through_knots(
     spline = make_interp_spline(time_s_K, position_KJ, 3, t=knots, bc_type=(rest if from_rest else None, rest))
     breaks = np.unique(knots)
     curve = _from_spline(spline, breaks)
-    low, high = position_range(curve)
+    low, high = position_range(curve.time_s_B, curve.pieces_B4J)
     outside = (low < lower_J - _TOUCH) | (high > upper_J + _TOUCH)
     if not outside.any():
         return curve
@@ -206,28 +201,33 @@ def _schoenberg(knots: F64, time_s_K: F64, position_KJ: F64, from_rest: bool) ->
     return coefficients
 
 
-def position_range(curve: Curve) -> tuple[F64, F64]:
-    """Exact least and greatest position [J] of a curve: at piece starts and where the velocity is 0 inside a piece."""
-    position, velocity, acceleration, jerk = (curve.pieces_B4J[:-1, row] for row in range(4))
-    length_B1 = np.diff(curve.time_s_B)[:, None]
-    low, high = curve.pieces_B4J[:, 0].min(axis=0), curve.pieces_B4J[:, 0].max(axis=0)
+def position_range(time_s_B: F64, pieces_B4J: F64) -> tuple[F64, F64]:
+    """Exact least and greatest position [..., J] of curves [..., B, 4, J] that share their piece starts.
+
+    Looked at where a piece starts and where the velocity is 0 inside a piece.
+    """
+    position, velocity, acceleration, jerk = (pieces_B4J[..., :-1, row, :] for row in range(4))
+    length_B1 = np.diff(time_s_B)[:, None]
+    starts = pieces_B4J[..., 0, :]
+    low, high = starts.min(axis=-2), starts.max(axis=-2)
+    if len(time_s_B) == 1:
+        return low, high
     root = np.sqrt(np.maximum(acceleration**2 - 2 * jerk * velocity, 0.0))
     half = -(acceleration + np.copysign(root, acceleration))
     for top, bottom in ((half, jerk), (2 * velocity, half)):
         t = _inside(top, bottom, length_B1)
         turning = position + t * (velocity + t * (acceleration / 2 + t * jerk / 6))
-        if len(turning):
-            low, high = np.minimum(low, turning.min(axis=0)), np.maximum(high, turning.max(axis=0))
+        low, high = np.minimum(low, turning.min(axis=-2)), np.maximum(high, turning.max(axis=-2))
     return low, high
 
 
-def peak_velocity(curve: Curve) -> F64:
-    """Exact greatest speed of every piece [B - 1, J]: at its ends and where the acceleration is 0."""
-    _, velocity, acceleration, jerk = (curve.pieces_B4J[:-1, row] for row in range(4))
-    t = _inside(-acceleration, jerk, np.diff(curve.time_s_B)[:, None])
+def peak_velocity(time_s_B: F64, pieces_B4J: F64) -> F64:
+    """Exact greatest speed of every piece [..., B - 1, J]: at its ends and where the acceleration is 0."""
+    velocity, acceleration, jerk = (pieces_B4J[..., :-1, row, :] for row in range(1, 4))
+    t = _inside(-acceleration, jerk, np.diff(time_s_B)[:, None])
     inside = np.abs(velocity + t * (acceleration + t * jerk / 2))
-    ends = np.abs(curve.pieces_B4J[:, 1])
-    return np.maximum(inside, np.maximum(ends[:-1], ends[1:]))
+    ends = np.abs(pieces_B4J[..., 1, :])
+    return np.maximum(inside, np.maximum(ends[..., :-1, :], ends[..., 1:, :]))
 
 
 def _inside(top: F64, bottom: F64, length: F64) -> F64:

@@ -1,0 +1,253 @@
+"""Random plans and events against the executor, with a limit checker that knows nothing of how commands are made.
+
+The checker differentiates the emitted positions at the control rate. A seed replays a run exactly.
+Shapes: K steps of a chunk, J joints, N commands.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from starry_ros.control.executor import Executor
+from starry_ros.control.safety import Event, Mode
+from starry_ros.control.status import LookAhead
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.timing import NS_PER_S, nanoseconds
+from starry_ros.types import F64, ActionChunk, RobotState
+
+TOLERANCE = 1e-6
+"""Share of a limit that rounding may add to a third difference at the control rate."""
+
+
+def worst_use(positions_NJ: F64, spec: RobotSpec, rate_hz: float) -> dict[str, float]:
+    """Greatest share of every limit that a sequence of positions uses, by finite differences; inf when not finite."""
+    lower_J, upper_J = spec.limit("lower"), spec.limit("upper")
+    names = ("position", "velocity", "acceleration", "jerk")
+    if not np.isfinite(positions_NJ).all():
+        return dict.fromkeys(names, np.inf)
+    use = dict.fromkeys(names, 0.0)
+    if len(positions_NJ):
+        from_middle = np.abs(positions_NJ - (lower_J + upper_J) / 2) / ((upper_J - lower_J) / 2)
+        use["position"] = float(from_middle.max())
+    for order, name in enumerate(names[1:], start=1):
+        derivative = np.diff(positions_NJ, n=order, axis=0) * rate_hz**order
+        if len(derivative):
+            use[name] = float((np.abs(derivative) / spec.limit(name)).max())
+    return use
+
+
+class ChunkMaker:
+    """Chunks of every kind, good and bad, near the arms and anywhere."""
+
+    def __init__(self, spec: RobotSpec, rng: np.random.Generator) -> None:
+        self._spec, self._rng = spec, rng
+        self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
+        self._range_J = self._upper_J - self._lower_J
+        self._hash, self._step_ns = spec.content_hash, nanoseconds(spec.action.step_s)
+        self._kinds: list[Callable[[ActionChunk, int], ActionChunk]] = [
+            self._near, self._near, self._near, self._calm, self._calm, self._calm, self._jump, self._wild, self._edges,
+            self._jaws, self._late, self._reversed, self._strange_times, self._not_finite, self._wrong_shape,
+            self._wrong_names, self._foreign, self._old_epoch, self._replayed, self._outside,
+        ]
+
+    def make(self, position_J: F64, now_ns: int, chunk_id: int) -> ActionChunk:
+        """One random chunk, observed up to 0.3 s ago."""
+        observation_ns = now_ns - int(self._rng.uniform(0, 0.3) * NS_PER_S)
+        still = np.repeat(position_J[None], self._spec.action.chunk_steps, axis=0)
+        chunk = ActionChunk(
+            chunk_id=chunk_id, epoch=1, instruction_id=1, observation_ns=observation_ns,
+            start_ns=observation_ns + self._step_ns, step_ns=self._step_ns, joint_names=self._spec.joint_names,
+            positions_KJ=still, contract_hash=self._hash,
+        )
+        return self._kinds[int(self._rng.integers(len(self._kinds)))](chunk, now_ns)
+
+    def _walk(self, chunk: ActionChunk, share: float) -> ActionChunk:
+        steps = self._rng.standard_normal(chunk.positions_KJ.shape) * share * self._range_J
+        walk = chunk.positions_KJ + np.cumsum(steps, axis=0)
+        return replace(chunk, positions_KJ=np.clip(walk, self._lower_J, self._upper_J))
+
+    def _calm(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        return self._walk(chunk, self._rng.uniform(0, 0.002))
+
+    def _near(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        return self._walk(chunk, self._rng.uniform(0, 0.02))
+
+    def _jump(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        there = np.repeat(self._rng.uniform(self._lower_J, self._upper_J)[None], len(chunk.positions_KJ), axis=0)
+        return self._walk(replace(chunk, positions_KJ=there), 0.005)
+
+    def _wild(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        anywhere = self._rng.uniform(self._lower_J, self._upper_J, chunk.positions_KJ.shape)
+        return replace(chunk, positions_KJ=anywhere)
+
+    def _edges(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        low = self._rng.random(chunk.positions_KJ.shape) < 0.5
+        return replace(chunk, positions_KJ=np.where(low, self._lower_J, self._upper_J))
+
+    def _jaws(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        positions = np.array(chunk.positions_KJ)
+        turn = int(self._rng.integers(len(positions)))
+        for j in self._spec.gripper_indices:
+            positions[:turn, j], positions[turn:, j] = self._upper_J[j], self._lower_J[j]
+        return replace(chunk, positions_KJ=positions)
+
+    def _late(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        seen_ns = now_ns - int(self._rng.uniform(0, 4) * NS_PER_S)
+        return self._walk(replace(chunk, observation_ns=seen_ns, start_ns=seen_ns + self._step_ns), 0.005)
+
+    def _reversed(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        return replace(chunk, step_ns=-chunk.step_ns, start_ns=chunk.start_ns + NS_PER_S)
+
+    def _strange_times(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        start_ns = [0, -5, 2**63, 10**40, now_ns + 10**12, now_ns - 10**12, now_ns + int(self._rng.uniform(0, 2e9))]
+        step_ns = [self._step_ns, self._step_ns, 0, 1, 10**15]
+        return replace(chunk, start_ns=self._pick(start_ns), step_ns=self._pick(step_ns))
+
+    def _not_finite(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        positions = np.array(chunk.positions_KJ)
+        k, j = (int(self._rng.integers(size)) for size in positions.shape)
+        positions[k, j] = self._rng.choice([np.nan, np.inf, -np.inf])
+        return replace(chunk, positions_KJ=positions)
+
+    def _outside(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        return replace(chunk, positions_KJ=chunk.positions_KJ + self._rng.choice([1e308, -1e308, 7.0, -7.0]))
+
+    def _wrong_shape(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        rows, columns = (int(size) for size in self._rng.integers(0, 20, 2))
+        shapes: list[F64] = [np.float64(3.0) + np.zeros(()), np.zeros((rows, columns)), np.zeros((2, 3, 4))]
+        return replace(chunk, positions_KJ=shapes[int(self._rng.integers(3))])
+
+    def _wrong_names(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        names = list(chunk.joint_names)
+        wrong = [(), tuple(names[:-1]), (*names, "extra"), ("x", *names[1:]), (names[0], names[0], *names[2:])]
+        return replace(chunk, joint_names=wrong[int(self._rng.integers(len(wrong)))])
+
+    def _foreign(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        return replace(chunk, contract_hash=self._hash[::-1])
+
+    def _old_epoch(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        return replace(chunk, epoch=self._pick([0, -1, -(2**70)]))
+
+    def _replayed(self, chunk: ActionChunk, now_ns: int) -> ActionChunk:
+        return replace(chunk, chunk_id=int(self._rng.integers(0, chunk.chunk_id + 1)))
+
+    def _pick(self, values: list[int]) -> int:
+        return values[int(self._rng.integers(len(values)))]
+
+
+@dataclass
+class FuzzReport:
+    """What a fuzzed run showed. `problems` is empty when every command and every look-ahead was in order."""
+
+    seed: int
+    chunks: int = 0
+    commands: int = 0
+    accepted: int = 0
+    gate_interventions: int = 0
+    worst_use: dict[str, float] = field(default_factory=dict)
+    refused: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+class ExecutorFuzzer:
+    """One executor, one robot that follows with a lag, and a stream of random chunks, services and faults."""
+
+    def __init__(self, spec: RobotSpec, seed: int) -> None:
+        self._spec, self._rng = spec, np.random.default_rng(seed)
+        self._executor, self._maker = Executor(spec), ChunkMaker(spec, self._rng)
+        self._period_ns = round(NS_PER_S / spec.rates.control_hz)
+        self._now_ns = NS_PER_S
+        self._measured_J = spec.limit("home")
+        self._target_J = self._measured_J
+        self._run_NJ: list[F64] = []
+        self.report = FuzzReport(seed)
+
+    def run(self, chunks: int) -> FuzzReport:
+        """Offer this many chunks."""
+        for _ in range(chunks):
+            for _ in range(int(self._rng.choice([0, 0, 1, 3, 10, 40]))):
+                self._tick()
+            self._offer()
+            self._disturb()
+        self._close_run()
+        self.report.gate_interventions = self._executor.status(self._now_ns).gate_interventions
+        return self.report
+
+    def _tick(self) -> None:
+        self._now_ns += int(self._period_ns * self._rng.choice([1.0, 1.0, 1.0, 0.8, 1.2, 0.3, 3.0]))
+        self._measured_J = self._measured_J + 0.5 * (self._target_J - self._measured_J)
+        position_J = self._measured_J
+        if self._rng.random() < 0.0005:
+            position_J = np.full_like(position_J, np.nan)
+        state = None if self._rng.random() < 0.05 else RobotState(self._now_ns, position_J, np.zeros_like(position_J))
+        command = self._executor.step(self._now_ns, state)
+        if command is not None:
+            self.report.commands += 1
+            self._target_J = command.position_J
+            self._run_NJ.append(command.position_J)
+        else:
+            self._close_if_disarmed()
+
+    def _offer(self) -> None:
+        chunk = self._maker.make(self._target_J, self._now_ns, self.report.chunks)
+        self.report.chunks += 1
+        merge = self._executor.submit(chunk, self._now_ns)
+        if merge.accepted:
+            self.report.accepted += 1
+            if not np.isfinite(chunk.positions_KJ).all() or chunk.contract_hash != self._spec.content_hash:
+                self.report.problems.append(f"chunk {chunk.chunk_id}: accepted although broken")
+        elif merge.reason is None:
+            self.report.problems.append(f"chunk {chunk.chunk_id}: refused without a reason")
+        else:
+            self.report.refused[merge.reason.value] += 1
+
+    def _disturb(self) -> None:
+        executor, rng, now_ns = self._executor, self._rng, self._now_ns
+        if rng.random() < 0.01:
+            services = (executor.hold, executor.stop, executor.arm, executor.reset_fault)
+            services[int(rng.integers(4))](now_ns)
+            self._close_if_disarmed()
+        if rng.random() < 0.005:
+            executor.set_estop(True, now_ns)
+        if rng.random() < 0.3:
+            executor.set_estop(False, now_ns)
+        if rng.random() < 0.02:
+            executor.set_condition(Event.PLANNER_DEGRADED, bool(rng.random() < 0.3), now_ns)
+        if rng.random() < 0.3 and not executor.status(now_ns).mode in (Mode.RUN, Mode.SLOW):
+            executor.reset_fault(now_ns)
+            self._close_if_disarmed()
+            executor.arm(now_ns)
+        ahead = executor.look_ahead(now_ns)
+        if ahead is not None:
+            self._check_look_ahead(ahead)
+
+    def _check_look_ahead(self, ahead: LookAhead) -> None:
+        step_s = float(ahead.time_s_N[0])
+        rules = {
+            "times increase": bool((np.diff(ahead.time_s_N) > 0).all()) and step_s > 0,
+            "ends at rest": not ahead.velocity_NJ[-1].any(),
+            "ends without acceleration": not ahead.acceleration_NJ[-1].any(),
+        }
+        use = worst_use(ahead.position_NJ, self._spec, 1 / step_s)
+        rules["obeys limits"] = max(use.values()) <= 1 + TOLERANCE
+        self.report.problems += [f"look-ahead at {self._now_ns}: not {rule}" for rule, good in rules.items() if not good]
+
+    def _close_if_disarmed(self) -> None:
+        """The next `arm` starts a new sequence, from the measured position."""
+        if self._executor.status(self._now_ns).mode is Mode.DISARMED:
+            self._close_run()
+
+    def _close_run(self) -> None:
+        """Check one unbroken sequence of commands."""
+        if self._run_NJ:
+            use = worst_use(np.array(self._run_NJ), self._spec, self._spec.rates.control_hz)
+            self._run_NJ = []
+            worst = self.report.worst_use
+            for name, value in use.items():
+                worst[name] = max(worst.get(name, 0.0), value)
+                if value > 1 + TOLERANCE:
+                    self.report.problems.append(f"{name} limit exceeded: {value:.9f} of it before {self._now_ns}")

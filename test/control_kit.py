@@ -1,0 +1,94 @@
+"""Tools of the control tests: an independent limit checker, a robot that follows, chunks of every kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from starry_ros.control.executor import Executor
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.timing import nanoseconds
+from starry_ros.types import ActionChunk, JointCommand, RobotState
+
+SPEC = load_robot_spec(Path(__file__).parents[1] / "config" / "robots" / "bimanual_sim.yaml")
+HASH = SPEC.content_hash
+JOINTS = len(SPEC.joint_names)
+LOWER_J, UPPER_J = SPEC.limit("lower"), SPEC.limit("upper")
+PERIOD_NS = nanoseconds(1 / SPEC.rates.control_hz)
+STEP_NS = nanoseconds(SPEC.action.step_s)
+START_NS = 1_000_000_000
+
+
+def worst_use(positions_NJ: np.ndarray, spec: RobotSpec = SPEC) -> dict[str, float]:
+    """Share of every limit that a sequence of positions at the control rate uses, by finite differences."""
+    rate, use = spec.rates.control_hz, {}
+    lower, upper = spec.limit("lower"), spec.limit("upper")
+    middle, half = (lower + upper) / 2, (upper - lower) / 2
+    use["position"] = float((np.abs(positions_NJ - middle) / half).max()) if len(positions_NJ) else 0.0
+    for order, name in enumerate(("velocity", "acceleration", "jerk"), start=1):
+        derivative = np.diff(positions_NJ, n=order, axis=0) * rate**order
+        use[name] = float((np.abs(derivative) / spec.limit(name)).max()) if len(derivative) else 0.0
+    if not np.isfinite(positions_NJ).all():
+        use["position"] = np.inf
+    return use
+
+
+def make_chunk(position_KJ: np.ndarray, observation_ns: int, chunk_id: int = 1, **changes: object) -> ActionChunk:
+    """A well-formed chunk: the first step 0.1 s after its observation."""
+    chunk = ActionChunk(
+        chunk_id=chunk_id, epoch=1, instruction_id=1, observation_ns=observation_ns, start_ns=observation_ns + STEP_NS,
+        step_ns=STEP_NS, joint_names=SPEC.joint_names, positions_KJ=np.asarray(position_KJ), contract_hash=HASH,
+    )
+    return replace(chunk, **changes)  # type: ignore[arg-type]
+
+
+def state_at(position_J: np.ndarray, now_ns: int) -> RobotState:
+    return RobotState(now_ns, np.array(position_J, dtype=np.float64), np.zeros(len(position_J)))
+
+
+class Follower:
+    """A robot that does what it is told one period later, its executor, and everything that was sent."""
+
+    def __init__(self, executor: Executor | None = None, position_J: np.ndarray | None = None) -> None:
+        self.executor = executor or Executor(SPEC)
+        self.now_ns = START_NS
+        self.position_J = SPEC.limit("home") if position_J is None else position_J
+        self.sent: list[np.ndarray] = []
+        self.commands: list[JointCommand] = []
+
+    def tick(self, *, silent: bool = False) -> JointCommand | None:
+        """One control period; `silent`: no joint state arrives."""
+        self.now_ns += PERIOD_NS
+        command = self.executor.step(self.now_ns, None if silent else state_at(self.position_J, self.now_ns))
+        if command is not None:
+            self.position_J = command.position_J
+            self.sent.append(command.position_J)
+            self.commands.append(command)
+        return command
+
+    def run(self, duration_s: float, *, silent: bool = False) -> None:
+        for _ in range(round(duration_s * SPEC.rates.control_hz)):
+            self.tick(silent=silent)
+
+    def arm(self) -> None:
+        self.tick()
+        reply = self.executor.arm(self.now_ns)
+        assert reply.ok, reply.message
+
+    @property
+    def positions_NJ(self) -> np.ndarray:
+        return np.array(self.sent)
+
+
+def smooth_plan(t_s: np.ndarray | float, amplitude: float = 0.4, pulse: float = 1.5) -> np.ndarray:
+    """A motion well inside the limits that starts at rest at `home` (grippers half open): [..., J]."""
+    t = np.asarray(t_s, dtype=np.float64)[..., None]
+    ease = np.clip(t / 2, 0, 1)
+    ease = ease**3 * (10 - 15 * ease + 6 * ease**2)
+    size = np.full(JOINTS, amplitude)
+    base = SPEC.limit("home")
+    for j in SPEC.gripper_indices:
+        size[j], base[j] = 0.01, 0.02
+    return base + ease * size * np.sin(pulse * t + np.arange(JOINTS))
