@@ -1,12 +1,13 @@
 """Camera images with the value map lit up in them, landing marks, and a caption bar.
 
 Shapes: H = h rows and W = w columns of a camera's image, C = 3 channels, uint8 RGB; values_hw in 0..1. Where the value
-is low the image stays as it is; opacity and brightness of the colour rise with the value. Event 0 (next contact) is warm
-with a ringed cross, event 1 (the one after) cool with a diamond: they differ in shape as well as in colour.
+is low the image stays as it is; opacity and brightness of the colour rise with the value. Event 0 (next contact) is
+warm with a ringed cross, event 1 (the one after) cool with a diamond: they differ in shape as well as in colour.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -164,7 +165,7 @@ def _draw_pill(bar: U8, text: str, colour_rgb: tuple[int, int, int], right: int)
     """Text in a rounded frame that ends at column `right`; returns the column where it begins."""
     height = bar.shape[0]
     size, pad, radius = 0.42 * height, height // 3, round(0.36 * height)
-    left = right - _text_width(text, size) - 2 * pad
+    left = int(right - _text_width(text, size) - 2 * pad)
     middle = height // 2
     for colour, inset in ((colour_rgb, 0), (INK_RGB, max(1, height // 20))):
         r = radius - inset
@@ -188,14 +189,14 @@ def _scale(size: float) -> float:
 
 def _text_width(text: str, size: float) -> int:
     (width, _), _ = cv2.getTextSize(text, FONT, _scale(size), 1)
-    return width
+    return int(width)
 
 
 def _shorten(text: str, width: int, size: float) -> str:
     """The text on one line, cut with dots where it does not fit."""
     text = " ".join(text.split())
-    if _text_width(text, size) <= width:
+    most = max(1, width)  # a letter is at least a pixel wide
+    if len(text) <= most and _text_width(text, size) <= width:
         return text
-    while text and _text_width(text + "...", size) > width:
-        text = text[:-1]
-    return text.rstrip() + "..."
+    fitting = bisect_right(range(most + 1), width, key=lambda count: _text_width(text[:count] + "...", size))
+    return text[: max(0, fitting - 1)].rstrip() + "..."

@@ -49,7 +49,7 @@ class ValueProjector:
             return None
         top, bottom = _reach(np.any(above_HW, axis=1), grid.rows)
         left, right = _reach(np.any(above_HW, axis=0), grid.columns)
-        values_hw = _clip(grid.rows[top:bottom] @ cells_HW @ grid.columns[left:right].T)
+        values_hw = _clip(np.matmul(grid.rows[top:bottom] @ cells_HW, grid.columns[left:right].T))
         return Region(Rect(left, top, right - left, bottom - top), values_hw)
 
     def _cells(self, value_map: ValueMap, camera: str, event: int) -> tuple[_Grid, F32]:

@@ -1,0 +1,1 @@
+"""Timings with their conditions."""
