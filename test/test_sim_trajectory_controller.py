@@ -68,7 +68,8 @@ def test_the_end_is_held_and_the_begin_is_the_desired_state() -> None:
     np.testing.assert_allclose(jtc.sample(90 * MS).position_J, [0.1, 0.2])
     held = jtc.sample(10_000 * MS)
     np.testing.assert_allclose(held.position_J, [0.1, 0.2])
-    assert held.velocity_J is not None and not held.velocity_J.any()
+    assert held.velocity_J is not None
+    assert not held.velocity_J.any()
 
 
 def test_a_new_trajectory_replaces_the_old_without_a_jump() -> None:

@@ -1,6 +1,6 @@
 """Node `action_executor`: the executor behind topics. Its own process, without images.
 
-In: plans, joint states, emergency stop, heartbeat, and the services `arm`, `hold`, `stop`, `reset_fault`. Out: one short
+In: plans, joint states, emergency stop, heartbeat, and the services `arm`, `hold`, `stop`, `reset_fault`. Out: a short
 trajectory an arm, about 25 times a second, that follows the plan and ends at rest: should this process die, the
 controller in the driver stops the arm by itself. Nothing is sent to an arm that another node commands.
 """
@@ -8,6 +8,7 @@ controller in the driver stops the arm by itself. Nothing is sent to an arm that
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
@@ -38,9 +39,9 @@ PARAMETERS = (
     Parameter("status_hz", 10.0, "Rate of executor_status, in hertz.", 1.0, 100.0),
     Parameter("stamp_commands", True, "Stamp trajectories with their start; false sends stamp 0, which means now."),
     Parameter("state_timeout_s", 0.25, "Joint states older than this stop the arms, in seconds.", 0.02, 2.0),
-    Parameter("heartbeat_timeout_s", 0.0, "Stop when heartbeat is silent for this long, in seconds; 0 ignores it.", 0.0, 10.0),
-    Parameter("estop_timeout_s", 0.0, "A silent estop counts as pressed after this long, in seconds; 0 never.", 0.0, 10.0),
-    Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms before taking them, in seconds.", 0.0, 30.0),
+    Parameter("heartbeat_timeout_s", 0.0, "A heartbeat silent for so long stops the arms, in s; 0 never.", 0.0, 10.0),
+    Parameter("estop_timeout_s", 0.0, "An estop silent for so long counts as pressed, in s; 0 never.", 0.0, 10.0),
+    Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms at start, in seconds.", 0.0, 30.0),
 )
 SECOND_OWNER = "second_owner"
 MALFORMED = "malformed"
@@ -56,7 +57,8 @@ class ActionExecutorNode(StarryNode):
         self._spec = load_robot_spec(robot_file(self._values["robot"]))
         self._edge = EdgeClock(self.get_clock())
         config = ExecutorConfig(
-            heartbeat_timeout_s=self._values["heartbeat_timeout_s"] or None, state_timeout_s=self._values["state_timeout_s"]
+            heartbeat_timeout_s=self._values["heartbeat_timeout_s"] or None,
+            state_timeout_s=self._values["state_timeout_s"],
         )
         self._control = Executor(self._spec, config)
         self._speeds = {Mode.RUN: 1.0, Mode.SLOW: 1.0 / config.slow_factor}
@@ -65,7 +67,7 @@ class ActionExecutorNode(StarryNode):
         self._malformed: Counter[str] = Counter()
         self._estop_pressed, self._estop_ns = False, self._edge.now_ns()
         self._second_owner = False
-        self._commands: dict[str, object] = {}
+        self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._sent_rest = False
         self._lateness, self._due_ns = LatencyWindow(512), 0
@@ -187,11 +189,15 @@ class ActionExecutorNode(StarryNode):
 
     def _health(self) -> Health:
         status = self._control.status(self._edge.now_ns())
-        values = {"mode": status.mode, "reason": SECOND_OWNER if self._second_owner else status.reason,
-                  "conditions": ",".join(status.conditions), "slack_s": status.slack_s, "stall_share": status.stall_share,
-                  "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
-                  "gate_interventions": status.gate_interventions}
-        values |= {f"refused.{reason}": count for reason, count in {**status.refused, **self._malformed}.items() if count}
+        refused: dict[str, int] = {**self._malformed}
+        refused |= {reason.value: count for reason, count in status.refused.items()}
+        values = {
+            "mode": status.mode, "reason": SECOND_OWNER if self._second_owner else status.reason,
+            "conditions": ",".join(status.conditions), "slack_s": status.slack_s, "stall_share": status.stall_share,
+            "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
+            "gate_interventions": status.gate_interventions,
+            **{f"refused.{reason}": count for reason, count in refused.items() if count},
+        }
         return Health(LEVELS.get(status.mode, OK), f"{status.mode} {values['reason']}", values)
 
 

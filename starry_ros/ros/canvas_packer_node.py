@@ -51,7 +51,8 @@ class CanvasPackerNode(StarryNode):
         self._published = 0
         self._canvas = self.create_publisher(Image, "canvas", SENSOR)
         self._info = self.create_publisher(CanvasInfo, "canvas_info", SENSOR)
-        self._topics = {camera.name: self._subscribe(camera, values["image_transport"]) for camera in self._spec.cameras}
+        transport = values["image_transport"]
+        self._topics = {camera.name: self._subscribe(camera, transport) for camera in self._spec.cameras}
         self._doubled: set[str] = set()
         self.create_timer(0.5, self._count_publishers)
         Diagnostics(self, self._health, self._spec.name)
@@ -59,8 +60,8 @@ class CanvasPackerNode(StarryNode):
     def _subscribe(self, camera: CameraSpec, transport: str) -> str:
         compressed = transport == "compressed"
         topic = f"{camera.topic}/compressed" if compressed else camera.topic
-        callback = partial(self._on_image, camera)
-        return str(self.create_subscription(CompressedImage if compressed else Image, topic, callback, SENSOR).topic_name)
+        kind = CompressedImage if compressed else Image
+        return str(self.create_subscription(kind, topic, partial(self._on_image, camera), SENSOR).topic_name)
 
     def _count_publishers(self) -> None:
         """Two drivers on one topic would alternate two views in one tile: neither is believed."""
@@ -97,7 +98,8 @@ class CanvasPackerNode(StarryNode):
 
     def _health(self) -> Health:
         status = self._sync.status(self._edge.now_ns())
-        values: dict[str, object] = {"canvases": self._published, "clock_jumps": status.resets, "skew": status.outcome.value}
+        values: dict[str, object] = {"canvases": self._published, "clock_jumps": status.resets}
+        values["last_look"] = status.outcome.value
         for health in status.cameras:
             values |= self._camera_values(health)
         bad = [f"{health.camera}: {self._why(health)}" for health in status.cameras if health.state != CameraState.OK]

@@ -182,7 +182,7 @@ def state_message(spec: RobotSpec, state: RobotState, clock: EdgeClock) -> Joint
 def trajectory_message(
     spec: RobotSpec, arm: ArmSpec, clock: EdgeClock, start_ns: int | None, time_s_K: F64, points_K3J: F64
 ) -> JointTrajectory:
-    """One arm's part of positions, velocities and accelerations [K, 3, J] at times after `start_ns` (None: on arrival)."""
+    """One arm's part of positions, velocities and accelerations [K, 3, J] at times after `start_ns` (None: now)."""
     part = spec.arm_slice(arm.name)
     signed = points_K3J[:, :, part] * spec.limit("sign")[part]
     start = TimeMsg() if start_ns is None else clock.stamp(start_ns)
@@ -215,7 +215,8 @@ def executor_status_message(
     spec: RobotSpec, status: ExecutorStatus, accepted: int, malformed: Mapping[str, int], jitter_s: float
 ) -> messages.ExecutorStatus:
     """The executor's status without stamp and speed. `malformed` counts messages that were no chunk at all."""
-    refused = {str(reason): count for reason, count in {**status.refused, **malformed}.items() if count}
+    counts: dict[str, int] = {reason.value: count for reason, count in status.refused.items()}
+    refused = {reason: count for reason, count in {**counts, **malformed}.items() if count}
     return messages.ExecutorStatus(
         mode=getattr(messages.ExecutorStatus, status.mode.name), mode_name=status.mode.value, reason=status.reason,
         conditions=[str(condition) for condition in status.conditions], contract_hash=spec.content_hash,
@@ -248,7 +249,7 @@ def chunk_of(message: messages.ActionChunk, clock: EdgeClock) -> ActionChunk:
     if joints == 0 or count == 0 or count % joints:
         raise InputError("action chunk", "positions are not rows of joints", got=count, expected=f"rows of {joints}")
     if not 0 < message.step_s <= LONGEST_STEP_S:
-        raise InputError("action chunk", "step is out of range", got=message.step_s, expected=f"0 to {LONGEST_STEP_S} s")
+        raise InputError("action chunk", "step is wrong", got=message.step_s, expected=f"0 to {LONGEST_STEP_S} s")
     return ActionChunk(
         chunk_id=message.chunk_id, epoch=message.epoch, instruction_id=message.instruction_id,
         observation_ns=clock.local_ns(message.header.stamp), start_ns=clock.local_ns(message.start),
@@ -263,7 +264,8 @@ def value_map_message(value: ValueMap, chunk: ActionChunk, clock: EdgeClock) -> 
     events, rows, cols = value.values_EHW.shape
     return messages.ValueMap(
         header=Header(stamp=clock.stamp(value.observation_ns), frame_id="canvas"), chunk_id=chunk.chunk_id,
-        epoch=chunk.epoch, layout_hash=value.layout_hash, stride_px=value.stride_px, rows=rows, cols=cols, events=events,
+        epoch=chunk.epoch, layout_hash=value.layout_hash, stride_px=value.stride_px,
+        rows=rows, cols=cols, events=events,
         values=array("f", np.ascontiguousarray(value.values_EHW, dtype="<f4").tobytes()),
         landing=[
             messages.LandingPoint(

@@ -40,7 +40,7 @@ def _rgba(rgb: Sequence[float]) -> ColorRGBA:
 
 
 def quaternion_of(rotation: F64) -> Quaternion:
-    """Unit quaternion of a rotation matrix [3, 3]: the eigenvector of Bar-Itzhack's matrix (2000) of largest eigenvalue."""
+    """Unit quaternion of a rotation [3, 3]: the eigenvector of largest eigenvalue of Bar-Itzhack's matrix (2000)."""
     r = rotation
     matrix = np.array([
         [r[0, 0] - r[1, 1] - r[2, 2], r[1, 0] + r[0, 1], r[2, 0] + r[0, 2], r[2, 1] - r[1, 2]],

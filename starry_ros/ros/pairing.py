@@ -24,22 +24,21 @@ class StampPairs(Generic[First, Second]):
 
     def first(self, stamp: Hashable, item: First) -> tuple[First, Second] | None:
         """Add to the first stream; the pair, if it is complete now."""
-        self._add(self._first, stamp, item)
+        self._first[stamp] = item
         return self._match(stamp)
 
     def second(self, stamp: Hashable, item: Second) -> tuple[First, Second] | None:
         """Add to the second stream; the pair, if it is complete now."""
-        self._add(self._second, stamp, item)
+        self._second[stamp] = item
         return self._match(stamp)
-
-    def _add(self, kept: dict[Hashable, object], stamp: Hashable, item: object) -> None:  # type: ignore[type-arg]
-        kept[stamp] = item
-        while len(kept) > self._keep:
-            kept.pop(next(iter(kept)))
 
     def _match(self, stamp: Hashable) -> tuple[First, Second] | None:
         if stamp in self._first and stamp in self._second:
             return self._first.pop(stamp), self._second.pop(stamp)
+        if len(self._first) > self._keep:
+            self._first.pop(next(iter(self._first)))
+        if len(self._second) > self._keep:
+            self._second.pop(next(iter(self._second)))
         return None
 
 

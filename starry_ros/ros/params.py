@@ -32,7 +32,7 @@ ROBOT = Parameter("robot", "bimanual_sim", "Robot contract: a name in config/rob
 
 
 def declare(node: Node, *table: Parameter) -> Mapping[str, Any]:
-    """Declare every parameter of the table and return the values in force; ConfigError on a value that is not allowed."""
+    """Declare the parameters of a table and return the values in force; ConfigError on one that is not allowed."""
     return {row.name: _declare(node, row) for row in table}
 
 
@@ -45,7 +45,7 @@ def _declare(node: Node, row: Parameter) -> Any:
             where, "has a value that is not allowed", got=str(error), expected=_expected(row), fix=row.description
         ) from error
     if row.choices and value not in row.choices:
-        raise ConfigError(where, "is not one of the choices", got=repr(value), expected=_expected(row), fix=row.description)
+        raise ConfigError(where, "is no choice", got=repr(value), expected=_expected(row), fix=row.description)
     return value
 
 

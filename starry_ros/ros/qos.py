@@ -6,7 +6,7 @@
 | NEWEST | best effort | volatile | 1 | subscribers of images that only want the newest |
 | STATE | reliable | volatile | 10 | joint states, status, ground truth, diagnostics |
 | PLAN | reliable | volatile | 4 | chunks, value maps |
-| COMMAND | reliable | volatile | 2 | trajectories to the arms: never latched, so a restarted controller replays nothing |
+| COMMAND | reliable | volatile | 2 | trajectories: never latched, so a restarted controller replays nothing |
 | SAFETY | reliable | volatile | 10 | emergency stop and heartbeat |
 | LATCHED | reliable | transient local | 1 | sentence in force, status that late joiners need |
 | CLOCK | best effort | volatile | 1 | simulated time |

@@ -155,11 +155,11 @@ def _definition(name: str) -> str:
         path = prefix / "share" / f"{name}.msg"
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    raise RuntimeUnavailable("recorder", f"the definition of {name} is not installed", fix="install its package with its share folder")
+    raise RuntimeUnavailable("recorder", f"the definition of {name} is not installed", fix="install its share folder")
 
 
 def _prefixes(package: str) -> Iterator[Path]:
-    """Folders that may hold share/<package>: that of the package's Python module, of the interpreter, of this package."""
+    """Folders that may hold share/<package>: above its Python module, the interpreter's, above this package."""
     module_file = importlib.import_module(package).__file__ or ""
     yield from Path(module_file).resolve().parents
     yield Path(sys.prefix)

@@ -1,8 +1,8 @@
 """Node `sim_robot`: the simulated robot, on the topics of a real one.
 
 One thread owns physics and rendering and keeps pace with real time. In: one trajectory topic an arm, under the rules of
-joint_trajectory_controller. Out: cameras with calibration, joint states, `/clock`, and under `ground_truth/` what only a
-simulation knows. Service `reset_episode` lays the scene out anew.
+joint_trajectory_controller. Out: cameras with calibration, joint states, `/clock`, and under `ground_truth/` what only
+a simulation knows. Service `reset_episode` lays the scene out anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from starry_ros.errors import StarryError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.ros.convert import (
-    EdgeClock, camera_info_message, image_message, stamp_ns, state_message, trajectory_of,
+    EdgeClock,
+    camera_info_message,
+    image_message,
+    stamp_ns,
+    state_message,
+    trajectory_of,
 )
 from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
 from starry_ros.ros.markers import cube_marker
@@ -32,7 +37,7 @@ from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
 from starry_ros.ros.worker import Calls, Worker
 from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
-from starry_ros.sim.driver import CameraRig, Scene, SimulatedDriver
+from starry_ros.sim.driver import CameraRig, SimulatedDriver, Simulation
 from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.sim.trajectory_controller import Trajectory
 from starry_ros.srv import ResetEpisode
@@ -58,9 +63,7 @@ class SimRobotNode(StarryNode):
         self._spec = load_robot_spec(robot_file(self._values["robot"]))
         self._edge = EdgeClock(self.get_clock())
         self._commands: queue.SimpleQueue[tuple[str, Trajectory]] = queue.SimpleQueue()
-        self._driver: SimulatedDriver | None = None
-        self._scene: Scene | None = None
-        self._rig: CameraRig | None = None
+        self._simulation: Simulation | None = None
         self._frames = {camera.name: 0 for camera in self._spec.cameras}
         self._last_frame_ns = dict.fromkeys(self._frames, 0)
         self._camera_rate = Every(self._spec.rates.camera_hz)
@@ -106,85 +109,82 @@ class SimRobotNode(StarryNode):
         return response
 
     def _health(self) -> Health:
-        if self._driver is None:
+        simulation = self._simulation
+        if simulation is None:
             return Health(WARN, "loading")
-        values: dict[str, object] = {"lost_s": seconds(self._driver.lost_ns), "skipped_frames": self._rig.skipped}
-        values |= {f"{camera}.published": count for camera, count in self._frames.items()}
-        values |= {f"{camera}.last_ns": last_ns for camera, last_ns in self._last_frame_ns.items()}
-        values |= {f"rejected.{reason}": count for reason, count in self._driver.rejected.items()}
-        rejected = sum(self._driver.rejected.values())
+        driver = simulation.driver
+        values: dict[str, object] = {"lost_s": seconds(driver.lost_ns), "skipped_pictures": simulation.cameras.skipped}
+        for camera, count in self._frames.items():
+            values |= {f"{camera}.published": count, f"{camera}.last_ns": self._last_frame_ns[camera]}
+        values |= {f"rejected.{reason}": count for reason, count in driver.rejected.items()}
+        rejected = sum(driver.rejected.values())
         return Health(WARN if rejected else OK, f"{rejected} trajectories rejected" if rejected else "ok", values)
 
     # In the physics thread
 
     def _work(self) -> None:
-        if self._driver is None:
-            self._load()
+        simulation = self._simulation or self._load()
         self._calls.serve()
         while not self._commands.empty():
-            self._accept(*self._commands.get())
+            self._accept(simulation.driver, *self._commands.get())
         now_ns = self._edge.now_ns()
-        if self._driver.behind(now_ns):
-            self._driver.tick()
-            self._publish()
-        elif not self._publish_camera():
-            time.sleep(self._driver.wait_s(now_ns))
+        if simulation.driver.behind(now_ns):
+            simulation.driver.tick()
+            self._publish(simulation)
+        elif not self._publish_camera(simulation.cameras):
+            time.sleep(simulation.driver.wait_s(now_ns))
 
-    def _accept(self, arm: str, trajectory: Trajectory) -> None:
-        rejection = self._driver.accept(arm, trajectory)
+    def _load(self) -> Simulation:
+        values = self._values
+        args = (values["task"], values["setting"], values["seed"], self._edge.now_ns())
+        self._simulation = Simulation(self._spec, *args)
+        return self._simulation
+
+    def _free(self) -> None:
+        if self._simulation is not None:
+            self._simulation.cameras.close()
+
+    def _reset(self, task: str, setting: str, seed: int) -> str:
+        return (self._simulation or self._load()).reset(task, setting, seed)
+
+    def _accept(self, driver: SimulatedDriver, arm: str, trajectory: Trajectory) -> None:
+        rejection = driver.accept(arm, trajectory)
         if rejection is not None:
             self.get_logger().warning(f"{arm} arm: trajectory rejected: {rejection}", throttle_duration_sec=1.0)
 
-    def _load(self) -> None:
-        cell, self._rig = Cell(self._spec), CameraRig(self._spec)
-        self._scene = Scene(cell)
-        self._scene.reset(self._values["task"], self._values["setting"], self._values["seed"])
-        self._rig.snapshot(cell, self._edge.now_ns())
-        self._rig.develop()  # the first picture compiles the scene
-        self._driver = SimulatedDriver(self._spec, cell, self._edge.now_ns())
-
-    def _free(self) -> None:
-        if self._rig is not None:
-            self._rig.close()
-
-    def _reset(self, task: str, setting: str, seed: int) -> str:
-        instruction = self._scene.reset(task, setting, seed)
-        self._driver.restart()
-        return instruction
-
-    def _publish(self) -> None:
+    def _publish(self, simulation: Simulation) -> None:
         """What is due at the physics instant."""
-        time_ns = self._driver.time_ns
-        stamp = self._edge.stamp(time_ns)
+        driver, scene = simulation.driver, simulation.scene
+        stamp = self._edge.stamp(driver.time_ns)
         self._clock_topic.publish(ClockMsg(clock=stamp))
-        if self._state_rate.due(time_ns):
-            self._states.publish(state_message(self._spec, self._driver.state(), self._edge))
-            self._scene.update()
-        if self._truth_rate.due(time_ns):
-            self._success.publish(Bool(data=self._scene.success))
-            self._placed.publish(String(data=",".join(self._scene.placed)))
-            self._objects.publish(MarkerArray(markers=[self._block(colour, stamp) for colour in COLOURS]))
-        if self._camera_rate.due(time_ns):
-            self._rig.snapshot(self._driver.cell, time_ns)
+        if self._state_rate.due(driver.time_ns):
+            self._states.publish(state_message(self._spec, driver.state(), self._edge))
+            scene.update()
+        if self._truth_rate.due(driver.time_ns):
+            self._success.publish(Bool(data=scene.success))
+            self._placed.publish(String(data=",".join(scene.placed)))
+            self._objects.publish(MarkerArray(markers=[_block(driver.cell, colour, stamp) for colour in COLOURS]))
+        if self._camera_rate.due(driver.time_ns):
+            simulation.cameras.snapshot(driver.cell, driver.time_ns)
 
-    def _block(self, colour: str, stamp: Time) -> Marker:
-        cell = self._driver.cell
-        position, rotation = cell.block_position(colour), cell.block_rotation(colour)
-        return cube_marker(colour, position, rotation, 2 * BLOCK_HALF_M, BLOCK_RGB[colour], stamp)
-
-    def _publish_camera(self) -> bool:
+    def _publish_camera(self, rig: CameraRig) -> bool:
         """One picture of the last camera instant; False when none is pending."""
-        picture = self._rig.develop()
+        picture = rig.develop()
         if picture is None:
             return False
         name, image, model = picture
-        stamp, frame_id = self._edge.stamp(self._rig.time_ns), self._spec.camera(name).frame_id
+        stamp, frame_id = self._edge.stamp(rig.time_ns), self._spec.camera(name).frame_id
         image_topic, info_topic = self._cameras[name]
         image_topic.publish(image_message(image, stamp, frame_id))
         info_topic.publish(camera_info_message(model, stamp, frame_id))
         self._frames[name] += 1
         self._last_frame_ns[name] = stamp_ns(stamp)
         return True
+
+
+def _block(cell: Cell, colour: str, stamp: Time) -> Marker:
+    position, rotation = cell.block_position(colour), cell.block_rotation(colour)
+    return cube_marker(colour, position, rotation, 2 * BLOCK_HALF_M, BLOCK_RGB[colour], stamp)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""`python -m starry_ros.ros.start NODE ...`: starts a node so that Ctrl-C is quiet even while its libraries are loading."""
+"""`python -m starry_ros.ros.start NODE ...`: starts a node; Ctrl-C is quiet even while its libraries are loading."""
 
 from __future__ import annotations
 

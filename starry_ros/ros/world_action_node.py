@@ -1,12 +1,14 @@
 """Node `world_action`: the world-action model's session behind topics.
 
-A worker thread owns the session. It takes the newest pair of canvas and joint state, refuses it with a reason when it is
-not fit to plan on, and publishes a chunk and its value map each time the re-plan interval has passed.
+A worker thread owns the session. Each time the re-plan interval has passed it takes the newest pair of canvas and joint
+state, refuses it with a reason when it is not fit to plan on, or publishes a chunk and its value map.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from sensor_msgs.msg import Image, JointState
 
@@ -14,11 +16,18 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import InputError, StarryError
 from starry_ros.msg import ActionChunk, CanvasInfo, ValueMap, WorldActionStatus
 from starry_ros.paths import model_dir, robot_file
-from starry_ros.robot_spec import load_robot_spec
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.convert import (
-    EdgeClock, canvas_of, chunk_message, image_message, stamp_ns, state_of, value_map_message,
+    EdgeClock,
+    canvas_of,
+    chunk_message,
+    image_message,
+    stamp_ns,
+    state_of,
+    value_map_message,
 )
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
+from starry_ros.ros.graph import RUNTIMES
 from starry_ros.ros.pairing import ObservationGate, StampPairs, StateHistory
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import NEWEST, PLAN, SENSOR, STATE
@@ -26,13 +35,13 @@ from starry_ros.ros.run import StarryNode, run
 from starry_ros.ros.worker import Calls, Slot, Worker
 from starry_ros.srv import ResetSession, SetInstruction
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
-from starry_ros.types import Canvas, Plan, RobotState
-from starry_ros.wam.session import Session, load_session
+from starry_ros.types import Plan
+from starry_ros.wam.session import Session, SessionConfig
 
 PARAMETERS = (
     ROBOT,
     Parameter("model", "tiny", "Model: a name in models/ or the path of a model folder."),
-    Parameter("runtime", "auto", "What evaluates the model.", choices=("auto", "torch", "onnxruntime", "openvino", "tensorrt")),
+    Parameter("runtime", "auto", "What evaluates the model.", choices=RUNTIMES),
     Parameter("instruction", "", "Sentence to start with; empty waits for set_instruction."),
     Parameter("replan_s", 0.5, "Time from one plan to the next, in seconds.", 0.05, 5.0),
     Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
@@ -44,23 +53,37 @@ WAIT_S = 0.02
 LOADING, NO_INSTRUCTION, NO_OBSERVATION = "loading", "no_instruction", "no_observation"
 
 
-class WorldActionNode(StarryNode):
-    """Canvas and joints in, chunks and value maps out."""
+def open_session(values: Mapping[str, Any], spec: RobotSpec) -> Session:
+    """Load the model; takes seconds, and imports what only a model needs."""
+    from starry_ros.wam.checkpoint import load_checkpoint
+    from starry_ros.wam.runtimes.torch_runtime import torch_runtime
+    from starry_ros.wam.text import MiniLmEncoder
 
-    def __init__(self) -> None:
+    checkpoint = load_checkpoint(model_dir(values["model"]), spec)
+    runtime = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
+    config = SessionConfig(imagine=values["publish_imagined"])
+    return Session(runtime, checkpoint.stats, MiniLmEncoder(), spec, checkpoint.layout_hash, config)
+
+
+class WorldActionNode(StarryNode):
+    """Canvas and joints in, chunks and value maps out. `open_session` runs in the worker thread."""
+
+    def __init__(self, open_session: Callable[[Mapping[str, Any], RobotSpec], Session] = open_session) -> None:
         super().__init__("world_action")
+        self._open_session = open_session
         values = declare(self, *PARAMETERS)
         self._values = values
         self._spec = load_robot_spec(robot_file(values["robot"]))
         self._edge = EdgeClock(self.get_clock())
-        gate = (t_pose_layout(self._spec).layout_hash, nanoseconds(values["max_age_s"]), nanoseconds(values["max_pair_s"]))
-        self._gate = ObservationGate(*gate)
+        self._gate = ObservationGate(
+            t_pose_layout(self._spec).layout_hash, nanoseconds(values["max_age_s"]), nanoseconds(values["max_pair_s"])
+        )
         self._session: Session | None = None
         self._status = WorldActionStatus(model=values["model"], contract_hash=self._spec.content_hash, rung="full")
         self._say("waiting", LOADING)
         self._latency = LatencyWindow()
         self._refused: Counter[str] = Counter()
-        self._next_plan_ns = self._last_taken_ns = 0
+        self._next_plan_ns = 0
         self._states = StateHistory()
         self._pairs: StampPairs[Image, CanvasInfo] = StampPairs()
         self._newest: Slot[tuple[Image, CanvasInfo]] = Slot()
@@ -142,74 +165,71 @@ class WorldActionNode(StarryNode):
     # In the worker's thread
 
     def _work(self) -> None:
-        if self._session is None:
-            self._load()
+        session = self._session or self._load()
         self._calls.serve()
         pair = self._newest.take(WAIT_S)
         if pair is not None:
-            self._take_in(*pair)
-        elif self._edge.now_ns() - self._last_taken_ns > self._gate.age_ns and self._status.state == "planning":
+            self._take_in(session, *pair)
+        elif self._status.state == "planning" and self._edge.now_ns() > self._next_plan_ns + self._gate.age_ns:
             self._say("refused", NO_OBSERVATION)
 
-    def _load(self) -> None:
-        session = load_session(model_dir(self._values["model"]), self._spec, runtime=self._values["runtime"])
-        self._status.runtime = session.runtime_name
+    def _load(self) -> Session:
+        session = self._open_session(self._values, self._spec)
+        self._status.runtime = session.runtime.name
         self._session = session
         self._say("waiting", NO_INSTRUCTION)
         if self._values["instruction"]:
             self._reset(self._values["instruction"])
+        return session
 
     def _set_instruction(self, text: str) -> int:
         if not self._status.instruction:
             self._reset(text)
         else:
-            self._status.instruction_id = self._session.set_instruction(text)
+            self._status.instruction_id = (self._session or self._load()).set_instruction(text)
             self._status.instruction = text
         self._next_plan_ns = 0
         return int(self._status.instruction_id)
 
     def _reset(self, text: str) -> int:
-        self._status.epoch = self._session.reset(text)
-        self._status.instruction, self._status.instruction_id = text, self._session.instruction_id
+        session = self._session or self._load()
+        self._status.epoch = session.reset(text)
+        self._status.instruction, self._status.instruction_id = text, session.instruction_id
         self._next_plan_ns = 0
         self._say("waiting", NO_OBSERVATION)
         return int(self._status.epoch)
 
-    def _take_in(self, image: Image, info: CanvasInfo) -> None:
-        if not self._status.instruction:
-            return
+    def _take_in(self, session: Session, image: Image, info: CanvasInfo) -> None:
+        """Plan on a canvas, if one is due and this one is fit for it."""
         now_ns = self._edge.now_ns()
+        if not self._status.instruction or now_ns < self._next_plan_ns:
+            return
         try:
             canvas = canvas_of(image, info, self._edge)
+            state = self._states.nearest(canvas.stamp_ns)
+            reason = self._gate.refusal(canvas, state, now_ns)
+            if reason is None and state is not None:
+                self._next_plan_ns = now_ns + nanoseconds(self._values["replan_s"])
+                session.observe(canvas, state)
+                self._status.observations += 1
+                self._publish(session.plan(), now_ns)
+            else:
+                self._refuse(str(reason))
         except InputError as error:
             self._refuse(error.what)
-            return
-        state = self._states.nearest(canvas.stamp_ns)
-        reason = self._gate.refusal(canvas, state, now_ns)
-        if reason is not None or state is None:
-            self._refuse(str(reason))
-            return
-        self._last_taken_ns = now_ns
-        self._observe(canvas, state, now_ns)
 
     def _refuse(self, reason: str) -> None:
         self._refused[reason] += 1
         self._status.observations_refused += 1
         self._say("refused", reason)
 
-    def _observe(self, canvas: Canvas, state: RobotState, now_ns: int) -> None:
-        self._session.observe(canvas, state)
-        self._status.observations += 1
-        if now_ns >= self._next_plan_ns:
-            self._next_plan_ns = now_ns + nanoseconds(self._values["replan_s"])
-            self._publish(self._session.plan(now_ns), now_ns)
-
     def _publish(self, plan: Plan, asked_ns: int) -> None:
         done_ns = self._edge.now_ns()
         self._chunks.publish(chunk_message(plan.chunk, self._edge))
         self._maps.publish(value_map_message(plan.value_map, plan.chunk, self._edge))
         if self._values["publish_imagined"] and plan.imagined_HWC is not None:
-            self._imagined.publish(image_message(plan.imagined_HWC, self._edge.stamp(plan.chunk.observation_ns), "canvas"))
+            stamp = self._edge.stamp(plan.chunk.observation_ns)
+            self._imagined.publish(image_message(plan.imagined_HWC, stamp, "canvas"))
         self._latency.add(seconds(done_ns - asked_ns))
         self._status.plans += 1
         self._status.latency_p50_s = self._latency.percentile_s(50) or 0.0

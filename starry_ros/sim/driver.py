@@ -152,6 +152,30 @@ class CameraRig:
         camera = self._pending.pop(0)
         return camera, self._view.render(camera), self._view.camera_model(camera)
 
+    def warm_up(self) -> None:
+        """Render once, which compiles the scene, and forget it."""
+        self.develop()
+        self._pending = []
+
     def close(self) -> None:
         """Free the OpenGL context, in the thread that rendered."""
         self._view.close()
+
+
+class Simulation:
+    """Cell, controllers, scene and cameras of one simulated robot, owned by one thread."""
+
+    def __init__(self, spec: RobotSpec, task: str, setting: str, seed: int, now_ns: int) -> None:
+        cell = Cell(spec)
+        self.scene = Scene(cell)
+        self.scene.reset(task, setting, seed)
+        self.cameras = CameraRig(spec)
+        self.cameras.snapshot(cell, now_ns)
+        self.cameras.warm_up()
+        self.driver = SimulatedDriver(spec, cell, now_ns)
+
+    def reset(self, task: str, setting: str, seed: int) -> str:
+        """Lay out an episode, arms at home; its sentence."""
+        instruction = self.scene.reset(task, setting, seed)
+        self.driver.restart()
+        return instruction

@@ -1,0 +1,67 @@
+"""The world_action node with a session that needs no model: one joint swings, and the value map has one bright spot.
+
+Run as a program. `set_instruction("fail ...")` makes planning fail as a bug would.
+"""
+
+import numpy as np
+
+from starry_ros.errors import InputError
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.ros.run import run
+from starry_ros.ros.world_action_node import WorldActionNode
+from starry_ros.timing import nanoseconds
+from starry_ros.types import ActionChunk, Canvas, LandingPoint, Plan, RobotState, ValueMap
+from starry_ros.wam.text import check_sentence
+
+SWING_RAD, PERIOD_S = 0.5, 4.0
+SWINGING = "right_waist"
+
+
+class FakeRuntime:
+    name = "fake"
+
+
+class FakeSession:
+    """Plans a slow swing of one joint around home, as a function of absolute time."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self.runtime, self._spec = FakeRuntime(), spec
+        self.epoch = self.instruction_id = self._chunk_id = 0
+        self._origin_ns: int | None = None
+
+    def reset(self, text: str) -> int:
+        self.set_instruction(text)
+        self.epoch += 1
+        self._origin_ns = None
+        return self.epoch
+
+    def set_instruction(self, text: str) -> int:
+        check_sentence(text)
+        self.instruction_id += 1
+        return self.instruction_id
+
+    def observe(self, canvas: Canvas, state: RobotState) -> None:
+        if not np.isfinite(state.position_J).all():
+            raise InputError("state", "not finite")
+        self._canvas = canvas
+        self._origin_ns = self._origin_ns or canvas.stamp_ns
+
+    def plan(self) -> Plan:
+        self._chunk_id += 1
+        spec, step_ns = self._spec, nanoseconds(self._spec.action.step_s)
+        start_ns = self._canvas.stamp_ns + step_ns
+        times_s = (start_ns - self._origin_ns + step_ns * np.arange(spec.action.chunk_steps)) / 1e9
+        positions = np.tile(spec.limit("home"), (len(times_s), 1))
+        positions[:, spec.joint_names.index(SWINGING)] += SWING_RAD * (1 - np.cos(2 * np.pi * times_s / PERIOD_S)) / 2
+        chunk = ActionChunk(
+            self._chunk_id, self.epoch, self.instruction_id, self._canvas.stamp_ns, start_ns, step_ns, spec.joint_names,
+            positions, spec.content_hash,
+        )
+        values = np.zeros((2, spec.canvas.height_px // 4, spec.canvas.width_px // 4), np.float32)
+        values[0, 14:18, 18:22] = 1.0
+        landing = (LandingPoint("head", 0, 79.5, 63.5, 0.9),)
+        return Plan(chunk, ValueMap(self._canvas.stamp_ns, self._canvas.layout_hash, 4, values, landing), None)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(lambda: WorldActionNode(lambda values, spec: FakeSession(spec))))
