@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from starry_ros.report import add_json_argument, evaluation_row, print_table, wr
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.demo_film import ContactSheet, Film, compose
 from starry_ros.ros.demo_operator import FrameCount, Operator, frames_lost, percentile
-from starry_ros.ros.graph import RUNTIMES, build_graph
+from starry_ros.ros.graph import RUNTIMES, Graph, build_graph
 from starry_ros.ros.run import ros_session
 from starry_ros.ros.up import Supervisor, open_log, stop_signals
 from starry_ros.sim.cell import COLOURS
@@ -56,7 +56,7 @@ def demo_command(args: argparse.Namespace) -> int:
     """Run the episodes; 0 when all bars were met, 1 when one was missed or the graph failed, 130 after Ctrl-C."""
     if args.episodes < 1:
         raise ConfigError("--episodes", "is not positive", got=args.episodes, expected=">= 1")
-    graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn"})
+    graph = _without_captions(build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn"}))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     for name, value in graph.env.items():
         os.environ.setdefault(name, value)
@@ -73,6 +73,14 @@ def demo_command(args: argparse.Namespace) -> int:
             print("\nstopped", file=sys.stderr)
             return 130
     return demo.report()
+
+
+def _without_captions(graph: Graph) -> Graph:
+    """The film has its own caption."""
+    return replace(graph, nodes=tuple(
+        replace(node, parameters={**node.parameters, "caption": False}) if node.name == "value_map_visualizer" else node
+        for node in graph.nodes
+    ))
 
 
 class InterruptedRunError(Exception):
@@ -134,6 +142,7 @@ class Demo:
         for index in range(self._args.episodes):
             self._episode(index)
         end = self._next_count(self._frame_count())
+        self._wait(SETTLE_S)  # the last frames are still on their way to a canvas
         self._results.lost = frames_lost(begin, end, self._heard.camera_stamps_ns)
 
     def _next_count(self, before: FrameCount | None) -> FrameCount:

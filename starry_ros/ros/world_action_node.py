@@ -57,12 +57,13 @@ def open_session(values: Mapping[str, Any], spec: RobotSpec) -> Session:
     """Load the model; takes seconds, and imports what only a model needs."""
     from starry_ros.wam.checkpoint import load_checkpoint
     from starry_ros.wam.runtimes.torch_runtime import torch_runtime
-    from starry_ros.wam.text import MiniLmEncoder
+    from starry_ros.wam.text import load_text_encoder
 
     checkpoint = load_checkpoint(model_dir(values["model"]), spec)
     runtime = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
+    texts = load_text_encoder(checkpoint.text_encoder)
     config = SessionConfig(imagine=values["publish_imagined"])
-    return Session(runtime, checkpoint.stats, MiniLmEncoder(), spec, checkpoint.layout_hash, config)
+    return Session(runtime, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)
 
 
 class WorldActionNode(StarryNode):
