@@ -163,14 +163,16 @@ def test_duplicate_late_future_and_stale_frames_are_dropped_and_counted_by_reaso
     assert counters["right_wrist"].dropped == 0
 
 
-def test_a_camera_whose_stamps_stop_is_frozen_and_one_with_a_lagging_clock_is_late() -> None:
+def test_stamps_that_stand_still_lag_or_run_ahead_are_told_apart() -> None:
     subject = sync()
     assert state(subject, "head", 0) is CameraState.NEVER_SEEN
     for now in range(100, 800, 50):
         subject.push(frame("head", 100, now))
         subject.push(frame("left_wrist", now - 2000, now))
+        subject.push(frame("right_wrist", now + 100, now))
     assert state(subject, "head", 760) is CameraState.FROZEN
     assert state(subject, "left_wrist", 760) is CameraState.LATE
+    assert state(subject, "right_wrist", 760) is CameraState.AHEAD
     subject.push(frame("head", 770))
     assert state(subject, "head", 770) is CameraState.OK
 

@@ -1,12 +1,11 @@
 """Packing three camera images into a canvas, against the obvious way, interleaved in one run, one thread each.
 
 The obvious way decodes each image with OpenCV, area-averages it with `cv2.resize`, pads it, and concatenates the views
-with numpy. Both start from the raw bytes of the messages; medians over many rounds. `ratio` is baseline / value.
+with numpy. Both start from the raw bytes of the messages; median CPU time of many rounds. `ratio` is baseline / value.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
@@ -18,35 +17,28 @@ import numpy as np
 
 from starry_ros.canvas.layout import CanvasLayout, Tile, t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker, decode_image
-from starry_ros.paths import robot_file
-from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import U8, Record
 
 SIZES = ((640, 480), (320, 240))
 ENCODINGS = ("bgr8", "rgb8")
-LEAST_RATIO = 2.0
-MOST_DIFFERENCE = 1
 LEAST_ROUNDS = 10
 MS_PER_S = 1e3
 
 
-def run(args: argparse.Namespace) -> list[Record]:
+def run(robot: RobotSpec, seconds: float = 8.0) -> list[Record]:
     """Rows `canvas/pack_<encoding>_<w>x<h>` in ms with their baseline, and the largest difference in grey levels.
 
-    `args.seconds` is the length of the whole run, `args.seed` that of the images.
+    The canvas is the robot's, its cameras get each size in turn. `seconds` is the length of the whole run.
     """
-    robot = load_robot_spec(robot_file("bimanual_sim"))
     cases = [(size, encoding) for size in SIZES for encoding in ENCODINGS]
     with one_thread():
-        return [
-            row for size, encoding in cases
-            for row in _measure(robot, size, encoding, args.seconds / len(cases), args.seed)
-        ]
+        return [row for size, encoding in cases for row in _measure(robot, size, encoding, seconds / len(cases))]
 
 
-def _measure(robot: RobotSpec, size: tuple[int, int], encoding: str, seconds: float, seed: int) -> list[Record]:
+def _measure(robot: RobotSpec, size: tuple[int, int], encoding: str, seconds: float) -> list[Record]:
     layout = t_pose_layout(with_camera_size(robot, *size))
-    messages = {tile.camera: camera_image(*size, seed + i).tobytes() for i, tile in enumerate(layout.tiles)}
+    messages = {tile.camera: camera_image(*size, seed).tobytes() for seed, tile in enumerate(layout.tiles)}
     packer = CanvasPacker(layout)
 
     def packed() -> U8:
@@ -63,9 +55,8 @@ def _measure(robot: RobotSpec, size: tuple[int, int], encoding: str, seconds: fl
     name = f"canvas/pack_{encoding}_{size[0]}x{size[1]}"
     return [
         {"name": name, "value": ours_s * MS_PER_S, "unit": "ms", "baseline": theirs_s * MS_PER_S,
-         "ratio": theirs_s / ours_s, "passed": theirs_s / ours_s >= LEAST_RATIO},
-        {"name": f"{name}_difference", "value": worst, "unit": "grey levels", "baseline": None, "ratio": None,
-         "passed": worst <= MOST_DIFFERENCE},
+         "ratio": theirs_s / ours_s},
+        {"name": f"{name}_difference", "value": worst, "unit": "grey levels", "baseline": None, "ratio": None},
     ]
 
 
@@ -111,7 +102,10 @@ def one_thread() -> Iterator[None]:
 
 
 def interleaved(first: Callable[[], object], second: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Median seconds of two calls that take turns for about `seconds`, after one warm-up each; the order alternates."""
+    """Median CPU seconds (this thread) of two calls that take turns for about `seconds`; the order alternates.
+
+    CPU time leaves out what other processes take from the core; with one thread it is wall time on an idle machine.
+    """
     calls = (first, second)
     for call in calls:
         call()
@@ -120,7 +114,7 @@ def interleaved(first: Callable[[], object], second: Callable[[], object], secon
     while turn < LEAST_ROUNDS or time.perf_counter() < end_s:
         turn += 1
         for which in (0, 1) if turn % 2 == 0 else (1, 0):
-            start = time.perf_counter()
+            start_s = time.thread_time()
             calls[which]()
-            taken_s[which].append(time.perf_counter() - start)
+            taken_s[which].append(time.thread_time() - start_s)
     return median(taken_s[0]), median(taken_s[1])

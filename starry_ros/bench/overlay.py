@@ -6,15 +6,12 @@ caption. `ratio` is baseline / value.
 
 from __future__ import annotations
 
-import argparse
-
 import cv2
 import numpy as np
 
 from starry_ros.bench.canvas import MS_PER_S, SIZES, camera_image, interleaved, one_thread, with_camera_size
 from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
-from starry_ros.paths import robot_file
-from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, U8, LandingPoint, Record, ValueMap
 from starry_ros.value.colour import colourise
 from starry_ros.value.overlay import Caption, OverlayPainter
@@ -22,20 +19,19 @@ from starry_ros.value.overlay import Caption, OverlayPainter
 STRIDE_PX = 4
 
 
-def run(args: argparse.Namespace) -> list[Record]:
+def run(robot: RobotSpec, seconds: float = 4.0) -> list[Record]:
     """Rows `overlay/three_<w>x<h>`: milliseconds for three views with two events, marks and caption.
 
-    `args.seconds` is the length of the whole run, `args.seed` that of the image.
+    The canvas is the robot's, its cameras get each size in turn. `seconds` is the length of the whole run.
     """
-    robot = load_robot_spec(robot_file("bimanual_sim"))
     with one_thread():
-        return [_measure(robot, size, args.seconds / len(SIZES), args.seed) for size in SIZES]
+        return [_measure(robot, size, seconds / len(SIZES)) for size in SIZES]
 
 
-def _measure(robot: RobotSpec, size: tuple[int, int], seconds: float, seed: int) -> Record:
+def _measure(robot: RobotSpec, size: tuple[int, int], seconds: float) -> Record:
     layout = t_pose_layout(with_camera_size(robot, *size))
     painter, value_map = OverlayPainter(layout, STRIDE_PX), blob_map(layout)
-    image, out = camera_image(*size, seed), np.empty((size[1], size[0], 3), dtype=np.uint8)
+    image, out = camera_image(*size, seed=0), np.empty((size[1], size[0], 3), dtype=np.uint8)
     caption = Caption("put the red block on the pad", "RUN")
 
     def painted() -> None:

@@ -32,7 +32,11 @@ class Drop(str, Enum):
 
 
 class CameraState(str, Enum):
-    """What a camera is doing. SAME_IMAGE is a suspicion: stamps advance, pixels do not."""
+    """What a camera is doing.
+
+    SAME_IMAGE is a suspicion: stamps advance, pixels do not. Frames arrive but cannot be used when stamps stand still
+    (FROZEN), are too old (LATE) or lie in the future (AHEAD); SILENT: nothing arrives any more.
+    """
 
     OK = "ok"
     SAME_IMAGE = "same_image"
@@ -40,6 +44,7 @@ class CameraState(str, Enum):
     SILENT = "silent"
     FROZEN = "frozen"
     LATE = "late"
+    AHEAD = "ahead"
 
 
 class Outcome(str, Enum):
@@ -220,7 +225,8 @@ class FrameSync:
         if quiet_ns > self._max_age_ns:
             return CameraState.SILENT
         if age_ns is None or age_ns > self._max_age_ns:
-            return CameraState.FROZEN if track.last_drop is Drop.DUPLICATE else CameraState.LATE
+            causes = {Drop.DUPLICATE: CameraState.FROZEN, Drop.FUTURE: CameraState.AHEAD}
+            return causes.get(track.last_drop, CameraState.LATE) if track.last_drop else CameraState.LATE
         return CameraState.SAME_IMAGE if track.identical >= self._suspect_after else CameraState.OK
 
 
