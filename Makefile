@@ -14,6 +14,7 @@ package := $(venv)/.package-$(shell (echo $(CURDIR); cat requirements.lock CMake
 ros_env := AMENT_PREFIX_PATH=$(venv) CMAKE_PREFIX_PATH=$(venv) PATH=$(venv)/bin:$$PATH
 torch := $(shell grep -E '^torch==' requirements.lock)
 pip := $(python) -m pip --disable-pip-version-check --quiet
+install := $(pip) install --no-compile
 
 .PHONY: help setup demo test unit lint bench colcon clean
 
@@ -52,17 +53,17 @@ $(packages):
 		{ echo "error: the headers of $(PYTHON) are missing. Fix: apt-get install python3-dev"; exit 2; }
 	@command -v c++ > /dev/null || { echo "error: no C++ compiler. Fix: apt-get install g++"; exit 2; }
 	@test -x $(python) || $(PYTHON) -m venv $(venv) || { echo "error: no venv. Fix: apt-get install python3-venv"; exit 2; }
-	@if nvidia-smi > /dev/null 2>&1; then echo "installing $(torch), CUDA build"; $(pip) install $(torch); \
+	@if nvidia-smi > /dev/null 2>&1; then echo "installing $(torch), CUDA build"; $(install) $(torch); \
 	else echo "installing $(torch), CPU build"; \
-		$(pip) install --no-deps --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 $(torch); fi
+		$(install) --no-deps --extra-index-url https://download.pytorch.org/whl/cpu --retries 1 $(torch); fi
 	@echo "installing requirements.lock"
-	@$(pip) install --no-deps -r requirements.lock
+	@$(install) --no-deps -r requirements.lock
 	@rm -f $(venv)/.packages-* && touch $@
 
 $(package): $(packages)
 	@echo "building messages and services"
 	@rm -rf $(venv)/lib/python*/site-packages/starry_ros-*.egg-info
-	@$(pip) install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
+	@$(install) --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 	@mkdir -p $(build) && { \
 		$(ros_env) cmake -S . -B $(build)/starry_ros -G Ninja -DPython3_EXECUTABLE=$(python) -DCMAKE_INSTALL_PREFIX=$(venv) \
 			-DSTARRY_INSTALL_PYTHON=OFF -DBUILD_TESTING=OFF && \

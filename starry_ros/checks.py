@@ -7,20 +7,48 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import fnmatch
 import importlib
 import importlib.util
 import shutil
 import sys
+import zipfile
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starry_ros.errors import StarryError
+import numpy as np
+
+from starry_ros.errors import DataError, StarryError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.report import BENCH_COLUMNS, add_json_argument, gpu, machine, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.types import Record
 
+
+@dataclass(frozen=True)
+class Bar:
+    """A bound on one field of the rows of `bench` whose name matches `pattern`."""
+
+    pattern: str
+    field: str
+    relation: str
+    bound: float
+
+    def verdict(self, row: Record) -> bool | None:
+        """Whether the row meets the bar; None when it is about other rows."""
+        if not fnmatch.fnmatch(row["name"], self.pattern) or row[self.field] is None:
+            return None
+        return bool(row[self.field] >= self.bound if self.relation == ">=" else row[self.field] <= self.bound)
+
+
+BARS = (
+    Bar("transport/delivered", "value", ">=", 0.99),
+    Bar("canvas/pack_*_640x480", "ratio", ">=", 2.0),
+    Bar("canvas/*_difference", "value", "<=", 2.0),
+)
 BENCHES = {
     "transport": ("starry_ros.ros.transport_bench", "camera images between two processes, with our DDS profile"),
     "canvas": ("starry_ros.bench.canvas", "packing three views, against the obvious way"),
@@ -29,6 +57,7 @@ BENCHES = {
     "overlay": ("starry_ros.bench.overlay", "blending a value map over a camera's view"),
 }
 LEAST_SHARED_MEMORY_MIB = 256
+_FIX_EPISODE = "delete it and generate again"
 
 
 def add_check_robot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,11 +100,16 @@ def check_model(args: argparse.Namespace) -> int:
 
     spec = load_robot_spec(robot_file(args.robot))
     folder = model_dir(args.folder)
-    checkpoint: Any = load_checkpoint(folder, spec)
-    rows: list[Record] = [{"folder": str(folder), "robot": spec.name, "contract": spec.content_hash,
-                           "parameters": sum(p.numel() for p in checkpoint.model.parameters())}]
+    checkpoint = load_checkpoint(folder, spec)
+    checkpoint.build_model()
+    rows: list[Record] = [{
+        "model": folder.name, "preset": checkpoint.config.name, "parameters": checkpoint.parameters, "robot": spec.name,
+        "contract": checkpoint.contract_hash, "layout": checkpoint.layout_hash, "text_encoder": checkpoint.text_encoder,
+    }]
     print_table(rows)
-    return _finish(args, rows)
+    for name, value in checkpoint.training.items():
+        print(f"training: {name} {value}")
+    return _finish(args, rows, training=checkpoint.training)
 
 
 def add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,12 +118,31 @@ def add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_data(args: argparse.Namespace) -> int:
-    """Read every episode of a data set and print what it holds."""
-    from starry_ros.training.dataset import check_dataset
-
-    rows: list[Record] = check_dataset(args.folder)
-    print_table(rows)
+    """Read every episode of a data set and print what it holds. DataError names the first file that is not sound."""
+    files = sorted((args.folder / "episodes").glob("*.npz"))
+    if not files:
+        raise DataError(str(args.folder), "holds no episodes", fix="run `starry data generate` first")
+    rows = [_episode_row(path) for path in files]
+    frames, empty = (sum(row[name] for row in rows) for name in ("frames", "empty_closed"))
+    print(f"{len(rows)} episodes, {frames} frames, {empty} of them with an empty closed jaw\n")
+    print_table([{"kind": kind, "episodes": count} for kind, count in Counter(row["kind"] for row in rows).items()])
     return _finish(args, rows)
+
+
+def _episode_row(path: Path) -> Record:
+    """Read all arrays of an episode: as many rows each (their names end in _T...), joints and plans finite."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        frames = {len(array) for name, array in arrays.items() if name.rpartition("_")[2].startswith("T")}
+        sound = all(np.isfinite(arrays[name]).all() for name in ("position_TJ", "command_TJ", "plan_TKJ"))
+        kind, empty = str(arrays["kind"]), int(arrays["empty_closed_T"].sum())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise DataError(str(path), f"cannot be read: {error}", fix=_FIX_EPISODE) from error
+    if len(frames) != 1 or not sound:
+        raise DataError(str(path), "has arrays of different length or non-finite joints", got=sorted(frames),
+                        fix=_FIX_EPISODE)
+    return {"episode": path.stem, "kind": kind, "frames": frames.pop(), "empty_closed": empty}
 
 
 def add_check_machine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,31 +215,38 @@ def _gpu() -> Record:
 def add_bench_command_arguments(parser: argparse.ArgumentParser) -> None:
     listing = "; ".join(f"{name}: {text}" for name, (_, text) in BENCHES.items())
     parser.add_argument("what", choices=[*BENCHES, "all"], help=listing)
-    parser.add_argument("--seconds", type=float, default=8.0, help="length of each timed part (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of whatever is drawn (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="contract to measure with (default: %(default)s)")
     add_json_argument(parser)
 
 
 def bench_command(args: argparse.Namespace) -> int:
     """Run one benchmark or all. A benchmark that cannot run here fails alone; the others still report."""
+    spec = load_robot_spec(robot_file(args.robot))
     names = list(BENCHES) if args.what == "all" else [args.what]
     rows: list[Record] = []
     broken = False
     for name in names:
         print(f"{name}: {BENCHES[name][1]}", file=sys.stderr)
         try:
-            run: Callable[[argparse.Namespace], list[Record]] = importlib.import_module(BENCHES[name][0]).run
-            rows += run(args)
+            run: Callable[[RobotSpec], list[Record]] = importlib.import_module(BENCHES[name][0]).run
+            rows += [judged(row) for row in run(spec)]
         except (StarryError, ModuleNotFoundError) as error:
             if len(names) == 1:
                 raise
             print(f"error: {name}: {error}", file=sys.stderr)
             broken = True
     print_table(rows, BENCH_COLUMNS)
-    missed = [row["name"] for row in rows if row.get("passed") is False]
+    missed = [f"{row['name']} ({row['bar']})" for row in rows if row["passed"] is False]
     if missed:
         print(f"missed: {', '.join(missed)}")
-    return _finish(args, rows, passed=not missed and not broken, seed=args.seed)
+    return _finish(args, rows, passed=not missed and not broken, robot=spec.name)
+
+
+def judged(row: Record) -> Record:
+    """The row with the bars that apply to it, and whether it meets them all; None where none applies."""
+    verdicts = {f"{bar.field} {bar.relation} {bar.bound:g}": bar.verdict(row) for bar in BARS}
+    applied = {text: verdict for text, verdict in verdicts.items() if verdict is not None}
+    return {**row, "bar": ", ".join(applied) or None, "passed": all(applied.values()) if applied else None}
 
 
 def _finish(args: argparse.Namespace, rows: list[Record], *, passed: bool = True, **meta: Any) -> int:

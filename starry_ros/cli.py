@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -93,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         extras = "sim,train,onnx,ros"
         return _complain(f"{error.name}: is not installed. Fix: make setup, or pip install 'starry_ros[{extras}]'")
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -48,9 +48,12 @@ def evaluation_row(policy: str, task: str, setting: str, successes: int, episode
     return {**row, **more}
 
 
-def bench_row(name: str, value: float, unit: str, baseline: float | None = None, **more: Any) -> Record:
-    """One row of `bench`. `ratio` is value over baseline; `passed=False` in `more` marks a missed bar."""
-    ratio = value / baseline if baseline else None
+def bench_row(
+    name: str, value: float, unit: str, baseline: float | None = None, *, more_is_better: bool = False, **more: Any
+) -> Record:
+    """One row of `bench`. `ratio` says how many times better than the baseline the value is."""
+    better, worse = (value, baseline) if more_is_better else (baseline, value)
+    ratio = better / worse if better is not None and worse else None
     return {"name": name, "value": value, "unit": unit, "baseline": baseline, "ratio": ratio, **more}
 
 

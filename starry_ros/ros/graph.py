@@ -59,11 +59,6 @@ class NodeSpec:
     arguments: tuple[str, ...] = ()
     respawn: bool = False
 
-    @property
-    def module(self) -> str:
-        """Python module of a node of this package."""
-        return f"starry_ros.ros.{self.name}_node"
-
 
 @dataclass(frozen=True)
 class Graph:
@@ -164,4 +159,4 @@ def _environment() -> dict[str, str]:
 
 
 def _program(node: NodeSpec) -> list[str]:
-    return [sys.executable, "-m", node.module] if node.package == PACKAGE else [node.name]
+    return [sys.executable, "-m", "starry_ros.ros.start", node.name] if node.package == PACKAGE else [node.name]

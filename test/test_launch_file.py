@@ -1,0 +1,62 @@
+"""The launch file: its arguments and nodes are those of the graph. Needs `launch`, which only a distribution has."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from starry_ros.ros.graph import ARGUMENTS, DDS_PROFILE_VARIABLES, build_graph
+
+REASON = "NOT RUN: `launch` and `launch_ros` are not on PyPI; they come with a ROS 2 distribution"
+launch = pytest.importorskip("launch", reason=REASON)
+pytest.importorskip("launch_ros", reason=REASON)
+
+FILE = Path(__file__).parents[1] / "launch" / "bimanual.launch.py"
+
+
+@pytest.fixture
+def module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bimanual_launch", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def started(module: ModuleType, **values: str) -> list[object]:
+    """What the launch file starts for these arguments."""
+    context = launch.LaunchContext()
+    for argument in ARGUMENTS:
+        context.launch_configurations[argument.name] = values.get(argument.name, argument.default)
+    return list(module._start(context))
+
+
+def test_it_declares_every_argument_with_description_default_and_choices(module: ModuleType) -> None:
+    description = module.generate_launch_description()
+    declared = {argument.name: argument for argument in description.get_launch_arguments()}
+    assert set(declared) == {argument.name for argument in ARGUMENTS}
+    for argument in ARGUMENTS:
+        assert declared[argument.name].description == argument.description
+        assert tuple(declared[argument.name].choices or ()) == argument.choices
+
+
+@pytest.mark.parametrize("values", [{}, {"sim": "false"}, {"record": "true", "rviz": "true", "namespace": "cell_1"}])
+def test_it_starts_the_nodes_of_the_graph(module: ModuleType, values: dict[str, str]) -> None:
+    from launch_ros.actions import Node
+
+    nodes = [action for action in started(module, **values) if isinstance(action, Node)]
+    names = [action.node_executable for action in nodes]
+    assert names == [node.name for node in build_graph(values).nodes]
+
+
+def test_it_sets_the_dds_profile_before_any_node(module: ModuleType) -> None:
+    from launch.actions import SetEnvironmentVariable
+
+    actions = started(module)
+    settings = [action for action in actions if isinstance(action, SetEnvironmentVariable)]
+    assert set(DDS_PROFILE_VARIABLES) <= {"".join(part.text for part in action.name) for action in settings}
+    assert actions[: len(settings)] == settings

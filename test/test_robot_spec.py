@@ -1,0 +1,182 @@
+"""The robot contract: each rule of validation with the message that a user sees, names, order and hash."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from starry_ros.errors import ContractError, InputError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+
+FILE = robot_file("bimanual_sim")
+Change = Callable[[dict[str, Any]], None]
+
+
+def write(folder: Path, change: Change) -> Path:
+    """The shipped contract with one change."""
+    raw = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    change(raw)
+    path = folder / "robot.yaml"
+    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    return path
+
+
+def put(*keys: Any, value: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            raw = raw[key]
+        raw[keys[-1]] = value
+    return change
+
+
+def drop(*keys: Any) -> Change:
+    def change(raw: dict[str, Any]) -> None:
+        for key in keys[:-1]:
+            raw = raw[key]
+        del raw[keys[-1]]
+    return change
+
+
+JOINT = ("arms", 0, "joints", 2)
+CAMERA = ("cameras", 1)
+BROKEN: dict[str, tuple[Change, str]] = {
+    "missing field": (drop("rates"), "missing fields ['rates']"),
+    "unknown field": (put("colour", value="red"), "unknown fields ['colour']"),
+    "missing joint field": (drop(*JOINT, "jerk"), "joints[2]: missing fields ['jerk']"),
+    "section is no mapping": (put("rates", value=5), "rates: is not a mapping; got int"),
+    "list is empty": (put("cameras", value=[]), "cameras: is not a non-empty list"),
+    "list is a word": (put("arms", value="two"), "arms: is not a non-empty list; got str"),
+    "number is a word": (put("rates", "control_hz", value="fast"), "control_hz: has the wrong type; got 'fast' (str)"),
+    "number is a truth value": (put("arm_distance_m", value=True), "arm_distance_m: has the wrong type; got True"),
+    "whole number has a fraction": (put("action", "chunk_steps", value=16.5), "chunk_steps: has the wrong type"),
+    "not finite": (put(*JOINT, "velocity", value=float("nan")), "velocity: is not finite"),
+    "infinite": (put("arm_distance_m", value=float("inf")), "arm_distance_m: is not finite"),
+    "interval of three": (put("workspace_m", "x", value=[0, 1, 2]), "workspace_m.x: is not an interval"),
+    "interval of words": (put("workspace_m", "x", value=["a", "b"]), "workspace_m.x: is not an interval"),
+    "workspace is no mapping": (put("workspace_m", value=[1]), "workspace_m: is not a mapping"),
+    "other version": (put("contract_version", value=99), "has another contract version; got 99; expected 1"),
+    "unknown interface": (put("command_interface", value="torque"), "command_interface: is unknown; got 'torque'"),
+    "duplicate arm": (put("arms", 1, "name", value="left"), "arms: has duplicate names; got ['left']"),
+    "duplicate joint": (put(*JOINT, "name", value="left_waist"), "joints: has duplicate names; got ['left_waist']"),
+    "duplicate camera": (put(*CAMERA, "name", value="head"), "cameras: has duplicate names; got ['head']"),
+    "duplicate role": (put(*CAMERA, "role", value="head"), "camera roles: has duplicate names; got ['head']"),
+    "unknown role": (put(*CAMERA, "role", value="tail"), "camera left_wrist: role: is unknown; got 'tail'"),
+    "flat image": (put(*CAMERA, "width_px", value=0), "camera left_wrist: width_px: is not positive; got 0"),
+    "negative image": (put(*CAMERA, "height_px", value=-1), "camera left_wrist: height_px: is not positive; got -1"),
+    "unknown unit": (put(*JOINT, "unit", value="deg"), "joint left_elbow: unit: is unknown; got 'deg'"),
+    "wrong sign": (put(*JOINT, "sign", value=0), "joint left_elbow: sign: is wrong; got 0; expected 1 or -1"),
+    "empty limits": (put(*JOINT, "lower", value=9.0), "joint left_elbow: limits are empty; got [9.0, 1.75]"),
+    "home outside": (put(*JOINT, "home", value=1.8), "joint left_elbow: home: lies outside the limits; got 1.8"),
+    "no velocity": (put(*JOINT, "velocity", value=0), "joint left_elbow: velocity: is not positive"),
+    "no acceleration": (put(*JOINT, "acceleration", value=-1), "joint left_elbow: acceleration: is not positive"),
+    "no jerk": (put(*JOINT, "jerk", value=0), "joint left_elbow: jerk: is not positive"),
+    "no camera rate": (put("rates", "camera_hz", value=0), "rates.camera_hz: is not positive"),
+    "no observation rate": (put("rates", "observation_hz", value=0), "rates.observation_hz: is not positive"),
+    "slow control": (put("rates", "control_hz", value=20), "rates.control_hz: is out of range; got 20.0"),
+    "fast control": (put("rates", "control_hz", value=2000), "rates.control_hz: is out of range; got 2000.0"),
+    "no steps": (put("action", "chunk_steps", value=0), "action.chunk_steps: is not positive"),
+    "no step": (put("action", "step_s", value=0), "action.step_s: is not positive"),
+    "unknown space": (put("action", "space", value="torque"), "action.space: is unknown; got 'torque'"),
+    "workspace without an axis": (drop("workspace_m", "z"), "workspace_m.z: is empty"),
+    "empty workspace": (put("workspace_m", "y", value=[1, 0]), "workspace_m.y: is empty; got [1.0, 0.0]"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_contract_is_refused_with_file_field_and_value(name: str, tmp_path: Path) -> None:
+    change, message = BROKEN[name]
+    path = write(tmp_path, change)
+    with pytest.raises(ContractError) as caught:
+        load_robot_spec(path)
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(ContractError, match=r"/nowhere\.yaml: cannot be read; got No such file.*check the path"):
+        load_robot_spec("/nowhere.yaml")
+
+
+def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_text("a: [1,\n", encoding="utf-8")
+    with pytest.raises(ContractError, match="is not valid YAML"):
+        load_robot_spec(tmp_path / "robot.yaml")
+
+
+def test_a_file_that_is_a_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_text("- 1\n", encoding="utf-8")
+    with pytest.raises(ContractError, match="is not a mapping; got list"):
+        load_robot_spec(tmp_path / "robot.yaml")
+
+
+def test_the_shipped_contract_has_two_arms_of_seven_joints() -> None:
+    spec = load_robot_spec(FILE)
+    assert spec.joint_names[:2] == ("left_waist", "left_shoulder")
+    assert [spec.joint_names[i] for i in spec.gripper_indices] == ["left_gripper", "right_gripper"]
+    assert spec.arm_slice("left") == slice(0, 7)
+    assert spec.arm_slice("right") == slice(7, 14)
+    assert spec.limit("lower").shape == (14,)
+    assert spec.camera("head").role == "head"
+
+
+def test_an_unknown_arm_or_camera_is_refused_with_those_that_exist() -> None:
+    spec = load_robot_spec(FILE)
+    with pytest.raises(ContractError, match=r"no arm named 'middle'.*'left', 'right'"):
+        spec.arm_slice("middle")
+    with pytest.raises(ContractError, match=r"no camera named 'tail'.*'head'"):
+        spec.camera("tail")
+
+
+def test_the_hash_follows_the_meaning_and_not_the_text(tmp_path: Path) -> None:
+    spec = load_robot_spec(FILE)
+    assert load_robot_spec(write(tmp_path, lambda raw: None)).content_hash == spec.content_hash
+    assert load_robot_spec(write(tmp_path, put("description", value="other"))).content_hash == spec.content_hash
+
+
+def test_the_hash_changes_with_every_number_of_a_joint(tmp_path: Path) -> None:
+    original = load_robot_spec(FILE)
+    hashes = {original.content_hash}
+    for name in ("home", "lower", "upper", "velocity", "acceleration", "jerk"):
+        raw = getattr(original.joints[2], name)
+        hashes.add(load_robot_spec(write(tmp_path, put(*JOINT, name, value=raw + 1e-6))).content_hash)
+    assert len(hashes) == 7
+
+
+def test_joints_in_any_order_come_out_in_contract_order() -> None:
+    spec = load_robot_spec(FILE)
+    random.seed(3)
+    values = {name: float(i) for i, name in enumerate(spec.joint_names)}
+    for _ in range(20):
+        names = random.sample(spec.joint_names, len(spec.joint_names))
+        ordered = spec.order_joints(names, [values[name] for name in names])
+        np.testing.assert_array_equal(ordered, np.arange(14.0))
+
+
+def bad_states() -> dict[str, tuple[list[str], list[float], str]]:
+    names = list(load_robot_spec(FILE).joint_names)
+    zeros = [0.0] * 14
+    nan = copy.copy(zeros)
+    nan[3] = float("nan")
+    return {
+        "missing": (names[1:], zeros[1:], "missing joints ['left_waist']"),
+        "extra": ([*names, "tail"], [*zeros, 0.0], "unknown joints ['tail']"),
+        "duplicate": ([*names, "left_waist"], [*zeros, 0.0], "duplicate joint names; got ['left_waist']"),
+        "short": (names, zeros[1:], "names and values differ in length; got 13; expected 14"),
+        "not finite": (names, nan, "non-finite values; got ['left_forearm_roll']"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_states())
+def test_a_joint_state_that_does_not_fit_is_refused_with_the_names(name: str) -> None:
+    names, values, message = bad_states()[name]
+    with pytest.raises(InputError) as caught:
+        load_robot_spec(FILE).order_joints(names, values)
+    assert message in str(caught.value)
