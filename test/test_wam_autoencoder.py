@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from starry_ros.errors import CheckpointError, ConfigError, DataError
 from starry_ros.training.train_autoencoder import (
     MOVING_WEIGHT,
     AutoencoderTraining,
+    add_arguments,
     load_frames,
     pixel_weight,
     reconstruction_loss,
     train_autoencoder,
+    train_autoencoder_command,
 )
 from starry_ros.wam.autoencoder import (
     Autoencoder,
@@ -192,3 +195,14 @@ def test_unreadable_or_missing_episodes_are_named(tmp_path: Path) -> None:
     (data / "episodes" / "0001.npz").write_bytes(b"PK broken")
     with pytest.raises(DataError, match=r"0001\.npz"):
         load_frames(data, 10, 0)
+
+
+def test_command_trains_and_refuses_an_empty_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    common = ["--data", str(_dataset(tmp_path / "data", 2, 4)), "--out", str(tmp_path / "out"), "--batch", "2"]
+    assert train_autoencoder_command(parser.parse_args([*common, "--steps", "2"])) == 0
+    assert "moving pixels" in capsys.readouterr().out
+    assert load_autoencoder(tmp_path / "out").config.height_px == 48
+    with pytest.raises(ConfigError, match="--steps"):
+        train_autoencoder_command(parser.parse_args([*common, "--steps", "0"]))

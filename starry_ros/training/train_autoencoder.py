@@ -10,6 +10,7 @@ get Gaussian noise relative to their own spread, so that neighbouring latents de
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import time
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from starry_ros.errors import DataError
+from starry_ros.errors import ConfigError, DataError
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.types import U8
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder, to_float
@@ -39,7 +40,7 @@ LATENT_NOISE = 0.05
 class AutoencoderTraining:
     """Budget and hyperparameters; the learning rate rises for 5 % of `steps`, then falls to zero as a cosine."""
 
-    steps: int = 800
+    steps: int = 900
     batch: int = 32
     seed: int = 0
     learning_rate: float = 2e-3
@@ -221,3 +222,26 @@ def _check_identity(out: Path, identity: dict[str, Any]) -> None:
             raise DataError(str(path), "belongs to another run", got=found, expected=identity, fix=f"remove {out}")
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `starry train-autoencoder`."""
+    plan = AutoencoderTraining()
+    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
+    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=plan.batch, help="canvases a step (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
+
+
+def train_autoencoder_command(args: argparse.Namespace) -> int:
+    """`starry train-autoencoder`: train and print how well held-out canvases come back."""
+    for name in ("steps", "batch"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name}", "is not positive", got=getattr(args, name), expected=">= 1")
+    training = AutoencoderTraining(steps=args.steps, batch=args.batch, seed=args.seed)
+    facts = train_autoencoder(args.data, args.out, training, args.minutes)
+    print(f"{facts['psnr_db']} dB, moving pixels {facts['psnr_moving_db']} dB "
+          f"(background alone {facts['psnr_moving_background_db']} dB), written to {args.out}")
+    return 0

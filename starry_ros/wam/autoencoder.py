@@ -159,7 +159,7 @@ def save_autoencoder(folder: Path, model: Autoencoder, facts: Mapping[str, Any])
 def load_autoencoder(folder: Path) -> Autoencoder:
     """Read what `save_autoencoder` wrote, in evaluation mode. Raises CheckpointError on anything missing or damaged."""
     description, weights = folder / "autoencoder.json", folder / "autoencoder.safetensors"
-    fix = "train it again with `starry train autoencoder`"
+    fix = "train it again with `starry train-autoencoder`"
     try:
         record = json.loads(description.read_text(encoding="utf-8"))
         version = record["format_version"]
