@@ -43,7 +43,8 @@ class ExpertPolicy:
         """The expert's next positions from the present command."""
         self._chunk_id += 1
         positions_KJ = self._expert.plan(self._cell, self._colour)
-        chunk = chunk_at(self._cell.spec, canvas.stamp_ns, positions_KJ, self._chunk_id, self._epoch, self._instruction_id)
+        names = self._chunk_id, self._epoch, self._instruction_id
+        chunk = chunk_at(self._cell.spec, canvas.stamp_ns, positions_KJ, *names)
         height, width = (size // VALUE_STRIDE_PX for size in canvas.image_HWC.shape[:2])
         values = np.zeros((EVENTS, height, width), dtype=np.float32)
         return Plan(chunk, ValueMap(canvas.stamp_ns, canvas.layout_hash, VALUE_STRIDE_PX, values, ()), None)

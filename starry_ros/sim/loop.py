@@ -21,7 +21,6 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Mode
-from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import PUSH_AFTER_S, SWAP_SHARE, Case, closed_jaw_start, other_colour, push_velocity
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.driver import Scene, SimulatedDriver
@@ -232,6 +231,6 @@ class _Episode:
 
 def observe(cell: Cell, packer: CanvasPacker, now_ns: int) -> Canvas:
     """The canvas of this instant."""
-    spec: RobotSpec = cell.spec
-    frames = {camera.name: CameraFrame(camera.name, now_ns, now_ns, cell.render(camera.name)) for camera in spec.cameras}
+    names = [camera.name for camera in cell.spec.cameras]
+    frames = {name: CameraFrame(name, now_ns, now_ns, cell.render(name)) for name in names}
     return packer.pack(FrameSet(now_ns, 0, frames), now_ns)

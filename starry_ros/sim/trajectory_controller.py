@@ -1,8 +1,9 @@
-"""joint_trajectory_controller of ros2_control (Jazzy, topic interface) without ROS: what it accepts, and how it interpolates.
+"""joint_trajectory_controller of ros2_control (Jazzy, topic interface) without ROS: what it accepts and interpolates.
 
-Modelled: complete joint names in any order, strictly increasing times, full-length fields, rest at the end, no trajectory
-that is already over; a new trajectory replaces the old one at once and is joined from the current *desired* state
-(`interpolate_from_desired_state: true`); linear, cubic or quintic interpolation by what the points carry; hold at the end.
+Modelled: complete joint names in any order, strictly increasing times, full-length fields, rest at the end, no
+trajectory that is already over; a new trajectory replaces the old one at once and is joined from the current *desired*
+state (`interpolate_from_desired_state: true`); linear, cubic or quintic interpolation by what the points carry; hold at
+the end.
 
 Shapes: J joints of the controller in its own order. Times are integer nanoseconds on the caller's clock.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 import numpy as np
 
@@ -141,7 +143,7 @@ def _check_points(trajectory: Trajectory) -> Rejection | None:
 
 def _check_times(trajectory: Trajectory, now_ns: int) -> Rejection | None:
     times_ns = [point.time_from_start_ns for point in trajectory.points]
-    if times_ns[0] < 0 or any(late <= early for early, late in zip(times_ns, times_ns[1:], strict=False)):
+    if times_ns[0] < 0 or any(late <= early for early, late in pairwise(times_ns)):
         return Rejection.TIMES_NOT_INCREASING
     over = trajectory.start_ns is not None and trajectory.start_ns + times_ns[-1] < now_ns
     return Rejection.IN_THE_PAST if over else None
@@ -152,7 +154,8 @@ def _ordered(point: TrajectoryPoint, order: list[int], start_ns: int) -> JointPo
         return np.array(field, dtype=np.float64)[order] if field else None
 
     position_J = np.array(point.positions, dtype=np.float64)[order]
-    return JointPoint(start_ns + point.time_from_start_ns, position_J, pick(point.velocities), pick(point.accelerations))
+    time_ns = start_ns + point.time_from_start_ns
+    return JointPoint(time_ns, position_J, pick(point.velocities), pick(point.accelerations))
 
 
 def _sample(points: list[JointPoint], now_ns: int) -> JointPoint:

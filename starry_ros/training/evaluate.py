@@ -1,0 +1,292 @@
+"""Success of policies in closed loop without ROS: `starry eval`, and the early evaluation of a training.
+
+Every policy sees the same episodes, whose seeds never occur in training. Rows carry the success rate with its interval,
+the same by colour, and what else was measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.errors import ConfigError
+from starry_ros.paths import model_dir, robot_file
+from starry_ros.report import EVALUATION_COLUMNS, add_json_argument, evaluation_row, print_table, wilson, write_report
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.sim.cases import KINDS, Case, Kind
+from starry_ros.sim.cell import COLOURS, Cell
+from starry_ros.sim.expert_policy import ExpertPolicy
+from starry_ros.sim.loop import EpisodeResult, LoopConfig, Policy, run_episode
+from starry_ros.sim.tasks import SETTINGS, TASKS
+from starry_ros.training.measure import Meter, Quality
+from starry_ros.training.pool import run_jobs
+from starry_ros.types import Canvas, Plan, Record, RobotState
+from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
+from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.runtimes.torch_runtime import torch_runtime
+from starry_ros.wam.session import Session, SessionConfig
+from starry_ros.wam.text import load_text_encoder
+
+POLICIES = ("model", "expert", "untrained")
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
+COLUMNS = (
+    *EVALUATION_COLUMNS, *COLOURS, "mean_s", "stall", "landing_px", "imagined", "copied", "plan_p50_ms", "plan_p95_ms",
+    "failures",
+)
+STRIP_FRAMES = 10
+DEFAULTS = LoopConfig()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode of one policy."""
+
+    policy: str
+    model: Path | None
+    spec: RobotSpec
+    case: Case
+    runtime: str
+    config: LoopConfig
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one job gave. Frames are kept for failures only."""
+
+    policy: str
+    result: EpisodeResult
+    quality: Quality
+
+
+class SessionPolicy:
+    """A session as a policy of the closed loop."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def reset(self, instruction: str) -> int:
+        """Start an episode."""
+        return self.session.reset(instruction)
+
+    def set_instruction(self, text: str) -> int:
+        """Swap the sentence."""
+        return self.session.set_instruction(text)
+
+    def plan(self, canvas: Canvas, state: RobotState) -> Plan:
+        """Observe, and plan from it."""
+        self.session.observe(canvas, state)
+        return self.session.plan()
+
+
+def _load_session(folder: Path, spec: RobotSpec, runtime: str, config: SessionConfig) -> Session:
+    checkpoint = load_checkpoint(folder, spec)
+    engine = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
+    texts = load_text_encoder(checkpoint.text_encoder, checkpoint.config.text_tokens)
+    return Session(engine, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)
+
+
+_KEPT: dict[Any, Any] = {}
+"""Cells and policies of this process, so that a worker loads each once."""
+
+
+def play(job: Job) -> Score:
+    """Run one job in this process."""
+    spec = job.spec
+    if spec.content_hash not in _KEPT:
+        _KEPT[spec.content_hash] = Cell(spec)
+    cell: Cell = _KEPT[spec.content_hash]
+    key = (spec.content_hash, job.policy, job.model, job.runtime)
+    if key not in _KEPT:
+        _KEPT[key] = _policy(job, cell)
+    policy, horizon_s = _KEPT[key]
+    meter = Meter(cell, horizon_s)
+    result = run_episode(policy, cell, job.case, job.config, meter)
+    if result.success:
+        result = dataclasses.replace(result, frames=())
+    return Score(job.policy, result, meter.quality())
+
+
+def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
+    """The policy, and how far ahead it imagines."""
+    if job.policy == "expert" or job.model is None:
+        return ExpertPolicy(cell), 0.0
+    session = _load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"))
+    return SessionPolicy(session), session.runtime.config.future_steps * cell.spec.action.step_s
+
+
+def untrained_copy(folder: Path, out: Path, spec: RobotSpec, seed: int) -> Path:
+    """A model folder of the same architecture with random weights."""
+    checkpoint = load_checkpoint(folder, spec)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        weights = WorldActionModel(checkpoint.config).state_dict()
+    save_checkpoint(out, dataclasses.replace(checkpoint, model=weights, training={"untrained_seed": seed}))
+    return out
+
+
+def run_scores(jobs: Sequence[Job], workers: int) -> list[Score]:
+    """All jobs, with one line of progress; in the order of `jobs`."""
+    scores: list[Score] = []
+    for score in run_jobs(play, jobs, workers):
+        scores.append(score)
+        _progress(scores, len(jobs))
+    order = {(job.policy, job.case): i for i, job in enumerate(jobs)}
+    return sorted(scores, key=lambda score: order[score.policy, score.result.case])
+
+
+def _progress(scores: Sequence[Score], total: int) -> None:
+    parts = []
+    for policy in dict.fromkeys(score.policy for score in scores):
+        successes = [score.result.success for score in scores if score.policy == policy]
+        parts.append(f"{policy} {sum(successes)}/{len(successes)}")
+    last = scores[-1].result
+    outcome = "ok" if last.success else last.failure
+    line = f"{len(scores)}/{total}  {', '.join(parts)}  (seed {last.case.seed}: {outcome}, {last.duration_s:.1f} s)"
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="" if len(scores) < total else "\n", file=sys.stderr, flush=True)
+    elif len(scores) % 10 == 0 or len(scores) == total:
+        print(line, file=sys.stderr, flush=True)
+
+
+def row(policy: str, scores: Sequence[Score]) -> Record:
+    """The row of one policy."""
+    results = [score.result for score in scores]
+    first = results[0].case
+    won = [result for result in results if result.success]
+    plan_ms = 1e3 * np.array([time_s for result in results for time_s in result.plan_s[1:]])
+    failures = Counter(result.failure for result in results if not result.success)
+    refused = sum((Counter(result.refused) for result in results), Counter[str]())
+    return evaluation_row(
+        policy, first.task, first.setting, len(won), len(results), case=first.kind, by_colour=_by_colour(results),
+        **{colour: _share(results, colour) for colour in COLOURS},
+        mean_s=_mean([result.duration_s for result in won]), stall=_mean([r.stall_share for r in results]),
+        limit=_mean([r.limit_share for r in results]), worst_delay_s=max(r.delay_s for r in results),
+        landing_px=_median([e for score in scores for e in score.quality.landing_px]),
+        imagined=_mean([e for score in scores for e in score.quality.imagined]),
+        copied=_mean([e for score in scores for e in score.quality.copied]),
+        plan_p50_ms=_percentile(plan_ms, 50), plan_p95_ms=_percentile(plan_ms, 95),
+        failures=dict(failures), refused=dict(refused),
+        failed_seeds=[result.case.seed for result in results if not result.success],
+    )
+
+
+def _by_colour(results: Sequence[EpisodeResult]) -> dict[str, Record]:
+    table = {}
+    for colour in COLOURS:
+        asked = [result for result in results if result.colour == colour]
+        successes = sum(result.success for result in asked)
+        low, high = wilson(successes, len(asked))
+        table[colour] = {"episodes": len(asked), "success": _share(results, colour), "low": low, "high": high}
+    return table
+
+
+def _share(results: Sequence[EpisodeResult], colour: str) -> float | None:
+    return _mean([float(result.success) for result in results if result.colour == colour])
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return float(np.median(values)) if len(values) else None
+
+
+def _percentile(values: np.ndarray, percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if len(values) else None
+
+
+def evaluate(
+    model: Path | None, spec: RobotSpec, episodes: int, seed: int = 0, workers: int = 1, case: Kind = "normal", *,
+    policies: Sequence[str] = ("model",), task: str = "place_block_pad", setting: str = "easy", runtime: str = "auto",
+    config: LoopConfig = DEFAULTS, strips: Path | None = None,
+) -> list[Record]:
+    """One row a policy over the evaluation episodes `seed` .. `seed + episodes - 1`.
+
+    `model` may be None if only the expert plays. `strips` is a folder for pictures of the failed episodes.
+    """
+    if set(policies) - {"expert"} and model is None:
+        raise ConfigError("evaluate", "no model was given", expected="a model folder")
+    config = dataclasses.replace(config, keep_frames=strips is not None)
+    cases = [Case(seed + i, case, task, setting) for i in range(episodes)]
+    with tempfile.TemporaryDirectory(prefix="starry_untrained_") as scratch:
+        models = dict.fromkeys(policies, model)
+        if "untrained" in policies and model is not None:
+            models["untrained"] = untrained_copy(model, Path(scratch), spec, seed)
+        jobs = [Job(policy, models[policy], spec, one, runtime, config) for policy in policies for one in cases]
+        scores = run_scores(jobs, workers)
+    if strips is not None:
+        for score in scores:
+            write_strip(strips, score)
+    return [row(policy, [score for score in scores if score.policy == policy]) for policy in policies]
+
+
+def write_strip(folder: Path, score: Score) -> None:
+    """A failed episode's canvases side by side in one PNG, its sentence and failure below."""
+    frames = score.result.frames
+    if not frames:
+        return
+    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).round().astype(int)]
+    row_HWC = np.concatenate(chosen, axis=1)
+    strip = np.concatenate([row_HWC, np.zeros((20, *row_HWC.shape[1:]), np.uint8)])
+    text = f"{score.policy}, seed {score.result.case.seed}: {score.result.instruction} - {score.result.failure}"
+    cv2.putText(strip, text, (6, len(strip) - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{score.policy}_{score.result.case.kind}_{score.result.case.seed:04d}.png"
+    cv2.imwrite(str(folder / name), strip[..., ::-1])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry eval`."""
+    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
+    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=50, help="episodes a policy (default: %(default)s)")
+    parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
+    parser.add_argument("--policy", default="all", choices=("all", *POLICIES), help="who plays (default: %(default)s)")
+    parser.add_argument("--case", default="normal", choices=KINDS, help="forced case (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="first evaluation seed (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--latency", type=float, default=LoopConfig.latency_s, metavar="S",
+                        help="seconds from an observation to the arrival of its plan (default: %(default)s)")
+    parser.add_argument("--replan", type=float, default=LoopConfig.replan_s, metavar="S",
+                        help="seconds from observation to observation (default: %(default)s)")
+    parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of the failed episodes to DIR")
+    add_json_argument(parser)
+
+
+def evaluate_command(args: argparse.Namespace) -> int:
+    """`starry eval`: prints the table and returns 0."""
+    if args.episodes < 1 or args.workers < 1 or args.seed < 0:
+        raise ConfigError("starry eval", "--episodes and --workers must be positive, --seed not negative")
+    policies = POLICIES if args.policy == "all" else (args.policy,)
+    spec = load_robot_spec(robot_file(args.robot))
+    model = None if policies == ("expert",) else model_dir(args.model)
+    rows = evaluate(
+        model, spec, args.episodes, args.seed, args.workers, args.case, policies=policies, task=args.task,
+        setting=args.setting, runtime=args.runtime, strips=args.strips,
+        config=LoopConfig(latency_s=args.latency, replan_s=args.replan),
+    )
+    print_table([{**r, "failures": _words(r["failures"])} for r in rows], COLUMNS)
+    if args.json:
+        write_report(args.json, rows, seed=args.seed, case=args.case, model=model, runtime=args.runtime,
+                     robot=spec.name, contract_hash=spec.content_hash, layout_hash=t_pose_layout(spec).layout_hash,
+                     latency_s=args.latency, replan_s=args.replan)
+    return 0
+
+
+def _words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "-"
