@@ -1,0 +1,277 @@
+"""Node action_executor over real DDS: bad joint states, bad chunks, services in wrong modes, a second owner."""
+
+from __future__ import annotations
+
+import signal
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import JointState
+from starry_ros.msg import ActionChunk, ExecutorStatus
+from std_msgs.msg import Bool
+from trajectory_msgs.msg import JointTrajectory
+
+from starry_ros.ros.convert import EdgeClock, stamp_ns, to_stamp, trajectory_of
+from starry_ros.ros.qos import COMMAND, LATCHED, PLAN, SAFETY, STATE
+from starry_ros.sim.trajectory_controller import TrajectoryController
+
+
+class Robot:
+    """Joints that go where they are told at once, and a sender of chunks."""
+
+    def __init__(self, world: Any, spec: Any) -> None:
+        self.world, self.spec = world, spec
+        self.position = dict(zip(spec.joint_names, spec.limit("home").tolist(), strict=True))
+        self.statuses = world.listen(ExecutorStatus, "executor_status", LATCHED)
+        self.commands = {arm.name: world.listen(JointTrajectory, arm.command_topic, COMMAND) for arm in spec.arms}
+        self.chunk_id = 0
+        world.start("action_executor", owner_check_s=1.0)
+        self.joint_states = world.publisher(JointState, "joint_states", STATE)
+        self.chunks = world.publisher(ActionChunk, "action_chunk", PLAN)
+        self.estop = world.publisher(Bool, "estop", SAFETY)
+        world.until(lambda: self.statuses, 30, "executor_status")
+        for _ in range(100):
+            self.run(0.1)
+            if not self.trigger("hold").message.startswith("hold refused: still looking"):
+                break
+
+    def good_state(self) -> JointState:
+        names = list(reversed(self.spec.joint_names))
+        message = JointState(name=names, position=[self.position[name] for name in names], velocity=[0.0] * len(names))
+        message.header.stamp = self.world.now()
+        return message
+
+    def run(self, duration_s: float, change: Callable[[JointState], JointState] = lambda m: m) -> None:
+        """Publish joint states at 50 Hz."""
+        for _ in range(max(1, round(duration_s / 0.02))):
+            self.joint_states.publish(change(self.good_state()))
+            self.world.spin(0.02)
+            for heard in filter(None, self.commands.values()):
+                self.position |= zip(heard[-1].joint_names, heard[-1].points[0].positions, strict=True)
+
+    def trigger(self, name: str) -> Any:
+        self.run(0.06)
+        return self.world.trigger(name)
+
+    @property
+    def mode(self) -> str:
+        return str(self.statuses[-1].mode_name)
+
+    @property
+    def reason(self) -> str:
+        return str(self.statuses[-1].reason)
+
+    def calm(self) -> None:
+        """DISARMED, whatever was before."""
+        self.run(0.3)
+        if self.mode != "DISARMED":
+            self.estop.publish(Bool(data=True))
+            self.run(0.8)
+            self.estop.publish(Bool(data=False))
+            self.run(0.2)
+            assert self.trigger("reset_fault").success
+            self.run(0.2)
+        assert self.mode == "DISARMED"
+
+    def armed(self) -> None:
+        self.calm()
+        reply = self.trigger("arm")
+        assert reply.success, reply.message
+        self.run(0.2)
+        assert self.mode == "RUN"
+
+    def chunk(self, **changes: Any) -> ActionChunk:
+        """A chunk that moves one joint of the right arm gently."""
+        spec, now_ns = self.spec, stamp_ns(self.world.now())
+        self.chunk_id += 1
+        positions = np.tile([self.position[name] for name in spec.joint_names], (spec.action.chunk_steps, 1))
+        positions[:, spec.joint_names.index("right_waist")] += np.linspace(0.0, 0.2, len(positions))
+        message = ActionChunk(
+            chunk_id=self.chunk_id, epoch=1, instruction_id=1, contract_hash=spec.content_hash,
+            start=to_stamp(now_ns + 100_000_000), step_s=0.1, joint_names=list(spec.joint_names),
+            positions=array("d", positions.ravel().tolist()),
+        )
+        message.header.stamp = to_stamp(now_ns)
+        for name, value in changes.items():
+            setattr(message, name, value)
+        return message
+
+    def refused(self) -> dict[str, int]:
+        status = self.statuses[-1]
+        return dict(zip(status.refused_reasons, status.refused_counts, strict=True))
+
+
+@pytest.fixture(scope="module")
+def robot(shared_world: Any, spec: Any) -> Robot:
+    return Robot(shared_world, spec)
+
+
+def test_it_starts_disarmed_and_sends_nothing(robot: Robot) -> None:
+    robot.run(0.5)
+    assert robot.mode == "DISARMED"
+    assert not any(robot.commands.values())
+
+
+@pytest.mark.parametrize("service", ["hold", "reset_fault"])
+def test_a_service_in_a_wrong_mode_is_refused_with_the_modes_it_works_in(robot: Robot, service: str) -> None:
+    robot.calm()
+    reply = robot.trigger(service)
+    assert not reply.success
+    assert "refused in DISARMED" in reply.message
+
+
+def test_arming_twice_is_refused(robot: Robot) -> None:
+    robot.armed()
+    assert "refused in RUN" in robot.trigger("arm").message
+
+
+def test_every_command_passes_the_rules_of_joint_trajectory_controller(robot: Robot) -> None:
+    robot.armed()
+    for heard in robot.commands.values():
+        heard.clear()
+    robot.chunks.publish(robot.chunk())
+    robot.run(2.2)
+    clock = EdgeClock(robot.world.node.get_clock())
+    for arm in robot.spec.arms:
+        names = tuple(joint.name for joint in arm.joints)
+        controller = TrajectoryController(names, np.zeros(len(names)), 0)
+        assert robot.commands[arm.name]
+        for message in robot.commands[arm.name]:
+            trajectory = trajectory_of(message, clock)
+            assert trajectory.start_ns is not None
+            assert controller.check(trajectory, trajectory.start_ns) is None
+    ends = [message.points[-1].positions[0] for message in robot.commands["right"]]
+    assert max(ends) - min(ends) > 0.15, "the chunk was followed"
+
+
+def test_jumbled_joint_names_are_matched_by_name(robot: Robot) -> None:
+    robot.armed()
+    robot.run(0.3)
+    assert robot.mode == "RUN"
+
+
+def unknown_joint(message: JointState) -> JointState:
+    message.name = [*message.name[:-1], "tail"]
+    return message
+
+
+def short(message: JointState) -> JointState:
+    message.position = message.position[:-1]
+    return message
+
+
+def nan(message: JointState) -> JointState:
+    message.position[3] = float("nan")
+    return message
+
+
+@pytest.mark.parametrize("change", [unknown_joint, short, nan])
+def test_an_invalid_joint_state_is_a_fault(robot: Robot, change: Callable[[JointState], JointState]) -> None:
+    robot.armed()
+    robot.run(0.3, change)
+    assert (robot.mode, robot.reason) == ("FAULT", "joint_state_invalid")
+    assert not robot.trigger("arm").success
+
+
+def test_stale_joint_states_are_a_fault_and_block_arming(robot: Robot) -> None:
+    robot.armed()
+    robot.world.spin(0.8)
+    assert (robot.mode, robot.reason) == ("FAULT", "joint_state_stale")
+    reply = robot.world.trigger("reset_fault")
+    assert not reply.success
+    assert "joint_state_stale" in reply.message
+
+
+def row_short(robot: Robot) -> ActionChunk:
+    chunk = robot.chunk()
+    chunk.positions = chunk.positions[:-1]
+    return chunk
+
+
+def with_nan(robot: Robot) -> ActionChunk:
+    chunk = robot.chunk()
+    chunk.positions[5] = float("nan")
+    return chunk
+
+
+def too_old(robot: Robot) -> ActionChunk:
+    chunk = robot.chunk()
+    chunk.header.stamp, chunk.start = to_stamp(stamp_ns(chunk.header.stamp) - 60 * 10**9), to_stamp(
+        stamp_ns(chunk.start) - 60 * 10**9
+    )
+    return chunk
+
+
+@pytest.mark.parametrize(
+    ("make", "reasons"),
+    [
+        (row_short, {"malformed"}), (lambda r: r.chunk(positions=array("d")), {"malformed"}),
+        (lambda r: r.chunk(step_s=float("nan")), {"malformed"}), (with_nan, {"not_finite"}),
+        (lambda r: r.chunk(epoch=0), {"stale_epoch"}), (too_old, {"past", "old_observation", "before_arm"}),
+        (lambda r: r.chunk(contract_hash="0" * 16), {"foreign_contract"}),
+        (lambda r: r.chunk(joint_names=["tail", *r.spec.joint_names[1:]]), {"wrong_joints"}),
+    ],
+)
+def test_a_bad_chunk_is_counted_by_reason_and_moves_nothing(
+    robot: Robot, make: Callable[[Robot], ActionChunk], reasons: set[str]
+) -> None:
+    robot.armed()
+    still = robot.chunk(epoch=1)
+    still.positions = array("d", np.tile([robot.position[n] for n in robot.spec.joint_names], (16, 1)).ravel().tolist())
+    robot.chunks.publish(still)
+    robot.run(0.3)
+    before, place = robot.refused(), dict(robot.position)
+    robot.chunks.publish(make(robot))
+    robot.run(0.5)
+    grown = {reason for reason, count in robot.refused().items() if count > before.get(reason, 0)}
+    assert grown
+    assert grown <= reasons
+    assert max(abs(robot.position[name] - place[name]) for name in place) < 1e-6
+    assert robot.mode == "RUN"
+
+
+def test_estop_is_a_latched_fault_that_needs_release_and_reset(robot: Robot) -> None:
+    robot.armed()
+    robot.estop.publish(Bool(data=True))
+    robot.run(0.4)
+    assert (robot.mode, robot.reason) == ("FAULT", "estop_pressed")
+    assert not robot.trigger("reset_fault").success
+    robot.estop.publish(Bool(data=False))
+    robot.run(0.3)
+    assert robot.mode == "FAULT"
+    assert robot.trigger("reset_fault").success
+
+
+def test_a_second_executor_refuses_to_start_and_the_first_goes_on(robot: Robot) -> None:
+    robot.armed()
+    second = robot.world.start_as("second", ["-m", "starry_ros.ros.start", "action_executor"], owner_check_s=5.0)
+    for _ in range(300):
+        robot.run(0.1)
+        if second.process.poll() is not None:
+            break
+    assert second.process.poll() == 2
+    assert "another node commands the same arms" in second.text()
+    assert "Traceback" not in second.text()
+    assert robot.mode == "RUN"
+
+
+def test_another_publisher_on_a_command_topic_is_a_fault(robot: Robot) -> None:
+    robot.armed()
+    intruder = robot.world.node.create_publisher(JointTrajectory, robot.spec.arms[0].command_topic, COMMAND)
+    robot.run(1.5)
+    assert (robot.mode, robot.reason) == ("FAULT", "second_owner")
+    robot.world.node.destroy_publisher(intruder)
+    robot.run(1.0)
+    assert robot.trigger("reset_fault").success
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_without_a_traceback(robot: Robot, number: int) -> None:
+    name = "action_executor" if number == signal.SIGTERM else "value_map_visualizer"
+    child = robot.world.children.get(name) or robot.world.start(name)
+    robot.world.until(lambda: name in robot.world.health, 40, name)
+    assert child.stop(number) == 0
+    assert "Traceback" not in child.text()

@@ -1,0 +1,138 @@
+"""Node canvas_packer over real DDS: good cameras, and every kind of bad one."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image
+from starry_ros.msg import CanvasInfo
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.canvas.pack import CanvasPacker
+from starry_ros.ros.convert import image_message, stamp_ns, to_stamp
+from starry_ros.ros.qos import SENSOR
+
+CAMERAS = ("head", "left_wrist", "right_wrist")
+PERIOD_S = 1 / 15
+
+
+def position_coded(camera: str, shift: int = 0) -> np.ndarray:
+    """Every pixel says where it is, and which camera it belongs to."""
+    rows, columns = np.mgrid[0:240, 0:320]
+    plane = np.full_like(rows, 40 + 70 * CAMERAS.index(camera))
+    return np.stack([rows + shift, columns * 255 // 319, plane], axis=-1).astype(np.uint8)
+
+
+Change = Callable[[Image], Image | None]
+
+
+class Rig:
+    """Three cameras; `change` may spoil the messages of one."""
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        self.infos = world.listen(CanvasInfo, "canvas_info", SENSOR)
+        self.canvases = world.listen(Image, "canvas", SENSOR)
+        world.start("canvas_packer", max_age_s=0.5)
+        self.publishers = {camera: world.publisher(Image, f"{camera}/image_raw", SENSOR) for camera in CAMERAS}
+        self.sent = 0
+
+    def shoot(self, duration_s: float, changes: dict[str, Change] | None = None) -> None:
+        for _ in range(round(duration_s / PERIOD_S)):
+            self.sent += 1
+            stamp = self.world.now()
+            for camera, publisher in self.publishers.items():
+                message = image_message(position_coded(camera, self.sent % 8), stamp, f"{camera}_optical_frame")
+                changed = (changes or {}).get(camera, lambda m: m)(message)
+                if changed is not None:
+                    publisher.publish(changed)
+            self.world.spin(PERIOD_S)
+
+    def tiles(self) -> dict[str, bool]:
+        return {tile.camera: tile.valid for tile in self.infos[-1].tiles}
+
+
+@pytest.fixture(scope="module")
+def rig(shared_world: Any) -> Rig:
+    return Rig(shared_world)
+
+
+def test_good_cameras_give_complete_canvases_with_the_cameras_stamps(rig: Rig, spec: Any) -> None:
+    rig.shoot(1.5)
+    rig.world.until(lambda: rig.canvases and rig.infos and rig.infos[-1].header.stamp == rig.canvases[-1].header.stamp)
+    assert all(rig.tiles().values())
+    info, canvas = rig.infos[-1], rig.canvases[-1]
+    assert info.contract_hash == spec.content_hash
+    assert {stamp_ns(tile.stamp) for tile in info.tiles} == {stamp_ns(canvas.header.stamp)}
+    image = np.frombuffer(canvas.data, np.uint8).reshape(canvas.height, canvas.width, 3)
+    packer = CanvasPacker(t_pose_layout(spec))
+    shifts = [packer.pack_images({camera: position_coded(camera, shift) for camera in CAMERAS}) for shift in range(8)]
+    assert any(np.array_equal(image, expected) for expected in shifts)
+
+
+def wrong_size(message: Image) -> Image:
+    return image_message(np.zeros((120, 160, 3), np.uint8), message.header.stamp, message.header.frame_id)
+
+
+def unknown_encoding(message: Image) -> Image:
+    message.encoding = "yuv422_weird"
+    return message
+
+
+def cut_off(message: Image) -> Image:
+    message.data = array("B", message.data[:1000])
+    return message
+
+
+def stale(message: Image) -> Image:
+    message.header.stamp = to_stamp(stamp_ns(message.header.stamp) - 3_000_000_000)
+    return message
+
+
+def frozen(message: Image) -> Image:
+    message.header.stamp = to_stamp(1_700_000_000_000_000_000)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda _: None, "silent"), (wrong_size, "wrong size"), (unknown_encoding, "unknown image encoding"),
+        (cut_off, "wrong length"), (stale, "late"), (frozen, "late"),
+    ],
+)
+def test_a_bad_camera_is_marked_invalid_and_named_with_the_reason(rig: Rig, change: Change, reason: str) -> None:
+    rig.shoot(0.7)
+    rig.world.health.clear()
+    rig.shoot(2.2, {"left_wrist": change})
+    assert rig.tiles() == {"head": True, "left_wrist": False, "right_wrist": True}
+    message = rig.world.message("canvas_packer")
+    assert "left_wrist" in message
+    assert reason in message
+
+
+def test_skewed_stamps_never_meet_on_one_canvas(rig: Rig) -> None:
+    rig.shoot(0.7)
+    before = len(rig.infos)
+
+    def skew(message: Image) -> Image:
+        message.header.stamp = to_stamp(stamp_ns(message.header.stamp) - 33_400_000)
+        return message
+
+    rig.shoot(1.0, {"head": skew})
+    spreads = [max(tile.skew_s for tile in info.tiles if tile.valid) for info in rig.infos[before + 3 :]]
+    assert all(spread <= 0.0301 for spread in spreads)
+
+
+def test_two_publishers_of_one_camera_are_both_refused(rig: Rig) -> None:
+    intruder = rig.world.node.create_publisher(Image, "right_wrist/image_raw", SENSOR)
+    rig.shoot(2.5)
+    assert rig.tiles()["right_wrist"] is False
+    assert "more than one publisher" in rig.world.message("canvas_packer")
+    rig.world.node.destroy_publisher(intruder)
+    rig.shoot(1.5)
+    assert all(rig.tiles().values())
