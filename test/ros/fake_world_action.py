@@ -1,7 +1,12 @@
+# ruff: noqa: E402 - the signal handler comes before the slow imports
 """The world_action node with a session that needs no model: one joint swings, and the value map has one bright spot.
 
-Run as a program. `set_instruction("fail ...")` makes planning fail as a bug would.
+Run as a program.
 """
+
+import signal
+
+signal.signal(signal.SIGINT, lambda *_: exit(0))  # quiet while the libraries are loading
 
 import numpy as np
 
