@@ -7,14 +7,14 @@ V = 3 views, F = 5; see `Recorder.arrays`.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
 import time
 from collections import Counter
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.errors import ConfigError, DataError
+from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import Cell
@@ -30,6 +31,7 @@ from starry_ros.sim.expert_place import TICK_S, PlaceExpert, Scene
 from starry_ros.sim.tasks import TASKS, TEMPLATES, PlaceCheck, draw_layout, episode_rng, sentence
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.training.disturb import KINDS, Disturber
+from starry_ros.training.pool import run_jobs
 from starry_ros.types import Record
 
 FORMAT_VERSION = 1
@@ -150,10 +152,9 @@ def generate(out: Path, task: str, episodes: int, seed: int, robot: Path, worker
     _claim(out, spec, task, seed)
     missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
     started = time.monotonic()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures: list[Future[Outcome]] = [pool.submit(_work, str(robot), str(folder), seed, i) for i in missing]
-        for count, future in enumerate(as_completed(futures), 1):
-            _progress(count, len(missing), future.result(), time.monotonic() - started)
+    work = partial(_work, str(robot), str(folder), seed)
+    for count, outcome in enumerate(run_jobs(work, missing, workers), 1):
+        _progress(count, len(missing), outcome, time.monotonic() - started)
     meta = _meta(out, spec, task, seed, episodes)
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     return meta
@@ -171,12 +172,13 @@ def _claim(out: Path, spec: RobotSpec, task: str, seed: int) -> None:
 
 
 def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> None:
+    """One line that stays in place on a terminal; every twentieth episode elsewhere."""
     left_s = elapsed_s / count * (total - count)
-    print(
-        f"{count}/{total} episode {outcome.episode} {outcome.kind} {outcome.frames} frames "
-        f"{outcome.empty_closed} empty-closed {outcome.failed} failed, {elapsed_s:.0f} s, {left_s:.0f} s left",
-        file=sys.stderr, flush=True,
-    )
+    line = f"{count}/{total} episodes, {outcome.kind}, {outcome.frames} frames; {elapsed_s:.0f} s, {left_s:.0f} s left"
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="" if count < total else "\n", file=sys.stderr, flush=True)
+    elif count % 20 == 0 or count == total:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int) -> Record:
@@ -199,3 +201,22 @@ def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int) -> Re
         "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
         "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__},
     }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry data generate`."""
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken run in it is continued")
+    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+
+
+def generate_command(args: argparse.Namespace) -> int:
+    """`starry data generate`: returns 0 when all episodes are written."""
+    if args.episodes < 1 or args.workers < 1 or args.seed < 0:
+        raise ConfigError("starry data generate", "--episodes and --workers must be positive, --seed not negative")
+    meta = generate(args.out, args.task, args.episodes, args.seed, robot_file(args.robot), args.workers)
+    print(f"{args.out}: {meta['episodes']} episodes, {meta['frames']} frames, data hash {meta['data_hash']}")
+    return 0
