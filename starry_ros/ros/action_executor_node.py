@@ -63,7 +63,7 @@ class ActionExecutorNode(StarryNode):
         self._control = Executor(self._spec, config)
         self._speeds = {Mode.RUN: 1.0, Mode.SLOW: 1.0 / config.slow_factor}
         self._newest: RobotState | None = None
-        self._accepted = 0
+        self._accepted = self._epoch = 0
         self._malformed: Counter[str] = Counter()
         self._estop_pressed, self._estop_ns = False, self._edge.now_ns()
         self._second_owner = False
@@ -111,9 +111,13 @@ class ActionExecutorNode(StarryNode):
             self.get_logger().debug(f"chunk {message.chunk_id} refused: {merge.reason}")
 
     def _on_session(self, message: WorldActionStatus) -> None:
-        """The session's word on which sentence is in force, so that plans of an old one end in time."""
+        """The session's word on which epoch and sentence are in force, so that plans of old ones are refused."""
+        now_ns = self._edge.now_ns()
         if message.instruction_id:
-            self._control.set_instruction(message.instruction_id, self._edge.now_ns())
+            self._control.set_instruction(message.instruction_id, now_ns)
+        if message.epoch != self._epoch and self._control.status(now_ns).epoch != message.epoch:
+            self._control.set_epoch(message.epoch)
+        self._epoch = message.epoch
 
     def _on_estop(self, message: Bool) -> None:
         self._estop_pressed, self._estop_ns = message.data, self._edge.now_ns()

@@ -175,9 +175,7 @@ class Demo:
         reply = self._call(operator.reset_episode(args.task, args.setting, args.seed + index), "reset_episode")
         if not reply.accepted:
             raise ConfigError("reset_episode", "was refused", got=reply.message)
-        self._wait(SETTLE_S)  # the arms were put home: the executor, which did not do it, reports a tracking error
-        if self._mode() == "FAULT":
-            self._call(operator.trigger("reset_fault"), "reset_fault")
+        self._wait(SETTLE_S)
         session = self._call(operator.reset_session(reply.instruction), "reset_session")
         if not session.accepted:
             raise ConfigError("reset_session", "was refused", got=session.message)
@@ -186,6 +184,7 @@ class Demo:
         return Episode(index + 1, reply.instruction, named_colour(reply.instruction) or "")
 
     def _arm(self) -> None:
+        """Arm. The scene put the arms home, which the executor, not having done it, reports as a tracking error."""
         end_s = time.monotonic() + ARM_TIMEOUT_S
         while True:
             reply = self._call(self._operator.trigger("arm"), "arm")
@@ -193,6 +192,8 @@ class Demo:
                 break
             if time.monotonic() > end_s:
                 raise RuntimeUnavailable("arm", "was refused", got=reply.message, fix="see the logs of action_executor")
+            if self._mode() == "FAULT":
+                self._call(self._operator.trigger("reset_fault"), "reset_fault")
             self._wait(0.2)
         self._until(lambda: self._mode() == "RUN", CALL_TIMEOUT_S, lambda: "waiting for RUN")
 

@@ -43,7 +43,7 @@ PARAMETERS = (
     Parameter("model", "tiny", "Model: a name in models/ or the path of a model folder."),
     Parameter("runtime", "auto", "What evaluates the model.", choices=RUNTIMES),
     Parameter("instruction", "", "Sentence to start with; empty waits for set_instruction."),
-    Parameter("replan_s", 0.5, "Time from one plan to the next, in seconds.", 0.05, 5.0),
+    Parameter("replan_s", 0.4, "Time from one plan to the next, in seconds.", 0.05, 5.0),
     Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
     Parameter("max_pair_s", 0.05, "Largest time between the images and the joint state, in seconds.", 0.001, 1.0),
     Parameter("publish_imagined", False, "Whether to publish what the model imagines."),

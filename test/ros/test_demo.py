@@ -62,7 +62,7 @@ def test_a_demo_writes_report_contact_sheet_and_film(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_a_demo_and_all_its_children(tmp_path: Path) -> None:
-    run = demo(tmp_path, 102, "--episodes", "9")
+    run = demo(tmp_path, 100, "--episodes", "9")
     end_s = time.monotonic() + 60
     while not (tmp_path / "logs" / "world_action.log").exists() and time.monotonic() < end_s:
         time.sleep(0.1)
