@@ -3,11 +3,12 @@
 import os
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from starry_ros.ros.graph import ARGUMENTS, Graph, NodeSpec, build_graph
+from starry_ros.ros.graph import ARGUMENTS, EXIT_USER_ERROR, Graph, NodeSpec, build_graph
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -32,5 +33,12 @@ def _node(graph: Graph, node: NodeSpec) -> Node:
         package=node.package, executable=node.name, name=node.name, namespace=graph.namespace,
         parameters=[*map(str, node.parameter_files), dict(node.parameters)] if node.parameters else [],
         remappings=list(node.remappings), arguments=list(node.arguments), output="screen",
-        ros_arguments=["--log-level", graph.log_level], respawn=node.respawn, respawn_delay=2.0,
+        ros_arguments=["--log-level", graph.log_level], respawn=node.respawn, respawn_delay=2.0, on_exit=_on_exit,
     )
+
+
+def _on_exit(event: ProcessExited, _context: LaunchContext) -> list[Shutdown] | None:
+    """A node that was started wrongly would fail again and again: end the graph."""
+    if event.returncode != EXIT_USER_ERROR:
+        return None
+    return [Shutdown(reason=f"{event.process_name} was started wrongly; its own line says how to fix it")]

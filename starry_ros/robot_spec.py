@@ -275,15 +275,17 @@ def _validate(spec: RobotSpec, where: str) -> None:
         _validate_joint(joint, f"{where}: joint {joint.name}")
     for name in ("control_hz", "observation_hz", "camera_hz"):
         _positive(getattr(spec.rates, name), f"{where}: rates.{name}")
-    if not 50 <= spec.rates.control_hz <= 1000:
-        raise ContractError(f"{where}: rates.control_hz", "is out of range", got=spec.rates.control_hz, expected="50 to 1000")
+    control_hz = spec.rates.control_hz
+    if not 50 <= control_hz <= 1000:
+        raise ContractError(f"{where}: rates.control_hz", "is out of range", got=control_hz, expected="50 to 1000")
     _positive(spec.action.chunk_steps, f"{where}: action.chunk_steps")
     _positive(spec.action.step_s, f"{where}: action.step_s")
     _one_of(spec.action.space, ("joint_position",), f"{where}: action.space")
     for axis in "xyz":
         lower, upper = spec.workspace_m.get(axis, (0.0, 0.0))
         if not lower < upper:
-            raise ContractError(f"{where}: workspace_m.{axis}", "is empty", got=[lower, upper], expected="lower < upper")
+            place = f"{where}: workspace_m.{axis}"
+            raise ContractError(place, "is empty", got=[lower, upper], expected="lower < upper")
 
 
 def _validate_joint(joint: JointSpec, where: str) -> None:
@@ -293,7 +295,8 @@ def _validate_joint(joint: JointSpec, where: str) -> None:
     if not joint.lower < joint.upper:
         raise ContractError(where, "limits are empty", got=[joint.lower, joint.upper], expected="lower < upper")
     if not joint.lower <= joint.home <= joint.upper:
-        raise ContractError(f"{where}: home", "lies outside the limits", got=joint.home, expected=[joint.lower, joint.upper])
+        limits = [joint.lower, joint.upper]
+        raise ContractError(f"{where}: home", "lies outside the limits", got=joint.home, expected=limits)
     for name in ("velocity", "acceleration", "jerk"):
         _positive(getattr(joint, name), f"{where}: {name}")
 

@@ -40,7 +40,7 @@ def test_it_declares_every_argument_with_description_default_and_choices(module:
     declared = {argument.name: argument for argument in description.get_launch_arguments()}
     assert set(declared) == {argument.name for argument in ARGUMENTS}
     for argument in ARGUMENTS:
-        assert declared[argument.name].description == argument.description
+        assert declared[argument.name].description.startswith(argument.description)
         assert tuple(declared[argument.name].choices or ()) == argument.choices
 
 
@@ -51,6 +51,26 @@ def test_it_starts_the_nodes_of_the_graph(module: ModuleType, values: dict[str, 
     nodes = [action for action in started(module, **values) if isinstance(action, Node)]
     names = [action.node_executable for action in nodes]
     assert names == [node.name for node in build_graph(values).nodes]
+
+
+def test_a_node_that_was_started_wrongly_ends_the_graph(module: ModuleType) -> None:
+    from launch.actions import Shutdown
+    from launch.events.process import ProcessExited
+
+    def outcome(code: int) -> object:
+        event = ProcessExited(action=object(), name="n", cmd=[], cwd=None, env=None, pid=1, returncode=code)
+        return module._on_exit(event, launch.LaunchContext())
+
+    assert isinstance(outcome(2)[0], Shutdown)
+    assert [outcome(0), outcome(1), outcome(-9)] == [None] * 3
+
+
+def test_only_nodes_that_may_are_restarted(module: ModuleType) -> None:
+    from launch_ros.actions import Node
+
+    nodes = [action for action in started(module, record="true") if isinstance(action, Node)]
+    restarted = {action.node_executable for action in nodes if action._ExecuteLocal__respawn}
+    assert restarted == {node.name for node in build_graph({"record": "true"}).nodes if node.respawn}
 
 
 def test_it_sets_the_dds_profile_before_any_node(module: ModuleType) -> None:

@@ -176,6 +176,7 @@ from starry_ros import cli
 from starry_ros.ros import up
 from starry_ros.ros.graph import Graph, NodeSpec
 nodes = (NodeSpec({script(tmp_path, "polite", POLITE).name!r}, package="starry_ros"),)
+up.model_dir = lambda model: None
 up.build_graph = lambda values: Graph(nodes, "", "info", {{}})
 Graph.command = lambda self, node: [node.name]
 sys.exit(cli.main(["up"]))

@@ -18,6 +18,8 @@ from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file, share_dir
 
 PACKAGE = "starry_ros"
+EXIT_USER_ERROR = 2
+"""Exit code of a node whose parameters or files are wrong: starting it again would not help."""
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 LOG_LEVELS = ("debug", "info", "warn", "error")
 BOOLEANS = ("true", "false")

@@ -23,9 +23,9 @@ from types import FrameType
 from typing import IO
 
 from starry_ros.errors import RuntimeUnavailable
-from starry_ros.ros.graph import ARGUMENTS, PACKAGE, Graph, NodeSpec, build_graph
+from starry_ros.paths import model_dir
+from starry_ros.ros.graph import ARGUMENTS, EXIT_USER_ERROR, PACKAGE, Graph, NodeSpec, build_graph
 
-EXIT_USER_ERROR = 2
 LONGEST_BACKOFF_S = 30.0
 HEALTHY_AFTER_S = 60.0
 _GRACE_S = ((signal.SIGINT, 6.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 2.0))
@@ -156,6 +156,8 @@ class Supervisor:
             while left and time.monotonic() < end_s:
                 self._read(0.05)
                 left = [child for child in left if child.ended() is None]
+            for child in left:
+                self._log(child.spec.name, f"has not ended {grace_s:g} s after {number.name}")
         self._read(0.0)
         for key in list(self._selector.get_map().values()):
             self._close(key.fileobj)
@@ -207,6 +209,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def up_command(args: argparse.Namespace) -> int:
     """Run the graph until Ctrl-C, or until it cannot go on."""
     graph = build_graph({argument.name: getattr(args, argument.name) for argument in ARGUMENTS})
+    model_dir(args.model)
     if any(node.package != PACKAGE and shutil.which(node.name) is None for node in graph.nodes):
         raise RuntimeUnavailable("rviz", "rviz2 is not installed", fix="use a ROS 2 distribution, or --rviz false")
     with stop_signals() as stop, open_log(args.log_dir, [node.name for node in graph.nodes]) as log:
