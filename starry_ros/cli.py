@@ -60,6 +60,12 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("train",): Verb(
         "train a model", "starry_ros.training.train", "train_command",
+        "Trains from a data set of `starry data generate` and an autoencoder of `starry train-autoencoder`; can be "
+        "stopped at any time and resumed.",
+    ),
+    ("train-autoencoder",): Verb(
+        "train the image autoencoder that a model builds on", "starry_ros.training.train_autoencoder",
+        "train_autoencoder_command",
         "Trains from a data set of `starry data generate`; can be stopped at any time and resumed.",
     ),
     ("data", "generate"): Verb(

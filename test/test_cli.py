@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import types
@@ -45,7 +46,7 @@ def test_help_lists_every_verb_and_the_exit_codes(capsys: Capture) -> None:
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for word in {key[0] for key in cli.VERBS}:
-        assert f"\n    {word} " in text
+        assert re.search(rf"^    {word}\s", text, re.MULTILINE)
     assert "130" in text
 
 
@@ -61,7 +62,7 @@ def test_every_verb_explains_itself(key: tuple[str, ...], capsys: Capture) -> No
     assert len(text.splitlines()) > 8
 
 
-@pytest.mark.parametrize("key", [key for key in cli.VERBS if key[0] not in ("up", "train", "data")], ids=" ".join)
+@pytest.mark.parametrize("key", [key for key in cli.VERBS if key[0] not in ("up", "train", "train-autoencoder", "data")], ids=" ".join)
 def test_every_verb_that_reports_writes_json(key: tuple[str, ...], capsys: Capture) -> None:
     if key[0] == "demo":
         pytest.importorskip("rclpy", reason="this verb needs ROS 2")
