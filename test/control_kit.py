@@ -1,4 +1,4 @@
-"""Tools of the control tests: an independent limit checker, a robot that follows, chunks of every kind."""
+"""Tools of the control tests: chunks, a plan inside the limits, and a robot that does what it is told."""
 
 from __future__ import annotations
 
@@ -8,31 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from starry_ros.control.executor import Executor
-from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.robot_spec import load_robot_spec
 from starry_ros.timing import nanoseconds
 from starry_ros.types import ActionChunk, JointCommand, RobotState
 
 SPEC = load_robot_spec(Path(__file__).parents[1] / "config" / "robots" / "bimanual_sim.yaml")
 HASH = SPEC.content_hash
+FORWARD_SPEC = replace(SPEC, command_interface="position_forward")
 JOINTS = len(SPEC.joint_names)
 LOWER_J, UPPER_J = SPEC.limit("lower"), SPEC.limit("upper")
 PERIOD_NS = nanoseconds(1 / SPEC.rates.control_hz)
 STEP_NS = nanoseconds(SPEC.action.step_s)
 START_NS = 1_000_000_000
-
-
-def worst_use(positions_NJ: np.ndarray, spec: RobotSpec = SPEC) -> dict[str, float]:
-    """Share of every limit that a sequence of positions at the control rate uses, by finite differences."""
-    rate, use = spec.rates.control_hz, {}
-    lower, upper = spec.limit("lower"), spec.limit("upper")
-    middle, half = (lower + upper) / 2, (upper - lower) / 2
-    use["position"] = float((np.abs(positions_NJ - middle) / half).max()) if len(positions_NJ) else 0.0
-    for order, name in enumerate(("velocity", "acceleration", "jerk"), start=1):
-        derivative = np.diff(positions_NJ, n=order, axis=0) * rate**order
-        use[name] = float((np.abs(derivative) / spec.limit(name)).max()) if len(derivative) else 0.0
-    if not np.isfinite(positions_NJ).all():
-        use["position"] = np.inf
-    return use
 
 
 def make_chunk(position_KJ: np.ndarray, observation_ns: int, chunk_id: int = 1, **changes: object) -> ActionChunk:
@@ -61,6 +48,10 @@ class Follower:
     def tick(self, *, silent: bool = False) -> JointCommand | None:
         """One control period; `silent`: no joint state arrives."""
         self.now_ns += PERIOD_NS
+        return self.step(silent=silent)
+
+    def step(self, *, silent: bool = False) -> JointCommand | None:
+        """Call the executor at the present time."""
         command = self.executor.step(self.now_ns, None if silent else state_at(self.position_J, self.now_ns))
         if command is not None:
             self.position_J = command.position_J
@@ -77,8 +68,23 @@ class Follower:
         reply = self.executor.arm(self.now_ns)
         assert reply.ok, reply.message
 
+    def follow(self, duration_s: float, *, latency_s: float = 0.2, every_s: float = 0.5) -> None:
+        """Plans along `smooth_plan`, time 0 being now, observed every `every_s` and handed over `latency_s` later."""
+        begin_ns, pending = self.now_ns, []
+        for tick in range(round(duration_s * SPEC.rates.control_hz)):
+            now_s = tick * PERIOD_NS / 1e9
+            if tick % round(every_s * 1e9 / PERIOD_NS) == 0:
+                steps = smooth_plan(now_s + 0.1 * np.arange(1, 17))
+                pending.append((self.now_ns + nanoseconds(latency_s), make_chunk(steps, self.now_ns, self.now_ns)))
+            while pending and pending[0][0] <= self.now_ns:
+                merge = self.executor.submit(pending.pop(0)[1], self.now_ns)
+                assert merge.accepted, merge.reason
+            self.tick()
+        assert self.now_ns == begin_ns + round(duration_s * SPEC.rates.control_hz) * PERIOD_NS
+
     @property
-    def positions_NJ(self) -> np.ndarray:
+    def positions(self) -> np.ndarray:
+        """Everything sent, [N, J]."""
         return np.array(self.sent)
 
 

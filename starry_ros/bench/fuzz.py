@@ -158,6 +158,8 @@ class ExecutorFuzzer:
 
     def __init__(self, spec: RobotSpec, seed: int) -> None:
         self._spec, self._rng = spec, np.random.default_rng(seed)
+        self._streams = spec.command_interface == "joint_trajectory"
+        self._last_ns = 0
         self._executor, self._maker = Executor(spec), ChunkMaker(spec, self._rng)
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._now_ns = NS_PER_S
@@ -178,7 +180,7 @@ class ExecutorFuzzer:
         return self.report
 
     def _tick(self) -> None:
-        self._now_ns += int(self._period_ns * self._rng.choice([1.0, 1.0, 1.0, 0.8, 1.2, 0.3, 3.0]))
+        self._now_ns += int(self._period_ns * self._rng.choice([1.0, 1.0, 1.0, 1.0, 0.8, 1.2, 0.3, 3.0]))
         self._measured_J = self._measured_J + 0.5 * (self._target_J - self._measured_J)
         position_J = self._measured_J
         if self._rng.random() < 0.0005:
@@ -188,6 +190,9 @@ class ExecutorFuzzer:
         if command is not None:
             self.report.commands += 1
             self._target_J = command.position_J
+            if self._streams and command.time_ns - self._last_ns != self._period_ns:
+                self._close_run()  # it caught up with the clock: no uniform sequence across that
+            self._last_ns = command.time_ns
             self._run_NJ.append(command.position_J)
         else:
             self._close_if_disarmed()
@@ -217,7 +222,7 @@ class ExecutorFuzzer:
             executor.set_estop(False, now_ns)
         if rng.random() < 0.02:
             executor.set_condition(Event.PLANNER_DEGRADED, bool(rng.random() < 0.3), now_ns)
-        if rng.random() < 0.3 and not executor.status(now_ns).mode in (Mode.RUN, Mode.SLOW):
+        if rng.random() < 0.3 and executor.status(now_ns).mode not in (Mode.RUN, Mode.SLOW):
             executor.reset_fault(now_ns)
             self._close_if_disarmed()
             executor.arm(now_ns)
@@ -234,7 +239,8 @@ class ExecutorFuzzer:
         }
         use = worst_use(ahead.position_NJ, self._spec, 1 / step_s)
         rules["obeys limits"] = max(use.values()) <= 1 + TOLERANCE
-        self.report.problems += [f"look-ahead at {self._now_ns}: not {rule}" for rule, good in rules.items() if not good]
+        broken = [rule for rule, good in rules.items() if not good]
+        self.report.problems += [f"look-ahead at {self._now_ns}: not {rule}" for rule in broken]
 
     def _close_if_disarmed(self) -> None:
         """The next `arm` starts a new sequence, from the measured position."""

@@ -1,11 +1,14 @@
 """The executor: one call a control period, from plans and measured states to set-points. No threads, no waiting.
 
-The active curve always ends at rest and obeys every limit from where the arms are (`splice`, `stop`), so whatever happens
-next, a stop is in hand. `step` samples it once a period; chunks, services and faults replace it between samples, always
-by a curve that starts with the last commanded motion.
+The active curve always ends at rest and obeys every limit from where the arms are (`splice`, `stop`), so whatever
+happens next, a stop is in hand. `step` samples it once a period; chunks, services and faults replace it between
+samples, always by a curve that starts with the last commanded motion.
 
-Commands advance by one nominal period a tick, however late the tick is: a late tick delays the motion and never makes it
-faster. Shapes: J joints in contract order, N samples, a motion is [3, J] (position, velocity, acceleration).
+Two kinds of robots, by the contract's command interface. Behind a trajectory controller, motion runs on the clock:
+commands are made `lead_s` ahead of it, sent as look-aheads, and periods that passed without a call are caught up with,
+because the controller went on by itself. With set-points one by one, motion advances by one period a call: a late call
+delays it and never makes it faster. Shapes: J joints in contract order, N samples, a motion is [3, J] (position,
+velocity, acceleration).
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from starry_ros.control.limits import PLANNING_SHARE, Gate, Limits
-from starry_ros.control.safety import BLOCKING, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
+from starry_ros.control.limits import Gate, Limits
+from starry_ros.control.safety import BLOCKING, SERVICES, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
 from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
 from starry_ros.control.splice import Method, Splice, Splicer
 from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
@@ -39,11 +42,13 @@ class Executor:
         self._joints = len(spec.joint_names)
         self._period_s = 1 / spec.rates.control_hz
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
+        self._streams = spec.command_interface == "joint_trajectory"
+        self._lead_ns = nanoseconds(self._config.lead_s) if self._streams else 0
         limits = Limits.of(spec)
         self._lower_J, self._upper_J = limits.lower_J, limits.upper_J
         self._schedule = Schedule(spec, self._config.schedule)
         self._splicer = Splicer(limits, spec.gripper_indices)
-        self._stopper = StopPlanner(limits.share(PLANNING_SHARE))
+        self._stopper = StopPlanner(limits.for_planning())
         self._gate = Gate(limits, self._period_s)
         self._safety = SafetyMachine()
         self._watch = StateWatch(spec, self._config)
@@ -56,6 +61,7 @@ class Executor:
     def _stand(self, position_J: F64) -> None:
         """Forget all motion: the arms stand here and nothing was commanded yet."""
         self._command_ns: int | None = None
+        self._sent: tuple[int, Curve] | None = None
         self._motion_3J = np.zeros((3, self._joints))
         self._motion_3J[0] = position_J
         self._set_curve(Curve.hold(position_J))
@@ -95,25 +101,39 @@ class Executor:
             return None
         self._apply_mode(now_ns)
         if self._command_ns is None:
-            self._command_ns = now_ns
-        elif self._next_period(self._command_ns + self._period_ns, now_ns):
-            self._advance(now_ns)
-        else:
+            self._command_ns = now_ns + self._lead_ns
+        elif not self._next_period(self._command_ns, now_ns):
             return None
         self._count()
         position_J = np.clip(self._motion_3J[0], self._lower_J, self._upper_J)
         self._watch.commanded(position_J)
         return JointCommand(self._command_ns, position_J, self._motion_3J[1], self._motion_3J[2])
 
-    def _next_period(self, due_ns: int, now_ns: int) -> bool:
-        """Whether the command due at `due_ns` is due; periods that passed without a call are counted and skipped."""
-        half_ns = self._period_ns // 2
-        if now_ns < due_ns - half_ns:
+    def _next_period(self, last_ns: int, now_ns: int) -> bool:
+        """Advance to the command that is due, if one is. Periods that passed without a call are counted."""
+        periods = (now_ns + self._lead_ns - last_ns + self._period_ns // 2) // self._period_ns
+        if periods < 1:
             return False
-        missed = (now_ns - due_ns + half_ns) // self._period_ns
-        self._missed_ticks += missed
-        self._command_ns = due_ns + missed * self._period_ns
+        self._missed_ticks += periods - 1
+        self._command_ns = last_ns + periods * self._period_ns
+        if not self._streams:
+            self._advance(now_ns)
+            return True
+        if periods * self._period_s > self._config.look_ahead_s / 2 and self._sent is not None:
+            self._adopt_sent(self._command_ns)
+            self._rejoin(now_ns)
+            return True
+        for _ in range(periods):
+            self._advance(now_ns)
         return True
+
+    def _adopt_sent(self, at_ns: int) -> None:
+        """After a long silence the arms are where the last look-ahead took them, not where the plan would have."""
+        if self._sent is not None:
+            sent_ns, curve = self._sent
+            self._set_curve(curve.cut(seconds(at_ns - sent_ns)))
+            self._motion_3J = self._curve.at(0.0)
+            self._sent = None
 
     def _advance(self, now_ns: int) -> None:
         """One period along the active curve; a step that breaks a limit is replaced by the beginning of a stop."""
@@ -161,11 +181,14 @@ class Executor:
         if last_ns is None or 0 <= now_ns - last_ns <= nanoseconds(self._config.clock_jump_s):
             return
         self._safety.handle(Event.CLOCK_JUMP)
+        if now_ns > last_ns:
+            self._adopt_sent(now_ns)
         self._watch.forget()
         self._gate_until_ns = None
         self._heartbeat_ns = now_ns if self._heartbeat_ns is not None else None
         if self._command_ns is not None:
-            self._command_ns = now_ns - self._period_ns
+            self._command_ns = now_ns + self._lead_ns - self._period_ns
+        self._sent = None
 
     def _apply_mode(self, now_ns: int) -> None:
         """Bring the motion in line with the mode."""
@@ -177,10 +200,16 @@ class Executor:
         slower = self._config.slow_factor if self._safety.mode is Mode.SLOW else 1.0
         if slower != self._slower:
             self._slower = slower
-            at_ns = self._splice_time(now_ns)
-            knots = self._schedule.ahead(at_ns)
-            if knots is not None:
-                self._follow(self._splicer.splice(self._motion_3J, knots.relative_s(at_ns), knots.position_KJ, slower))
+            self._rejoin(now_ns)
+
+    def _rejoin(self, now_ns: int) -> None:
+        """Follow what is known of the plan from here on."""
+        at_ns = self._splice_time(now_ns)
+        knots = self._schedule.ahead(at_ns)
+        if knots is not None and self._safety.moving_allowed:
+            splice = self._splicer.splice(self._motion_3J, knots.relative_s(at_ns), knots.position_KJ, self._slower)
+            if splice is not None:
+                self._follow(splice)
 
     def _begin_stop(self) -> None:
         self._set_curve(self._stopper.stop(self._curve, self._curve_s))
@@ -211,14 +240,13 @@ class Executor:
 
     def _splice_time(self, now_ns: int) -> int:
         """The time that the last command stands for: the command's own, unless the calls stopped coming."""
-        if self._command_ns is None or abs(now_ns - self._command_ns) > 2 * self._period_ns:
-            return now_ns
+        due_ns = now_ns + self._lead_ns
+        if self._command_ns is None or abs(due_ns - self._command_ns) > 2 * self._period_ns:
+            return due_ns
         return self._command_ns
 
-    def _follow(self, splice: Splice | None) -> None:
-        """Make a splice the active curve; without one the active curve stays."""
-        if splice is None:
-            return
+    def _follow(self, splice: Splice) -> None:
+        """Make a splice the active curve."""
         self._set_curve(splice.curve)
         self._delay_s, self._limited_J = splice.delay_s, splice.limited_J
         self._splices[splice.method] += 1
@@ -290,9 +318,9 @@ class Executor:
         self._apply_mode(now_ns)
 
     def report(self, event: Event, now_ns: int) -> None:
-        """Report a single event from outside. Raises ConfigError for services."""
-        if event in (Event.ARM, Event.HOLD, Event.STOP, Event.RESET_FAULT):
-            raise ConfigError("executor", "is a service, not an event", got=event.value)
+        """Report a single event from outside. Raises ConfigError for services and for what lasts and slows down."""
+        if event in SERVICES or event in SLOWING:
+            raise ConfigError("executor", "is no single event", got=event.value, fix="call the service or set_condition")
         self._safety.handle(event)
         self._apply_mode(now_ns)
 
@@ -316,7 +344,8 @@ class Executor:
         time_s_N = np.arange(1, steps + 1, dtype=np.float64) * step_s
         motion_N3J = ahead.sample(np.append(time_s_N[:-1], max(time_s_N[-1], ahead.duration_s)))
         position_NJ = np.clip(motion_N3J[:, 0], self._lower_J, self._upper_J)
-        start_ns = self._command_ns if self._command_ns is not None else now_ns
+        start_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
+        self._sent = start_ns, ahead
         return LookAhead(start_ns, time_s_N, position_NJ, motion_N3J[:, 1], motion_N3J[:, 2])
 
     def status(self, now_ns: int) -> ExecutorStatus:

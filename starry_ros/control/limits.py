@@ -3,8 +3,9 @@
 Shapes: J joints, B pieces of a curve, a motion is [3, J]: position, velocity, acceleration. Grippers are joints in m.
 
 Ruckig (Berscheid and Kröger, Jerk-limited Real-time Trajectory Generation with Arbitrary Target States, 2021) is what
-MoveIt and ros2_control use. PyPI has wheels for x86-64 Linux; on a Jetson `pip install ruckig` builds it from its source
-package in about two minutes and needs only a C++17 compiler and CMake (`sudo apt install build-essential cmake`).
+MoveIt and ros2_control use. PyPI has wheels for x86-64 Linux; on a Jetson `pip install ruckig` builds it from its
+source package and needs only a C++17 compiler and CMake (`sudo apt install build-essential
+cmake`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F64
 
 PLANNING_SHARE = 0.999
-"""Share of velocity, acceleration and jerk that plans use; the rest absorbs rounding when commands are differentiated."""
+"""Share of velocity and acceleration that plans use; the rest absorbs rounding when commands are differentiated."""
+
+PLANNING_JERK_SHARE = 0.75
+"""Share of the jerk that plans use. A controller that interpolates quintically between points of a look-ahead exceeds
+the jerk of the curve by up to a third where it changes between two points."""
 
 POSITION_ROUNDING = 1e-9
 """Positions this far outside a limit are rounding; commands are clipped to the limit itself."""
@@ -46,11 +51,10 @@ class Limits:
         """The limits of a robot contract, in contract order."""
         return Limits(*(spec.limit(name) for name in ("lower", "upper", "velocity", "acceleration", "jerk")))
 
-    def share(self, share: float) -> Limits:
-        """The same positions with this share of velocity, acceleration and jerk."""
-        return Limits(
-            self.lower_J, self.upper_J, self.velocity_J * share, self.acceleration_J * share, self.jerk_J * share
-        )
+    def for_planning(self) -> Limits:
+        """What plans may use of these limits."""
+        velocity_J, acceleration_J = self.velocity_J * PLANNING_SHARE, self.acceleration_J * PLANNING_SHARE
+        return Limits(self.lower_J, self.upper_J, velocity_J, acceleration_J, self.jerk_J * PLANNING_JERK_SHARE)
 
     def take(self, columns: Sequence[int]) -> Limits:
         """The limits of some joints."""
@@ -61,8 +65,8 @@ class Limits:
 def demand(time_s_B: F64, pieces_B4J: F64, limits: Limits) -> F64:
     """How many times too fast every piece is [..., B - 1, J]: the time stretch that would bring it to its limits.
 
-    Takes curves [..., B, 4, J] that share their piece starts. Stretching time by s divides velocity by s, acceleration by
-    s^2 and jerk by s^3.
+    Takes curves [..., B, 4, J] that share their piece starts. Stretching time by s divides velocity by s, acceleration
+    by s^2 and jerk by s^3.
     """
     acceleration = np.abs(pieces_B4J[..., 2, :])
     highest = np.maximum(acceleration[..., :-1, :], acceleration[..., 1:, :])
@@ -111,7 +115,7 @@ def load_ruckig() -> Any:
     except ImportError as error:
         raise RuntimeUnavailable(
             "control.limits", "the trajectory generator Ruckig is not installed", got=str(error),
-            fix="pip install ruckig (x86-64 wheel; on aarch64 it builds from source: apt install build-essential cmake)",
+            fix="pip install ruckig (aarch64 builds it from source: apt install build-essential cmake first)",
         ) from error
 
 

@@ -9,9 +9,10 @@
 | STOP | decelerate and stand still; something asked for it that an operator has to look at |
 | FAULT | decelerate and stand still, latched |
 
-Only the services `arm` (from DISARMED, HOLD, STOP) and `reset_fault` (from FAULT, to DISARMED) lead towards motion. After a
-fault the arms may be anywhere, so reset goes to DISARMED and the next `arm` starts from the measured position. A stop is
-a planned deceleration and the arms stay powered (stop category 2): a software stop is no substitute for an emergency stop.
+Only the services `arm` (from DISARMED, HOLD, STOP) and `reset_fault` (from FAULT, to DISARMED) lead towards motion.
+After a fault the arms may be anywhere, so reset goes to DISARMED and the next `arm` starts from the measured position.
+A stop is a planned deceleration and the arms stay powered (stop category 2): a software stop is no substitute for an
+emergency stop.
 """
 
 from __future__ import annotations

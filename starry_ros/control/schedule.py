@@ -98,7 +98,7 @@ class Schedule:
         self.reset(None)
 
     def reset(self, epoch: int | None, since_ns: int | None = None) -> None:
-        """Forget every plan. None as epoch: the next accepted chunk brings its own. `since_ns`: refuse older observations."""
+        """Forget every plan. Without an epoch the next accepted chunk brings its own; `since_ns` refuses older ones."""
         self.epoch = epoch
         self.knots: Knots | None = None
         self.chunk: ActionChunk | None = None
@@ -106,7 +106,7 @@ class Schedule:
         self._ids: deque[int] = deque(maxlen=_REMEMBERED_IDS)
 
     def set_instruction(self, instruction_id: int, now_ns: int) -> None:
-        """A new instruction is in force; chunks of the old one pass until a new one was accepted or the hand-over ends."""
+        """A new instruction is in force; the old one's chunks pass until a new one came or the hand-over ended."""
         if instruction_id != self._instruction:
             self._instruction = instruction_id
             self._handover_end_ns = now_ns + nanoseconds(self._config.handover_s)
@@ -193,7 +193,8 @@ class Schedule:
             self._ids.clear()
         self.epoch, self.chunk, self.knots = chunk.epoch, chunk, knots
         self._ids.append(chunk.chunk_id)
-        return Merge(True, None, sum(chunk.start_ns + k * chunk.step_ns <= now_ns for k in range(len(chunk.positions_KJ))))
+        past = sum(chunk.start_ns + step * chunk.step_ns <= now_ns for step in range(len(chunk.positions_KJ)))
+        return Merge(True, None, past)
 
     def ahead(self, now_ns: int) -> Knots | None:
         """What is known now, or None when nothing lies ahead."""

@@ -1,7 +1,7 @@
 """From knots of a plan to a curve that starts at the last commanded motion and obeys every limit.
 
-Joints move in groups: the arm joints of the whole robot share one time base, so that a plan that is too fast is slowed as
-a whole and keeps its path; each gripper has its own, so that a jaw that closes slowly does not hold the arms up.
+Joints move in groups: the arm joints of the whole robot share one time base, so that a plan that is too fast is slowed
+as a whole and keeps its path; each gripper has its own, so that a jaw that closes slowly does not hold the arms up.
 
 For each group, the first of these that fits inside all limits is taken:
 1. blend: the spline through the knots, plus the difference to the commanded motion, which a three-piece constant-jerk
@@ -21,7 +21,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from starry_ros.control.limits import PLANNING_SHARE, JerkLimiter, Limits, admits, admitted, demand
+from starry_ros.control.limits import JerkLimiter, Limits, admits, admitted, demand
 from starry_ros.control.trajectory import LEAST_PIECE_S, Curve, merge_times, stack, taylor, through_knots
 from starry_ros.types import F64
 
@@ -33,8 +33,8 @@ EASE_MARGIN = 2.0
 FADE_TIMES_S = (0.12, 0.2, 0.3, 0.45, 0.7, 1.1)
 GENTLE_FADE_S = 0.3
 GENTLE_DEMAND = 0.75
-"""The shortest fade that fits is taken; one that is short (GENTLE_FADE_S) and gentle (0.75 is 0.42 of the jerk limit) first.
-A long fade of a velocity difference strays far."""
+"""The shortest fade that fits is taken; one that is short (GENTLE_FADE_S) and gentle (0.75 is 0.42 of the jerk limit)
+first. A long fade of a velocity difference strays far."""
 SLOWER = (1.0, 1.15, 1.4, 2.0)
 """Factors by which a plan may be slowed to make room for a blend."""
 MEETING_POINTS = 4
@@ -43,7 +43,7 @@ LEAST_MEETING_S = 0.1
 _FADE_BREAKS_S = np.unique(np.outer(FADE_TIMES_S, (0.0, 1 / 3, 2 / 3, 1.0)))
 _FADE_IS_SHORT = np.array(FADE_TIMES_S) <= GENTLE_FADE_S
 _FADE_INVERSE_3x3 = np.linalg.inv(np.array(((19 / 6, 7 / 6, 1 / 6), (2.5, 1.5, 0.5), (1.0, 1.0, 1.0))))
-"""Inverse of the effect of three unit-jerk pieces of unit length on position, velocity and acceleration at their common end."""
+"""Inverse of the effect of three unit-jerk pieces of unit length on position, velocity, acceleration at their end."""
 
 
 class Method(StrEnum):
@@ -89,7 +89,7 @@ class Splicer:
     def __init__(self, limits: Limits, grippers: Sequence[int]) -> None:
         arms = [j for j in range(len(limits.lower_J)) if j not in set(grippers)]
         self._columns = [group for group in (arms, *([j] for j in grippers)) if group]
-        planning = limits.share(PLANNING_SHARE)
+        planning = limits.for_planning()
         self._groups = [_Group(planning.take(group)) for group in self._columns]
         self._whole = _Group(planning, patient=False)
 
@@ -159,8 +159,8 @@ class _Group:
     def _ease_out(self, interval_s: F64, position_KJ: F64) -> F64:
         """Stretch the last intervals so that a plan that ends in motion slows down along its own path.
 
-        Uniform deceleration of the plan's clock to rest over the last L seconds of it takes 2 L: clock time u of those L
-        is reached at 2 L (1 - sqrt(1 - u / L)).
+        Uniform deceleration of the plan's clock to rest over the last L seconds of it takes 2 L: clock time u of those
+        L is reached at 2 L (1 - sqrt(1 - u / L)).
         """
         if len(interval_s) < 2:
             return interval_s
@@ -241,8 +241,8 @@ class _Group:
 def fades(gap_3J: F64, time_s_B: F64) -> F64:
     """Offsets that start as `gap_3J` and are 0, with their derivatives, after each of FADE_TIMES_S.
 
-    Three constant-jerk pieces of equal length each. Returned as pieces [T, B, 4, J] at the piece starts `time_s_B`, which
-    include _FADE_BREAKS_S.
+    Three constant-jerk pieces of equal length each. Returned as pieces [T, B, 4, J] at the piece starts `time_s_B`,
+    which include _FADE_BREAKS_S.
     """
     whole_T = np.array(FADE_TIMES_S)
     piece_T1 = whole_T[:, None] / 3

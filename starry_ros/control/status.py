@@ -13,7 +13,12 @@ from starry_ros.types import F64
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """Times in seconds; shares are of a joint's position range or of its greatest speed."""
+    """Times in seconds; shares are of a joint's position range or of its greatest speed.
+
+    `lead_s` is how far ahead of the clock commands are made for robots behind a trajectory controller. It covers the
+    time between two trajectories plus their transport, so that a new one never contradicts what the controller already
+    did.
+    """
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     state_timeout_s: float = 0.25
@@ -29,6 +34,7 @@ class ExecutorConfig:
     gate_slow_s: float = 1.0
     look_ahead_s: float = 0.3
     look_ahead_step_s: float = 0.02
+    lead_s: float = 0.04
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,8 @@ class ExecutorStatus:
     `reason` is the event that led to the mode, or `no_chunk` while the arms wait for a plan. `slack_s` is how long the
     known plan still lasts, `delay_s` how much later than planned it will end, `stall_share` the share of running ticks
     spent waiting. `splice_jump` is the greatest position difference between a new plan and the command at a splice, the
-    last one and the worst since `arm` (the command itself never jumps). `limit_activity_J` is the share of running ticks
-    in which a joint's plan was slowed by its limits; `tracking_error_J` is measured against commanded position.
+    last one and the worst since `arm` (the command itself never jumps). `limit_activity_J` is the share of running
+    ticks in which a joint's plan was slowed by its limits; `tracking_error_J` is measured against commanded position.
     """
 
     mode: Mode
@@ -66,6 +72,10 @@ class ExecutorStatus:
 @dataclass(frozen=True)
 class LookAhead:
     """A short trajectory from the last commanded motion (at `start_ns`, not included) along the plan and into a stop.
+
+    Stamp the message with `start_ns`: the controller then follows one absolute timeline, whatever the transport's
+    jitter (stamp 0, "now", turns 2 ms of jitter into ten times the acceleration limit). It lies a little ahead of the
+    clock.
 
     `time_s_N` is after `start_ns`, strictly increasing from one step on; the last velocity is exactly 0.
     """

@@ -1,8 +1,8 @@
 """Stop tails: from any point of a curve to rest, inside every limit.
 
 The invariant that everything rests on: a running curve ends at rest and was checked as a whole, so a stop is always in
-hand. The fastest stop is usually better. Next to a position limit it can swing past the limit (while a joint reverses there);
-then the curve is followed a little longer until the fastest stop fits, at worst to the curve's own end.
+hand. The fastest stop is usually better. Next to a position limit it can swing past the limit (while a joint reverses
+there); then the curve is followed a little longer until the fastest stop fits, at worst to the curve's own end.
 """
 
 from __future__ import annotations

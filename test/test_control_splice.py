@@ -1,0 +1,126 @@
+"""Joining plans to the commanded motion: continuity, exactness of feasible plans, slowing of infeasible ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from control_kit import JOINTS, LOWER_J, SPEC, UPPER_J, smooth_plan
+
+from starry_ros.control.limits import Limits, admits
+from starry_ros.control.splice import FADE_TIMES_S, Method, Splicer, fades
+from starry_ros.control.trajectory import Curve
+
+LIMITS = Limits.of(SPEC)
+GRIPPERS = list(SPEC.gripper_indices)
+ARMS = [j for j in range(JOINTS) if j not in GRIPPERS]
+STEPS_S = 0.1 * np.arange(16)
+
+
+@pytest.fixture(scope="module")
+def splicer() -> Splicer:
+    return Splicer(LIMITS, GRIPPERS)
+
+
+def rest_at(position_J: np.ndarray) -> np.ndarray:
+    motion = np.zeros((3, JOINTS))
+    motion[0] = position_J
+    return motion
+
+
+def test_a_fade_starts_as_the_gap_and_ends_at_nothing() -> None:
+    """Oracle: integrate the three jerk pieces in small steps."""
+    rng = np.random.default_rng(1)
+    gap = rng.normal(0, 1, (3, 2))
+    for index, duration_s in enumerate(FADE_TIMES_S):
+        breaks = np.linspace(0, duration_s, 4)
+        jerks = fades(gap, np.unique(np.concatenate((breaks, [9.0]))))[index, :3, 3]
+        motion, n = gap.copy(), 3000
+        for jerk in jerks:
+            for _ in range(n):
+                h = duration_s / 3 / n
+                motion[0] += h * motion[1] + h**2 / 2 * motion[2] + h**3 / 6 * jerk
+                motion[1] += h * motion[2] + h**2 / 2 * jerk
+                motion[2] += h * jerk
+        assert np.allclose(motion, 0, atol=1e-7)
+
+
+def test_a_feasible_plan_on_which_the_arms_already_are_is_followed_exactly(splicer: Splicer) -> None:
+    whole = splicer.splice(rest_at(smooth_plan(0.0)), STEPS_S + 0.1, smooth_plan(STEPS_S + 0.1))
+    assert whole is not None
+    now_s = 2.35
+    knots_s = np.arange(20, 40) * 0.1
+    plan = Splicer(LIMITS, GRIPPERS).splice(rest_at(smooth_plan(2.0)), knots_s - 2.0, smooth_plan(knots_s))
+    assert plan is not None
+    h = 1e-5
+    there = np.stack((
+        smooth_plan(now_s),
+        (smooth_plan(now_s + h) - smooth_plan(now_s - h)) / (2 * h),
+        (smooth_plan(now_s + h) - 2 * smooth_plan(now_s) + smooth_plan(now_s - h)) / h**2,
+    ))
+    splice = splicer.splice(there, knots_s - now_s, smooth_plan(knots_s))
+    assert splice is not None
+    assert splice.method is Method.BLEND
+    assert not splice.limited_J.any()
+    t = np.linspace(0, 1.2, 121)
+    assert np.abs(splice.curve.sample(t)[:, 0] - smooth_plan(now_s + t)).max() < 2e-4
+
+
+def test_every_splice_starts_with_the_commanded_motion_and_obeys_every_limit(splicer: Splicer) -> None:
+    """From random points of random admitted curves to random plans: continuous in position, velocity, acceleration."""
+    rng, curve, methods = np.random.default_rng(2), Curve.hold(SPEC.limit("home")), set()
+    for _ in range(150):
+        motion = curve.at(float(rng.uniform(0, 0.8)))
+        size = rng.choice([0.003, 0.03, 0.1])
+        walk = motion[0] + np.cumsum(rng.normal(0, size, (16, JOINTS)), axis=0) * (UPPER_J - LOWER_J) / 6
+        splice = splicer.splice(motion, STEPS_S - float(rng.uniform(-0.1, 1.3)), np.clip(walk, LOWER_J, UPPER_J))
+        if splice is None:
+            assert motion[1:].any(), "from rest every plan can be reached"
+            continue
+        methods.add(splice.method)
+        assert np.array_equal(splice.curve.at(0.0), motion)
+        assert admits(splice.curve, LIMITS)
+        assert not splice.curve.at(splice.curve.duration_s)[1:].any()
+        assert np.allclose(splice.curve.at(1e9)[0], np.clip(walk, LOWER_J, UPPER_J)[-1], atol=1e-8)
+        curve = splice.curve
+    assert methods == set(Method)
+
+
+def test_a_plan_that_is_too_fast_is_slowed_as_a_whole_and_keeps_its_path(splicer: Splicer) -> None:
+    """Two joints on a straight line in joint space, six times too fast: the line is kept."""
+    knots = np.repeat(SPEC.limit("home")[None], 16, axis=0)
+    knots[:, 0] += 1.2 * np.sin(STEPS_S * 4)
+    knots[:, 7] += 0.6 * np.sin(STEPS_S * 4)
+    splice = splicer.splice(rest_at(knots[0]), STEPS_S + 0.05, knots)
+    assert splice is not None
+    assert splice.limited_J[0]
+    assert splice.delay_s > 0.5
+    positions = splice.curve.sample(np.linspace(0, splice.curve.duration_s, 500))[:, 0]
+    assert np.allclose(positions[:, 0] - knots[0, 0], 2 * (positions[:, 7] - knots[0, 7]), atol=1e-9)
+    for knot in knots:
+        assert np.abs(positions - knot).max(axis=1).min() < 0.02
+
+
+def test_a_slow_jaw_does_not_hold_the_arms_up(splicer: Splicer) -> None:
+    knots = smooth_plan(STEPS_S)
+    closing = knots.copy()
+    closing[:, GRIPPERS] = np.where(STEPS_S < 0.5, 0.04, 0.0)[:, None]
+    plain, jaws = (splicer.splice(rest_at(k[0]), STEPS_S, k) for k in (knots, closing))
+    assert plain is not None
+    assert jaws is not None
+    assert jaws.limited_J[GRIPPERS].all()
+    assert not jaws.limited_J[ARMS].any()
+    t = np.linspace(0, 1.3, 100)
+    assert np.abs((jaws.curve.sample(t) - plain.curve.sample(t))[:, 0][:, ARMS]).max() < 0.01
+    jaw = jaws.curve.sample(np.linspace(0, 3, 300))[:, 0, GRIPPERS[0]]
+    assert np.diff(jaw).max() < 1e-9, "the jaw closes in one go"
+
+
+def test_a_plan_that_ends_in_motion_slows_down_before_its_last_knot(splicer: Splicer) -> None:
+    knots = np.repeat(SPEC.limit("home")[None], 16, axis=0)
+    knots[:, 0] = 0.08 * np.arange(16)
+    splice = splicer.splice(rest_at(knots[0]), STEPS_S, knots)
+    assert splice is not None
+    waist = splice.curve.sample(np.linspace(0, 5, 5001))[:, 0, 0]
+    assert waist.max() <= knots[-1, 0] + 1e-9
+    assert waist[-1] == pytest.approx(knots[-1, 0])
+    assert 0 < splice.delay_s < 0.4
