@@ -1,0 +1,119 @@
+"""A tiny data set: arrays, labels, resuming."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.errors import ConfigError, DataError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.sim.tasks import named_colour
+from starry_ros.training.disturb import KINDS
+from starry_ros.training.generate import generate
+
+ROBOT = robot_file("bimanual_sim")
+SPEC = load_robot_spec(ROBOT)
+LAYOUT = t_pose_layout(SPEC)
+SEED = 7
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    generate(folder, "place_block_pad", 1, SEED, ROBOT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def episode(folder):
+    with np.load(folder / "episodes" / "000000.npz", allow_pickle=False) as data:
+        return dict(data)
+
+
+def test_arrays_have_the_stated_shapes_and_types(episode):
+    frames = len(episode["time_s_T"])
+    assert frames > 20
+    expected = {
+        "canvas_THWC": ((192, 160, 3), "uint8"), "position_TJ": ((14,), "float32"), "velocity_TJ": ((14,), "float32"),
+        "command_TJ": ((14,), "float32"), "plan_TKJ": ((16, 14), "float32"), "stage_T": ((), "int8"),
+        "empty_closed_T": ((), "bool"), "time_s_T": ((), "float32"), "text_T": ((), "int32"),
+        "events_TEVF": ((2, 3, 5), "float32"),
+    }
+    for name, (shape, dtype) in expected.items():
+        assert episode[name].shape == (frames, *shape), name
+        assert episode[name].dtype == dtype, name
+    assert str(episode["kind"]) in KINDS
+
+
+def test_frames_are_a_tenth_of_a_second_apart(episode):
+    assert np.allclose(np.diff(episode["time_s_T"]), 0.1, atol=1e-4)
+
+
+def test_plans_start_near_the_command_and_stay_inside_the_limits(episode):
+    plan, command = episode["plan_TKJ"], episode["command_TJ"]
+    assert (plan >= SPEC.limit("lower") - 1e-6).all()
+    assert (plan <= SPEC.limit("upper") + 1e-6).all()
+    assert np.abs(plan[:, 0] - command).max() < 0.15
+
+
+def colour_at(canvas: np.ndarray, u_px: float, v_px: float) -> str:
+    red, green, blue = canvas[round(v_px), round(u_px)].astype(int)
+    if min(red, green, blue) > 200:
+        return "white"
+    return ("red", "green", "blue")[int(np.argmax([red, green, blue]))]
+
+
+def test_visible_labels_lie_on_the_named_block_and_then_on_the_pad(episode):
+    seen = Counter()
+    first = min(10, len(episode["time_s_T"]))
+    for t in range(first):
+        colour = named_colour(str(episode["texts"][episode["text_T"][t]]))
+        wanted = {0: (colour, "white"), 1: ("white", "white")}
+        if episode["stage_T"][t] != 0:
+            continue
+        for event, tile in ((0, 0), (1, 0)):
+            u, v, sigma, _inside, visible = episode["events_TEVF"][t, event, tile]
+            if visible:
+                assert 2.0 <= sigma <= 10.0
+                seen[event, colour_at(episode["canvas_THWC"][t], u, v) == wanted[event][0]] += 1
+    assert seen[0, True] + seen[1, True] >= 4
+    assert seen[0, True] + seen[1, True] >= 4 * (seen[0, False] + seen[1, False])
+
+
+def test_labels_in_frame_lie_inside_their_tiles(episode):
+    for view, tile in enumerate(LAYOUT.tiles):
+        label = episode["events_TEVF"][:, :, view]
+        u, v = label[label[..., 3] > 0][:, :2].T
+        assert (u >= tile.content.x_px - 0.5).all()
+        assert (u <= tile.content.x_px + tile.content.width_px - 0.5).all()
+        assert (v >= tile.content.y_px - 0.5).all()
+        assert (v <= tile.content.y_px + tile.content.height_px - 0.5).all()
+
+
+def test_meta_counts_what_was_written(folder, episode):
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["episodes"] == 1
+    assert meta["frames"] == len(episode["time_s_T"])
+    assert meta["kinds"] == {str(episode["kind"]): 1}
+    assert meta["contract_hash"] == SPEC.content_hash
+    assert meta["joint_names"] == list(SPEC.joint_names)
+
+
+def test_a_second_call_resumes_and_changes_nothing(folder):
+    path = folder / "episodes" / "000000.npz"
+    before, meta = path.stat().st_mtime_ns, json.loads((folder / "meta.json").read_text())
+    assert generate(folder, "place_block_pad", 1, SEED, ROBOT) == meta
+    assert path.stat().st_mtime_ns == before
+
+
+def test_other_data_in_the_folder_are_left_alone(folder):
+    with pytest.raises(DataError, match="other data"):
+        generate(folder, "place_block_pad", 1, SEED + 1, ROBOT)
+
+
+def test_an_unknown_task_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="unknown task"):
+        generate(tmp_path, "juggle", 1, SEED, ROBOT)
