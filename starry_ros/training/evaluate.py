@@ -34,10 +34,9 @@ from starry_ros.training.measure import Meter, Quality
 from starry_ros.training.pool import run_jobs
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
+from starry_ros.wam.load import load_session
 from starry_ros.wam.model import WorldActionModel
-from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session, SessionConfig
-from starry_ros.wam.text import load_text_encoder
 
 POLICIES = ("model", "expert", "untrained")
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
@@ -90,13 +89,6 @@ class SessionPolicy:
         return self.session.plan()
 
 
-def _load_session(folder: Path, spec: RobotSpec, runtime: str, config: SessionConfig) -> Session:
-    checkpoint = load_checkpoint(folder, spec)
-    engine = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
-    texts = load_text_encoder(checkpoint.text_encoder, checkpoint.config.text_tokens)
-    return Session(engine, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)
-
-
 _KEPT: dict[Any, Any] = {}
 """Cells and policies of this process, so that a worker loads each once."""
 
@@ -122,7 +114,7 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
     """The policy, and how far ahead it imagines."""
     if job.policy == "expert" or job.model is None:
         return ExpertPolicy(cell), 0.0
-    session = _load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"))
+    session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"))
     return SessionPolicy(session), session.runtime.config.future_steps * cell.spec.action.step_s
 
 
