@@ -151,7 +151,8 @@ def add_check_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_machine(args: argparse.Namespace) -> int:
     """Print what this machine has of what the package uses. Exit code 1 when something needed is missing."""
-    rows = [_python(), *(_package(*entry) for entry in _PACKAGES), _launch(), _interfaces(), _egl(), _shared_memory(), _gpu()]
+    packages = [_package(*entry) for entry in _PACKAGES]
+    rows = [_python(), *packages, _launch(), _interfaces(), _egl(), _shared_memory(), _gpu()]
     print_table(rows, ("part", "found", "needed_for", "state"))
     for row in rows:
         if row["state"] != "ok" and row["fix"]:
@@ -184,7 +185,8 @@ def _python() -> Record:
 
 def _package(name: str, needed_for: str, required: bool, requirement: str) -> Record:
     found = importlib.util.find_spec(name) is not None
-    return _row(name, "yes" if found else "no", needed_for, found, required, f"make setup, or pip install {requirement}")
+    fix = f"make setup, or pip install {requirement}"
+    return _row(name, "yes" if found else "no", needed_for, found, required, fix)
 
 
 def _launch() -> Record:
