@@ -68,6 +68,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "train_autoencoder_command",
         "Trains from a data set of `starry data generate`; can be stopped at any time and resumed.",
     ),
+    ("export",): Verb(
+        "export a model's graphs to ONNX for the faster runtimes", "starry_ros.wam.export", "export_command",
+        "Writes graphs without weights beside model.safetensors, and checks each installed runtime against PyTorch. "
+        "Needed once a shape of model; takes about a minute. Without it, a model runs on PyTorch.",
+    ),
     ("data", "generate"): Verb(
         "let the expert record episodes", "starry_ros.training.generate", "generate_command",
         "Runs the scripted expert in the simulated cell and stores images, joints, sentences and value labels.",

@@ -55,15 +55,10 @@ LOADING, NO_INSTRUCTION, NO_OBSERVATION = "loading", "no_instruction", "no_obser
 
 def open_session(values: Mapping[str, Any], spec: RobotSpec) -> Session:
     """Load the model; takes seconds, and imports what only a model needs."""
-    from starry_ros.wam.checkpoint import load_checkpoint
-    from starry_ros.wam.runtimes.torch_runtime import torch_runtime
-    from starry_ros.wam.text import load_text_encoder
+    from starry_ros.wam.load import load_session
 
-    checkpoint = load_checkpoint(model_dir(values["model"]), spec)
-    runtime = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
-    texts = load_text_encoder(checkpoint.text_encoder)
     config = SessionConfig(imagine=values["publish_imagined"])
-    return Session(runtime, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)
+    return load_session(model_dir(values["model"]), spec, values["runtime"], config)
 
 
 class WorldActionNode(StarryNode):

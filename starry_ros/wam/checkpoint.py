@@ -58,6 +58,12 @@ class Checkpoint:
         model.load_state_dict(self.model)
         return model.eval()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor under the name it has in `model.safetensors`."""
+        parts = {"model": self.model, "autoencoder": self.autoencoder.state_dict()}
+        return {_PREFIXES[part] + key: value.detach().cpu().contiguous().clone()
+                for part, state in parts.items() for key, value in state.items()}
+
     @property
     def parameters(self) -> int:
         """Numbers in the model and its autoencoder."""
@@ -74,11 +80,8 @@ def contract_fields(spec: RobotSpec) -> dict[str, Any]:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a model folder; each file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"model": checkpoint.model, "autoencoder": checkpoint.autoencoder.state_dict()}
-    tensors = {_PREFIXES[part] + key: value.detach().cpu().contiguous().clone()
-               for part, state in parts.items() for key, value in state.items()}
     partial = folder / f"{WEIGHTS}.partial"
-    save_file(tensors, partial)
+    save_file(checkpoint.tensors(), partial)
     weights_sha256 = hashlib.sha256(partial.read_bytes()).hexdigest()
     os.replace(partial, folder / WEIGHTS)
     stats = _write_json(folder / STATS, checkpoint.stats.to_json_dict())

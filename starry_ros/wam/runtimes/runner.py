@@ -24,7 +24,7 @@ class GraphRunner:
     """A `Runtime` over one engine a graph."""
 
     def __init__(self, name: str, config: WamConfig, engines: Mapping[str, Engine]) -> None:
-        self.name, self.config, self._engines = name, config, engines
+        self.name, self.config, self.engines = name, config, dict(engines)
         self._inputs = {spec.name: tuple(spec.inputs) for spec in graph_specs(config)}
         self._ropes = Ropes(config)
         c = config
@@ -91,4 +91,4 @@ class GraphRunner:
         return {**out, variable: x}
 
     def _run(self, graph: str, known: Arrays) -> Arrays:
-        return self._engines[graph]({name: known[name] for name in self._inputs[graph]})
+        return self.engines[graph]({name: known[name] for name in self._inputs[graph]})

@@ -1,0 +1,137 @@
+"""From a model folder to a session: the choice of a runtime, and the one way a session is built.
+
+`auto` takes the first of AUTO_ORDER that is installed, has exported graphs, and gives on this machine what PyTorch
+gives; else PyTorch itself. Nothing is exported here: that takes most of a minute, see `starry export`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from starry_ros.errors import ConfigError, RuntimeUnavailable
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.types import F32
+from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
+from starry_ros.wam.graph_files import GraphFiles, find_graphs
+from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime
+from starry_ros.wam.runtimes.base import Noise
+from starry_ros.wam.runtimes.runner import GraphRunner
+from starry_ros.wam.runtimes.torch_runtime import torch_runtime
+from starry_ros.wam.session import Session, SessionConfig
+from starry_ros.wam.text import load_text_encoder
+
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
+DEFAULTS = SessionConfig()
+AUTO_ORDER = ("openvino", "onnxruntime")
+LARGEST_DIFFERENCE = 1e-3
+"""What a runtime may differ from PyTorch, in model units (standard deviations) and value-map heights."""
+
+_INSTALL_HINTS = {"onnxruntime": onnx_runtime.INSTALL_HINT, "openvino": openvino_runtime.INSTALL_HINT}
+_log = logging.getLogger(__name__)
+
+
+def load_session(
+    model_dir: Path, spec: RobotSpec, runtime: str = "auto", config: SessionConfig = DEFAULTS, threads: int = 1
+) -> Session:
+    """A session of the model in a folder, for a robot. Sets PyTorch's threads for this process.
+
+    Raises CheckpointError on a model that does not fit, ConfigError on an unknown runtime, RuntimeUnavailable on one
+    that this machine lacks.
+    """
+    torch.set_num_threads(threads)
+    checkpoint = load_checkpoint(model_dir, spec)
+    engine = choose_runtime(runtime, checkpoint, model_dir, threads)
+    texts = load_text_encoder(checkpoint.text_encoder, checkpoint.config.text_tokens)
+    return Session(engine, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)
+
+
+def choose_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: int = 1) -> GraphRunner:
+    """The runtime of that name, checked against PyTorch; `auto` takes the fastest that passes."""
+    if name not in RUNTIMES:
+        raise ConfigError("runtime", "is unknown", got=repr(name), expected=", ".join(RUNTIMES))
+    if name == "tensorrt":
+        raise RuntimeUnavailable("runtime tensorrt", "is not part of this version", expected=", ".join(available()),
+                                 fix="use runtime auto")
+    if name == "torch":
+        return reference(checkpoint)
+    if name != "auto":
+        return graph_runtime(name, checkpoint, model_dir, threads)
+    for candidate in AUTO_ORDER:
+        if candidate not in available():
+            continue
+        try:
+            return graph_runtime(candidate, checkpoint, model_dir, threads)
+        except RuntimeUnavailable as error:
+            _log.warning("%s", error)
+    return reference(checkpoint)
+
+
+def available() -> tuple[str, ...]:
+    """Names of the runtimes whose libraries are installed, the reference last."""
+    return (*(name for name in AUTO_ORDER if importlib.util.find_spec(name) is not None), "torch")
+
+
+def reference(checkpoint: Checkpoint) -> GraphRunner:
+    """PyTorch: on the GPU where there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch_runtime(checkpoint.build_model(), checkpoint.autoencoder, device)
+
+
+def graph_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: int = 1) -> GraphRunner:
+    """A runtime over exported graphs. Raises RuntimeUnavailable if it is not installed, not exported or not exact."""
+    if importlib.util.find_spec(name) is None:
+        raise RuntimeUnavailable(f"runtime {name}", "is not installed", expected=", ".join(available()),
+                                 fix=_INSTALL_HINTS[name])
+    graphs = find_graphs(model_dir, checkpoint)
+    if graphs is None:
+        raise RuntimeUnavailable(f"runtime {name}", "has no exported graphs for this model", got=str(model_dir),
+                                 fix=f"starry export {model_dir}; runtime torch works without, at half the speed")
+    runner = build_graph_runtime(name, checkpoint, graphs, threads)
+    actions, value = differences(runner, reference(checkpoint))
+    if not max(actions, value) <= LARGEST_DIFFERENCE:
+        raise RuntimeUnavailable(
+            f"runtime {name}", "does not compute what PyTorch computes", got=f"{actions:.1e} actions, {value:.1e} map",
+            expected=f"<= {LARGEST_DIFFERENCE:g}", fix=f"export again with `starry export {model_dir}`",
+        )
+    return runner
+
+
+def build_graph_runtime(name: str, checkpoint: Checkpoint, graphs: GraphFiles, threads: int = 1) -> GraphRunner:
+    """The runtime of that name over the given graphs, unchecked."""
+    build = {"onnxruntime": onnx_runtime.onnx_runtime, "openvino": openvino_runtime.openvino_runtime}[name]
+    return build(checkpoint, graphs, threads)
+
+
+def differences(runner: GraphRunner, other: GraphRunner, plans: int = 2) -> tuple[float, float]:
+    """Largest difference of actions and of value maps over some plans with history. Leaves both runners reset."""
+    ours, theirs = _plans(runner, plans), _plans(other, plans)
+    gaps = np.array([[np.abs(mine - its).max() for mine, its in zip(a, b, strict=True)]
+                     for a, b in zip(ours, theirs, strict=True)])
+    return float(gaps[:, 0].max()), float(gaps[:, 1].max())
+
+
+def _plans(runner: GraphRunner, plans: int) -> list[tuple[F32, F32]]:
+    """Actions and value maps for seeded random sentence, canvases, states and executed actions."""
+    c, rng = runner.config, np.random.default_rng(0)
+
+    def draw(*shape: int) -> F32:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    runner.reset()
+    runner.set_text(draw(c.text_tokens, c.text_width), np.ones(c.text_tokens, np.float32))
+    made = []
+    for i in range(plans):
+        canvas = rng.integers(0, 256, (c.canvas_height_px, c.canvas_width_px, 3), dtype=np.uint8)
+        runner.observe(canvas, i * c.history_actions)
+        noise = Noise(draw(1, c.frame_tokens, c.latent_token_width), draw(1, c.frame_tokens, c.value_token_width),
+                      draw(1, c.chunk_steps, c.joints))
+        prediction = runner.predict(noise, draw(c.joints))
+        made.append((prediction.actions_KJ, prediction.map_EYX))
+        runner.commit(draw(c.history_actions, c.joints), np.ones(c.history_actions, np.float32))
+    runner.reset()
+    return made
