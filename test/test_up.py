@@ -53,8 +53,8 @@ def alive(pid: int) -> bool:
     return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
-POLITE = "signal.signal(signal.SIGINT, lambda *_: sys.exit(0))\nprint('ready', flush=True)\ntime.sleep(60)"
-STUBBORN = "signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
+POLITE = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nprint('ready', flush=True)\ntime.sleep(60)"
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(60)"
 
 
 def test_lines_of_the_children_carry_their_names(tmp_path: Path) -> None:
@@ -76,22 +76,17 @@ def test_a_polite_child_is_gone_after_the_block(tmp_path: Path) -> None:
     assert time.monotonic() - start_s < 3.0
 
 
-def test_a_child_that_ignores_sigint_gets_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starry_ros.ros.up._GRACE_S", ((signal.SIGINT, 0.3), (signal.SIGTERM, 5.0)))
+def test_a_child_that_is_still_starting_ends_without_a_word(tmp_path: Path) -> None:
     lines: Lines = []
-    with running(lines, script(tmp_path, "stubborn", STUBBORN)) as supervisor:
-        poll_until(supervisor, lambda: ("stubborn", "ready") in lines)
-        pid = next(iter(supervisor.children.values())).pid
-    assert pid is not None
-    assert not alive(pid)
+    with running(lines, script(tmp_path, "starting", "time.sleep(60)")):
+        pass
+    assert [line for _, line in lines if not line.startswith("started, process ")] == []
 
 
-def test_a_child_that_ignores_everything_is_killed_with_its_own_children(
+def test_a_child_that_does_not_listen_is_killed_with_its_own_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "starry_ros.ros.up._GRACE_S", ((signal.SIGINT, 0.2), (signal.SIGTERM, 0.2), (signal.SIGKILL, 5.0))
-    )
+    monkeypatch.setattr("starry_ros.ros.up._GRACE_S", ((signal.SIGTERM, 0.2), (signal.SIGKILL, 5.0)))
     body = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nos.fork()\nprint(os.getpid(), flush=True)\n" + STUBBORN
     lines: Lines = []
     with running(lines, script(tmp_path, "immortal", body)) as supervisor:

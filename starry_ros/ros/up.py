@@ -1,7 +1,8 @@
 """`starry up`: the graph of `ros/graph.py` as child processes, for machines without `ros2 launch`.
 
-Everything runs in one thread. Children live in their own sessions, so Ctrl-C reaches only this process, which ends them
-in order: SIGINT, then SIGTERM, then SIGKILL. Should this process itself be killed, the kernel ends them.
+Everything runs in one thread. Children live in their own sessions, so Ctrl-C reaches only this process, which ends them:
+SIGTERM, on which rclpy shuts a node down and a program that is still starting ends without a traceback; then SIGKILL.
+Should this process itself be killed, the kernel ends them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from starry_ros.ros.graph import ARGUMENTS, EXIT_USER_ERROR, PACKAGE, Graph, Nod
 
 LONGEST_BACKOFF_S = 30.0
 HEALTHY_AFTER_S = 60.0
-_GRACE_S = ((signal.SIGINT, 6.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 2.0))
+_GRACE_S = ((signal.SIGTERM, 8.0), (signal.SIGKILL, 2.0))
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -145,7 +146,7 @@ class Supervisor:
             self.exit_code = 1
 
     def stop(self) -> None:
-        """End every child: ask, ask harder, kill. Returns when none is left."""
+        """End every child: ask, then kill. Returns when none is left."""
         for child in self.children.values():
             child.restart_at_s = None
         for number, grace_s in _GRACE_S:
