@@ -1,7 +1,7 @@
 """`starry up`: the graph of `ros/graph.py` as child processes, for machines without `ros2 launch`.
 
-Everything runs in one thread. Children live in their own sessions, so Ctrl-C reaches only this process, which ends them:
-SIGTERM, on which rclpy shuts a node down and a program that is still starting ends without a traceback; then SIGKILL.
+Everything runs in one thread. Children live in their own sessions, so Ctrl-C reaches only this process, which ends
+them: SIGTERM, on which rclpy shuts a node down and a program that is still starting ends in silence; then SIGKILL.
 Should this process itself be killed, the kernel ends them.
 """
 
