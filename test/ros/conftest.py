@@ -24,6 +24,7 @@ from std_srvs.srv import Trigger
 
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
+from starry_ros.ros.graph import dds_environment
 from starry_ros.ros.qos import STATE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,7 @@ class World:
         self.folder, self.domain = folder, 30 + next(_domains) % 70
         self.children: dict[str, Child] = {}
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-        os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(ROOT / "config" / "fastdds.xml"))
+        os.environ.update(dds_environment())
         self._context = Context()
         rclpy.init(context=self._context, domain_id=self.domain)
         self.node = rclpy.create_node("test_client", context=self._context)

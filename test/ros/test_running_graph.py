@@ -155,7 +155,7 @@ def test_killing_the_executor_in_motion_brings_the_arms_to_rest_inside_their_lim
     cell.world.spin(2.5)
     times, velocities = cell.motion(since)
     assert (abs(velocities) <= 1.1 * cell.spec.limit("velocity")).all()
-    rest = times > killed_s + 0.9  # look-ahead of 0.3 s, then a stop from full speed takes up to 0.4 s
+    rest = times > killed_s + 0.7  # look-ahead of 0.3 s, then a stop from full speed takes up to 0.4 s
     assert rest.any()
     assert abs(velocities[rest]).max() < 0.03
 
