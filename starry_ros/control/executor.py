@@ -13,6 +13,7 @@ velocity, acceleration).
 
 from __future__ import annotations
 
+from collections import deque
 from types import MappingProxyType
 
 import numpy as np
@@ -44,6 +45,7 @@ class Executor:
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._streams = spec.command_interface == "joint_trajectory"
         self._lead_ns = nanoseconds(self._config.lead_s) if self._streams else 0
+        self._recent: deque[tuple[int, F64]] = deque(maxlen=self._lead_ns // self._period_ns + 1)
         limits = Limits.of(spec)
         self._lower_J, self._upper_J = limits.lower_J, limits.upper_J
         self._schedule = Schedule(spec, self._config.schedule)
@@ -62,6 +64,7 @@ class Executor:
         """Forget all motion: the arms stand here and nothing was commanded yet."""
         self._command_ns: int | None = None
         self._sent: tuple[int, Curve] | None = None
+        self._recent.clear()
         self._motion_3J = np.zeros((3, self._joints))
         self._motion_3J[0] = position_J
         self._set_curve(Curve.hold(position_J))
@@ -105,6 +108,7 @@ class Executor:
         elif not self._next_period(self._command_ns, now_ns):
             return None
         self._count()
+        self._recent.append((self._command_ns, self._motion_3J))
         position_J = np.clip(self._motion_3J[0], self._lower_J, self._upper_J)
         self._watch.commanded(position_J)
         return JointCommand(self._command_ns, position_J, self._motion_3J[1], self._motion_3J[2])
@@ -133,6 +137,7 @@ class Executor:
             sent_ns, curve = self._sent
             self._set_curve(curve.cut(seconds(at_ns - sent_ns)))
             self._motion_3J = self._curve.at(0.0)
+            self._recent.clear()
             self._sent = None
 
     def _advance(self, now_ns: int) -> None:
@@ -188,6 +193,7 @@ class Executor:
         self._heartbeat_ns = now_ns if self._heartbeat_ns is not None else None
         if self._command_ns is not None:
             self._command_ns = now_ns + self._lead_ns - self._period_ns
+        self._recent.clear()
         self._sent = None
 
     def _apply_mode(self, now_ns: int) -> None:
@@ -337,16 +343,25 @@ class Executor:
         """
         if self._safety.mode is Mode.DISARMED:
             return None
-        config, step_s = self._config, self._config.look_ahead_step_s
-        follow_s = config.look_ahead_s if self._safety.moving_allowed else np.inf
+        step_s = self._config.look_ahead_step_s
+        follow_s = self._config.look_ahead_s if self._safety.moving_allowed else np.inf
         ahead = self._stopper.follow_then_stop(self._curve, self._curve_s, follow_s)
+        command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
+        self._sent = command_ns, ahead
         steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
-        time_s_N = np.arange(1, steps + 1, dtype=np.float64) * step_s
-        motion_N3J = ahead.sample(np.append(time_s_N[:-1], max(time_s_N[-1], ahead.duration_s)))
+        future_s = np.arange(1, steps + 1, dtype=np.float64) * step_s
+        motion_N3J = ahead.sample(np.append(future_s[:-1], max(future_s[-1], ahead.duration_s)))
+        start_ns, past = self._already_commanded(command_ns)
+        time_s_N = np.concatenate(([seconds(t - start_ns) for t, _ in past], future_s + seconds(command_ns - start_ns)))
+        motion_N3J = np.concatenate(([motion for _, motion in past], motion_N3J)) if past else motion_N3J
         position_NJ = np.clip(motion_N3J[:, 0], self._lower_J, self._upper_J)
-        start_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
-        self._sent = start_ns, ahead
         return LookAhead(start_ns, time_s_N, position_NJ, motion_N3J[:, 1], motion_N3J[:, 2])
+
+    def _already_commanded(self, command_ns: int) -> tuple[int, list[tuple[int, F64]]]:
+        """Start of a look-ahead and its points up to the last command, which a controller may not have reached yet."""
+        stride = max(1, round(self._config.look_ahead_step_s / self._period_s))
+        recent = list(self._recent)[::-stride][::-1]
+        return (recent[0][0], recent[1:]) if recent else (command_ns, [])
 
     def status(self, now_ns: int) -> ExecutorStatus:
         """Everything worth publishing about this moment."""

@@ -26,9 +26,9 @@ from starry_ros.types import F64
 PLANNING_SHARE = 0.999
 """Share of velocity and acceleration that plans use; the rest absorbs rounding when commands are differentiated."""
 
-PLANNING_JERK_SHARE = 0.75
+PLANNING_JERK_SHARE = 0.7
 """Share of the jerk that plans use. A controller that interpolates quintically between points of a look-ahead exceeds
-the jerk of the curve by up to a third where it changes between two points."""
+the jerk of the curve by up to two fifths where it changes between two points."""
 
 POSITION_ROUNDING = 1e-9
 """Positions this far outside a limit are rounding; commands are clipped to the limit itself."""

@@ -34,7 +34,7 @@ class ExecutorConfig:
     gate_slow_s: float = 1.0
     look_ahead_s: float = 0.3
     look_ahead_step_s: float = 0.02
-    lead_s: float = 0.04
+    lead_s: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ class ExecutorStatus:
 
 @dataclass(frozen=True)
 class LookAhead:
-    """A short trajectory from the last commanded motion (at `start_ns`, not included) along the plan and into a stop.
+    """A short trajectory along the commands, along the plan and into a stop; its start (at `start_ns`) is not included.
+
+    The first points, up to the last command, were commanded before: they tie the trajectory to what the controller
+    still executes, so that it never interpolates across a change of plan.
 
     Stamp the message with `start_ns`: the controller then follows one absolute timeline, whatever the transport's
     jitter (stamp 0, "now", turns 2 ms of jitter into ten times the acceleration limit). It lies a little ahead of the
