@@ -54,7 +54,7 @@ def run(spec: RobotSpec, seconds: float = 8.0) -> list[Record]:
 def _measure(profile: str | None, seconds: float) -> Record:
     """One run of the two processes: sent, received and the latency of each image in milliseconds."""
     environment = {key: value for key, value in os.environ.items() if key not in DDS_PROFILE_VARIABLES}
-    environment |= {"ROS_DOMAIN_ID": str(101 + os.getpid() % 100), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    environment |= {"ROS_DOMAIN_ID": str(60 + os.getpid() % 40), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     if profile is not None:
         environment |= dict.fromkeys(DDS_PROFILE_VARIABLES, profile)
     command = [sys.executable, "-m", __name__]
