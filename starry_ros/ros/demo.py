@@ -227,7 +227,7 @@ class Demo:
         if self._stopped():
             raise InterruptedRunError
         children = self._supervisor.children.values()
-        dead = [child.spec.name for child in children if not child.running and not child.spec.respawn]
+        dead = [child.spec.name for child in children if not child.running and child.restart_at_s is None]
         if dead or self._supervisor.exit_code is not None:
             raise RuntimeUnavailable(
                 "graph", f"{', '.join(dead) or 'a node'} has ended", got=_last_line(self._args.out / "logs", dead),

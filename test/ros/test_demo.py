@@ -75,3 +75,16 @@ def test_ctrl_c_ends_a_demo_and_all_its_children(tmp_path: Path) -> None:
         assert "Traceback" not in log.read_text()
         pid = int(log.read_text().split("process ")[1].split()[0])
         assert not Path(f"/proc/{pid}").exists(), f"{log.stem} is still there"
+
+
+def test_a_model_that_does_not_load_ends_the_demo_with_its_message(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{}")
+    environment = {**os.environ, "ROS_DOMAIN_ID": "99", "PYTHONPATH": str(ROOT)}
+    options = ["--model", str(tmp_path / "broken"), "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "starry_ros.cli", "demo", *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "world_action has ended" in done.stderr
+    assert "config.json" in done.stderr
+    assert "Traceback" not in done.stderr
