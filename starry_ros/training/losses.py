@@ -20,7 +20,7 @@ class LossWeights:
     """Weights of the terms."""
 
     video: float = 0.3
-    value_place: float = 0.1
+    value_place: float = 0.3
     value_coordinate: float = 3.0
     value_seen: float = 0.1
     value_map: float = 3.0

@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from starry_ros.errors import ConfigError
+
 
 @dataclass
 class Progress:
@@ -55,6 +57,14 @@ def load_state(
         slots.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     return Progress(int(progress["step"]), float(progress["seconds"]))
+
+
+def load_average(folder: Path) -> dict[str, Tensor]:
+    """The running average of a run's weights."""
+    path = folder / "state.safetensors"
+    if not path.exists():
+        raise ConfigError(str(path), "is missing", fix="name the folder of a run")
+    return _under(load_file(path), "average.")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -27,12 +27,12 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.training.dataset import Demonstrations, Sampler, load_demonstrations
 from starry_ros.training.forward import TextTable, losses
 from starry_ros.training.losses import LossWeights, total
-from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.store import load_average, load_state, save_state
 from starry_ros.types import F32, U8
 from starry_ros.wam.autoencoder import Autoencoder, load_autoencoder
 from starry_ros.wam.checkpoint import Checkpoint, contract_fields, save_checkpoint
 from starry_ros.wam.config import preset
-from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.model import WorldActionModel, pool
 from starry_ros.wam.normalise import fit
 from starry_ros.wam.text import MiniLmEncoder
 
@@ -76,10 +76,11 @@ class Trainer:
         self.wam = preset(config.preset, layout, len(spec.joints), spec.action.step_s)
         self.layout_hash = layout.layout_hash
         self.model = WorldActionModel(self.wam)
-        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(_parameter_groups(self.model, config.weight_decay), lr=config.learning_rate)
         self.stats = fit(data.plan_FKJ, data.position_FJ, spec.gripper_indices)
         self.texts = embed_texts(data.texts)
+        self.model.set_text_statistics(pool(self.texts.tokens_STD, self.texts.mask_ST))
+        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.sampler = Sampler(
             data, batch=config.batch // self.world, future_steps=self.wam.future_steps,
             history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=config.seed,
@@ -258,9 +259,16 @@ def _prepare(args: argparse.Namespace) -> Trainer:
         raise ConfigError("--batch", "is not a multiple of the processes", got=config.batch, expected=f"n * {world}")
     trainer = Trainer(spec, data, autoencoder, config, args.out)
     if args.init is not None and trainer.progress.step == 0:
-        load_state(args.init, trainer.model, trainer.average, trainer.optimiser)
-        trainer.model.load_state_dict(trainer.average)
-        trainer.optimiser = torch.optim.AdamW(
-            _parameter_groups(trainer.model, config.weight_decay), lr=config.learning_rate)
-        trainer.progress = Progress(0, 0.0)
+        _start_from(trainer, args.init)
     return trainer
+
+
+def _start_from(trainer: Trainer, run: Path) -> None:
+    """Begin with another run's averaged weights; tensors that it lacks keep their initial values."""
+    given = load_average(run)
+    missing, unexpected = trainer.model.load_state_dict(given, strict=False)
+    if unexpected:
+        raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
+    print(f"starts from {run}; new tensors: {missing}", flush=True)
+    trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
+    trainer.average = {name: value.clone() for name, value in trainer.model.state_dict().items()}

@@ -41,8 +41,19 @@ class Observation:
     pixels: Tensor
 
 
+@dataclass
+class Sentence:
+    """An encoded instruction: keys for the video stream's cross-attention, and one vector [B, D] a frame token gets."""
+
+    keys: Keys
+    vector: Tensor
+
+
 class WorldActionModel(nn.Module):
     """Three streams over one shared attention width."""
+
+    text_mean: Tensor
+    text_scale: Tensor
 
     def __init__(self, config: WamConfig) -> None:
         super().__init__()
@@ -56,6 +67,10 @@ class WorldActionModel(nn.Module):
         self.video = Stream(c.layers, c.video.width, c.video.feed_forward, c.heads, c.head_dim, text=True)
         self.latent_out = nn.Linear(c.video.width, c.latent_token_width)
         self.text_kv = nn.ModuleList(nn.Linear(c.text_width, 2 * c.heads * c.head_dim) for _ in range(c.layers))
+
+        self.sentence = nn.Linear(c.text_width, c.video.width)
+        self.register_buffer("text_mean", torch.zeros(c.text_width))
+        self.register_buffer("text_scale", torch.ones(c.text_width))
 
         self.value_in = nn.Linear(c.value_token_width, c.value.width)
         self.value_noise = nn.Parameter(torch.zeros(c.value.width))
@@ -73,13 +88,20 @@ class WorldActionModel(nn.Module):
 
     # ---- conditions -------------------------------------------------------------------------------------------------
 
-    def encode_text(self, tokens_BTD: Tensor, mask_BT: Tensor) -> Keys:
-        """Sentence embedding to keys of the video stream's cross-attention. Once an instruction."""
+    @torch.no_grad()
+    def set_text_statistics(self, pooled_SD: Tensor) -> None:
+        """Store mean and spread of pooled embeddings: what sentences share must not drown what they differ in."""
+        self.text_mean.copy_(pooled_SD.mean(0))
+        self.text_scale.copy_(pooled_SD.std(0, correction=0).clamp_min(0.02))
+
+    def encode_text(self, tokens_BTD: Tensor, mask_BT: Tensor) -> Sentence:
+        """Token embeddings of a sentence to what the video stream reads of it. Once an instruction."""
         layers = []
         for linear in self.text_kv:
             k, v = linear(tokens_BTD).unflatten(-1, (2, self.config.heads, -1)).permute(2, 0, 3, 1, 4)
             layers.append((k, v))
-        return Keys(layers, ((1 - mask_BT.to(tokens_BTD.dtype)) * MASKED)[:, None, None, :])
+        keys = Keys(layers, ((1 - mask_BT) * MASKED)[:, None, None, :])
+        return Sentence(keys, self.sentence((pool(tokens_BTD, mask_BT) - self.text_mean) / self.text_scale))
 
     def observe(self, latents_BCHW: Tensor, canvas_B3HW: Tensor, rope: Tensor) -> Observation:
         """Encode an observed canvas (in [-1, 1]) and its latents. It sees only itself, so it can be cached for ever."""
@@ -98,10 +120,10 @@ class WorldActionModel(nn.Module):
 
     # ---- the three streams -------------------------------------------------------------------------------------------
 
-    def imagine(self, x_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, text: Keys) -> tuple[Tensor, Keys]:
+    def imagine(self, x_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, text: Sentence) -> tuple[Tensor, Keys]:
         """Velocity of the future frame's latent tokens [B, N, C patch patch] at noise level s, and its keys."""
-        h = self.latent_in(x_BND) + self.frame_position + self.imagined
-        h, keys = self.video(h, s_B, rope, _visible(FUTURE_FRAMES, groups), text=text)
+        h = self.latent_in(x_BND) + self.frame_position + self.imagined + text.vector[:, None]
+        h, keys = self.video(h, s_B, rope, _visible(FUTURE_FRAMES, groups), text=text.keys)
         return self.latent_out(h), keys
 
     def predict_value(
@@ -131,6 +153,11 @@ class WorldActionModel(nn.Module):
         h, _ = self.action(h, s_B, rope, _visible(ACTION, groups), own_bias=draw_bias(draws, steps).to(h))
         velocity: Tensor = self.action_out(h[:, 1:])
         return velocity.unflatten(1, (draws, steps))
+
+
+def pool(tokens_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean of the tokens that exist [B, D]."""
+    return (tokens_BTD * mask_BT[..., None]).sum(1) / mask_BT.sum(1, keepdim=True).clamp_min(1.0)
 
 
 def draw_bias(draws: int, steps: int) -> Tensor:

@@ -19,7 +19,7 @@ from starry_ros.wam.config import WamConfig
 from starry_ros.wam.detail import unpatchify
 from starry_ros.wam.layers import MASKED, Keys
 from starry_ros.wam.masks import CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
-from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.model import Sentence, WorldActionModel
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,14 @@ def graph_specs(c: WamConfig) -> tuple[GraphSpec, ...]:
     views = len(c.views)
     aim = {"landing": (1, c.value_events, views, 2), "seen": (1, c.value_events, views)}
     return (
-        GraphSpec("encode_text", {"tokens": (1, t, c.text_width), "mask": (1, t)}, ("text_k", "text_v")),
+        GraphSpec("encode_text", {"tokens": (1, t, c.text_width), "mask": (1, t)}, ("text_k", "text_v", "sentence")),
         GraphSpec("observe", {"canvas": (1, c.canvas_height_px, c.canvas_width_px, 3), "rope": (2, n, p // 2)},
                   ("current_k", "current_v", "pixels", "latents")),
         GraphSpec("remember_actions", {"actions": (1, u, c.joints), "valid": (1, u), "rope": (2, u, p // 2)},
                   ("executed_k", "executed_v")),
         GraphSpec("imagine", {"x": (1, n, c.latent_token_width), **level, "rope": (2, n, p // 2), **past,
-                              **kv("current", n), **executed, **kv("text", t), "mask": (1, t)},
+                              **kv("current", n), **executed, **kv("text", t), "mask": (1, t),
+                              "sentence": (1, c.video.width)},
                   ("x_next", "future_k", "future_v")),
         GraphSpec("predict_value", {"m": (1, n, c.value_token_width), **level, "rope": (2, n, p // 2), **past,
                                     **kv("current", n), **kv("future", n), **pixels},
@@ -85,8 +86,9 @@ class _Graph(nn.Module):
 class EncodeText(_Graph):
     """Sentence embedding to cross-attention keys."""
 
-    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        return _stack(self.model.encode_text(tokens, mask))
+    def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        text = self.model.encode_text(tokens, mask)
+        return (*_stack(text.keys), text.vector)
 
 
 class Observe(_Graph):
@@ -112,13 +114,13 @@ class Imagine(_Graph):
     def forward(
         self, x: Tensor, s: Tensor, ds: Tensor, rope: Tensor, past_k: Tensor, past_v: Tensor, past_valid: Tensor,
         current_k: Tensor, current_v: Tensor, executed_k: Tensor, executed_v: Tensor, executed_valid: Tensor,
-        text_k: Tensor, text_v: Tensor, mask: Tensor,
+        text_k: Tensor, text_v: Tensor, mask: Tensor, sentence: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         groups = {
             PAST_FRAMES: _keys(past_k, past_v, past_valid), CURRENT_FRAME: _keys(current_k, current_v),
             PAST_ACTIONS: _keys(executed_k, executed_v, executed_valid),
         }
-        velocity, keys = self.model.imagine(x, s, rope, groups, _keys(text_k, text_v, mask))
+        velocity, keys = self.model.imagine(x, s, rope, groups, Sentence(_keys(text_k, text_v, mask), sentence))
         return (x + ds * velocity, *_stack(keys))
 
 
