@@ -1,4 +1,4 @@
-"""Markers for RViz: cubes and paths in the world."""
+"""Markers for RViz: cubes in the world."""
 
 from __future__ import annotations
 
@@ -23,15 +23,6 @@ def cube_marker(name: str, position: F64, rotation: F64, size_m: float, rgb: Seq
         header=Header(stamp=stamp, frame_id=WORLD_FRAME), ns=name, id=0, type=Marker.CUBE, action=Marker.ADD,
         pose=Pose(position=Point(x=x, y=y, z=z), orientation=quaternion_of(rotation)),
         scale=Vector3(x=size_m, y=size_m, z=size_m), color=_rgba(rgb), lifetime=LIFETIME,
-    )
-
-
-def path_marker(name: str, points_N3: F64, stamp: Time, rgb: Sequence[float]) -> Marker:
-    """A line through world points."""
-    return Marker(
-        header=Header(stamp=stamp, frame_id=WORLD_FRAME), ns=name, id=0, type=Marker.LINE_STRIP, action=Marker.ADD,
-        points=[Point(x=x, y=y, z=z) for x, y, z in points_N3.tolist()], scale=Vector3(x=0.005), color=_rgba(rgb),
-        lifetime=LIFETIME, pose=Pose(orientation=Quaternion(w=1.0)),
     )
 
 
