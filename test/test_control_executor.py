@@ -137,8 +137,7 @@ def test_a_plan_inside_the_limits_passes_through_unchanged(latency_s: float) -> 
 
 
 def test_commands_are_continuous_across_splices_with_disagreeing_plans() -> None:
-    """Every command starts where the last one's own velocity and acceleration lead, within one tick of the jerk
-    limit."""
+    """Every command lies where the last one's velocity and acceleration lead, within one tick of the jerk limit."""
     rng, follower = np.random.default_rng(1), running()
     for chunk_id in range(60):
         steps = follower.now_ns / 1e9 + STEPS_S

@@ -326,7 +326,8 @@ class Executor:
     def report(self, event: Event, now_ns: int) -> None:
         """Report a single event from outside. Raises ConfigError for services and for what lasts and slows down."""
         if event in SERVICES or event in SLOWING:
-            raise ConfigError("executor", "is no single event", got=event.value, fix="call the service or set_condition")
+            fix = "call the service, or set_condition for what lasts"
+            raise ConfigError("executor", "is no single event", got=event.value, fix=fix)
         self._safety.handle(event)
         self._apply_mode(now_ns)
 
