@@ -49,7 +49,8 @@ def graph_names(config: WamConfig) -> tuple[str, ...]:
 def architecture(checkpoint: Checkpoint) -> str:
     """Hash of everything that the graphs depend on, besides this package's code."""
     model = {key: value for key, value in checkpoint.config.to_json_dict().items() if key not in _NOT_IN_GRAPHS}
-    shapes = {name: list(value.shape) for name, value in checkpoint.tensors().items()}
+    states = (checkpoint.model, checkpoint.autoencoder.state_dict())
+    shapes = [{name: list(value.shape) for name, value in state.items()} for state in states]
     interface = [[spec.name, spec.inputs, spec.outputs] for spec in graph_specs(checkpoint.config)]
     described = [FORMAT_VERSION, model, checkpoint.autoencoder.config.to_json_dict(), shapes, interface]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
