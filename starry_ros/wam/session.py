@@ -36,6 +36,13 @@ class SessionConfig:
 class Session:
     """Plans for one robot with one runtime. Not thread-safe: one thread calls it."""
 
+    _origin_ns: int | None
+    _stamp_ns: int | None
+    _state: RobotState | None
+    _last: ActionChunk | None
+    _step: int
+    _plans: int
+
     def __init__(
         self, runtime: Runtime, stats: NormStats, texts: TextEncoder, spec: RobotSpec, layout_hash: str,
         config: SessionConfig = SessionConfig(),
@@ -67,13 +74,8 @@ class Session:
         return self.instruction_id
 
     def observe(self, canvas: Canvas, state: RobotState) -> None:
-        """Take the newest frame and joint state. Frames must come in order of time."""
-        if canvas.layout_hash != self._layout_hash:
-            raise ContractError("canvas", "has another layout than the model", got=canvas.layout_hash,
-                                expected=self._layout_hash, fix="run the packer with the model's robot contract")
-        if self._stamp_ns is not None and canvas.stamp_ns <= self._stamp_ns:
-            raise InputError("canvas", "is not newer than the last one", got=canvas.stamp_ns,
-                             expected=f"> {self._stamp_ns}")
+        """Take the newest frame and joint state. Frames must come in order of time; a refused one changes nothing."""
+        self._check(canvas, state)
         if self._origin_ns is None:
             self._origin_ns = canvas.stamp_ns
         step = round((canvas.stamp_ns - self._origin_ns) / self._step_ns)
@@ -81,6 +83,20 @@ class Session:
             self._commit(step)
         self.runtime.observe(canvas.image_HWC, step)
         self._step, self._stamp_ns, self._state = step, canvas.stamp_ns, state
+
+    def _check(self, canvas: Canvas, state: RobotState) -> None:
+        if canvas.layout_hash != self._layout_hash:
+            raise ContractError("canvas", "has another layout than the model", got=canvas.layout_hash,
+                                expected=self._layout_hash, fix="run the packer with the model's robot contract")
+        if self._stamp_ns is not None and canvas.stamp_ns <= self._stamp_ns:
+            raise InputError("canvas", "is not newer than the last one", got=canvas.stamp_ns,
+                             expected=f"> {self._stamp_ns}")
+        size = (self.runtime.config.canvas_height_px, self.runtime.config.canvas_width_px, 3)
+        if canvas.image_HWC.shape != size:
+            raise InputError("canvas", "has the wrong size", got=canvas.image_HWC.shape, expected=size)
+        if state.position_J.shape != self._lower.shape or not np.isfinite(state.position_J).all():
+            raise InputError("joint state", "is not finite or of the wrong length", got=state.position_J,
+                             expected=f"{len(self._lower)} finite positions")
 
     def plan(self) -> Plan:
         """Plan from the newest observation. Raises InputError before the first observation or sentence."""
@@ -97,12 +113,8 @@ class Session:
         return Plan(chunk, self._value_map(prediction), imagined, timing)
 
     def _forget(self) -> None:
-        self._origin_ns: int | None = None
-        self._stamp_ns: int | None = None
-        self._state: RobotState | None = None
-        self._step = 0
-        self._last: ActionChunk | None = None
-        self._plans = 0
+        self._origin_ns = self._stamp_ns = self._state = self._last = None
+        self._step = self._plans = 0
 
     def _noise(self) -> Noise:
         """Noise of this plan: a function of seed, epoch and the number of plans since reset."""
@@ -149,7 +161,8 @@ class Session:
         if self._last is None or time_ns < self._last.start_ns:
             return self._state.position_J
         index = min(round((time_ns - self._last.start_ns) / self._last.step_ns), len(self._last.positions_KJ) - 1)
-        return self._last.positions_KJ[index]
+        commanded: F64 = self._last.positions_KJ[index]
+        return commanded
 
     def _value_map(self, prediction: Prediction) -> ValueMap:
         config = self.runtime.config
