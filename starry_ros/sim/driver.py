@@ -15,7 +15,7 @@ from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import COLOURS, Cell, Layout
-from starry_ros.sim.tasks import SETTINGS, TASKS, PlaceCheck, evaluation_case, sentence
+from starry_ros.sim.tasks import SETTINGS, TASKS, Check, evaluation_case, make_check, sentence
 from starry_ros.sim.trajectory_controller import Rejection, Trajectory, TrajectoryController
 from starry_ros.timing import nanoseconds, seconds
 from starry_ros.types import F64, U8, CameraModel, RobotState
@@ -87,9 +87,9 @@ class Scene:
 
     def __init__(self, cell: Cell) -> None:
         self._cell = cell
-        self._checks: dict[str, PlaceCheck] = {}
+        self._checks: dict[str, Check] = {}
         self._placed: dict[str, bool] = {}
-        self.colour = self.instruction = ""
+        self.task = self.colour = self.instruction = ""
         self.layout = Layout({}, 0.0, 0.0)
 
     def reset(self, task: str, setting: str, seed: int) -> str:
@@ -97,19 +97,20 @@ class Scene:
         for name, value, known in (("task", task, TASKS), ("setting", setting, SETTINGS)):
             if value not in known:
                 raise ConfigError(name, "is unknown", got=repr(value), expected=list(known))
-        self.layout, self.colour, self.instruction = evaluation_case(seed)
+        self.task = task
+        self.layout, self.colour, self.instruction = evaluation_case(seed, task)
         self.restart()
         return self.instruction
 
     def restart(self, start_J: F64 | None = None) -> None:
         """Lay the same episode out again, with the arms at `start_J` (default: home)."""
         self._cell.reset(self.layout, start_J)
-        self._checks = {colour: PlaceCheck(colour) for colour in COLOURS}
+        self._checks = {colour: make_check(self.task, colour) for colour in COLOURS}
         self._placed = dict.fromkeys(COLOURS, False)
 
     def ask_for(self, colour: str) -> str:
         """From now on another block is named; the new sentence."""
-        self.colour, self.instruction = colour, sentence(colour)
+        self.colour, self.instruction = colour, sentence(colour, task=self.task)
         return self.instruction
 
     def update(self) -> None:
@@ -118,7 +119,7 @@ class Scene:
 
     @property
     def placed(self) -> tuple[str, ...]:
-        """Colours of the blocks that lie on the pad by the rules of the task."""
+        """Colours of the blocks that were brought to the pad by the rules of the task."""
         return tuple(colour for colour, on_pad in self._placed.items() if on_pad)
 
     @property

@@ -82,7 +82,12 @@ class PlaceExpert:
         """`place` while the named block is held, `done` when it lies on the pad, else `pick`."""
         if scene.held == colour:
             return "place"
-        return "done" if self._placed(scene, colour) else "pick"
+        return "done" if self.placed(scene, colour) else "pick"
+
+    def empty_jaw(self, scene: Scene, pinch: F64) -> bool:
+        """Whether the jaw is closed or closing with no block between the pads at `pinch`."""
+        between = self.between(scene, pinch, 0.02)
+        return scene.held is None and (scene.jaw_m < 0.015 or (scene.jaw_command_m < 0.02 and between is None))
 
     def command(self, cell: Cell, colour: str) -> F64:
         """Position targets [J] for the next 20 ms."""
@@ -90,12 +95,12 @@ class PlaceExpert:
 
     def follow(self, command_J: F64, motion: Motion) -> F64:
         """Targets [J] one tick after `command_J` under `motion`; the parked arm moves home."""
-        target = command_J + TICK_S * _limited(self._home_J - command_J)
+        target = command_J + TICK_S * limited(self._home_J - command_J)
         target[self._slice][:-1] = command_J[self._slice][:-1] + TICK_S * motion.velocity_A
-        target[self._slice][-1] = _toward(command_J[self._slice][-1], motion.jaw_goal_m)
+        target[self._slice][-1] = toward(command_J[self._slice][-1], motion.jaw_goal_m)
         parked = [i for i in range(len(target)) if not self._slice.start <= i < self._slice.stop]
         jaw = parked[-1]
-        target[jaw] = _toward(command_J[jaw], self._home_J[jaw])
+        target[jaw] = toward(command_J[jaw], self._home_J[jaw])
         return np.clip(target, self._lower_J, self._upper_J)
 
     def plan(self, cell: Cell, colour: str) -> F64:
@@ -117,9 +122,9 @@ class PlaceExpert:
             return self._carry(scene, scene.held, pinch, colour)
         between = self.between(scene, pinch, 0.016)
         letting_go = scene.jaw_command_m > 0.95 * BLOCK_HALF_M and scene.jaw_m < 0.030
-        if between is not None and letting_go and (between != colour or self._placed(scene, colour)):
+        if between is not None and letting_go and (between != colour or self.placed(scene, colour)):
             return Motion(np.zeros_like(scene.arm_A), OPEN_M)
-        if self._placed(scene, colour):
+        if self.placed(scene, colour):
             return self._retreat(scene, pinch)
         return self._approach(scene, pinch, colour)
 
@@ -132,10 +137,10 @@ class PlaceExpert:
         error = float(np.hypot(*(block[:2] - pinch[:2])))
         ready = error < tolerance and abs(pinch[2] - grasp_z) < max(tolerance, 0.008)
         if ready:
-            return Motion(self._toward_point(scene, pinch, block[0], block[1], grasp_z, yaw), CLOSED_M)
+            return Motion(self.toward_point(scene, pinch, block[0], block[1], grasp_z, yaw), CLOSED_M)
         floor = grasp_z if scene.jaw_command_m > 0.036 else max(grasp_z, 0.075)
         height = max(floor, self._funnel(error, grasp_z))
-        return Motion(self._toward_point(scene, pinch, block[0], block[1], height, yaw), OPEN_M)
+        return Motion(self.toward_point(scene, pinch, block[0], block[1], height, yaw), OPEN_M)
 
     def _carry(self, scene: Scene, held: str, pinch: F64, colour: str) -> Motion:
         """Bring the held block to the pad, or put a wrong one down on the nearest free spot, and let go."""
@@ -148,26 +153,26 @@ class PlaceExpert:
         offset = pinch - block
         height = self._funnel(error, rest_z + 0.003) + offset[2]
         x, y = spot + offset[:2]
-        return Motion(self._toward_point(scene, pinch, float(x), float(y), height, 0.0), CLOSED_M)
+        return Motion(self.toward_point(scene, pinch, float(x), float(y), height, 0.0), CLOSED_M)
 
     def _retreat(self, scene: Scene, pinch: F64) -> Motion:
         """Straight up, then home, jaw open."""
         up = float(np.clip((pinch[2] - 0.05) / 0.06, 0.0, 1.0))
         if up >= 1.0:
-            return Motion(_limited(self._home_J[self._slice][:-1] - scene.arm_A), OPEN_M)
+            return Motion(limited(self._home_J[self._slice][:-1] - scene.arm_A), OPEN_M)
         yaw = float(scene.arm_A[0] - scene.arm_A[5])
         goal = self.kinematics.solve_down(float(pinch[0]), float(pinch[1]), TRAVEL_Z_M, yaw)
         home = self._home_J[self._slice][:-1]
-        return Motion(_limited((1 - up) * goal + up * home - scene.arm_A), OPEN_M)
+        return Motion(limited((1 - up) * goal + up * home - scene.arm_A), OPEN_M)
 
-    def _toward_point(self, scene: Scene, pinch: F64, x: float, y: float, z: float, yaw: float) -> F64:
+    def toward_point(self, scene: Scene, pinch: F64, x: float, y: float, z: float, yaw: float) -> F64:
         """Joint velocity [A] toward a hand pose; rises in place first when the hand is below the funnel."""
         share = float(np.clip(1.0 - (z - pinch[2]) / RISE_BAND_M, 0.0, 1.0))
         here_yaw = float(scene.arm_A[0] - scene.arm_A[5])
         goal = self.kinematics.solve_down(
             pinch[0] + share * (x - pinch[0]), pinch[1] + share * (y - pinch[1]), z, here_yaw + share * (yaw - here_yaw)
         )
-        return _limited(goal - scene.arm_A)
+        return limited(goal - scene.arm_A)
 
     @staticmethod
     def _funnel(error_m: float, lowest_m: float) -> float:
@@ -182,7 +187,7 @@ class PlaceExpert:
         return None
 
     @staticmethod
-    def _placed(scene: Scene, colour: str) -> bool:
+    def placed(scene: Scene, colour: str) -> bool:
         block, _ = scene.blocks[colour]
         inside = float(np.abs(block[:2] - scene.pad[:2]).max()) < PLACED_M
         return scene.held != colour and inside and bool(block[2] < REST_Z_M + 0.008)
@@ -223,12 +228,12 @@ class PlaceExpert:
         )
 
 
-def _limited(error_A: F64) -> F64:
+def limited(error_A: F64) -> F64:
     """Velocity toward a joint goal: proportional, all joints scaled together to the velocity limit."""
     velocity = GAIN_PER_S * error_A
     return velocity * min(1.0, VELOCITY_RAD_S / max(float(np.abs(velocity).max()), 1e-9))
 
 
-def _toward(jaw_m: float, goal_m: float) -> float:
+def toward(jaw_m: float, goal_m: float) -> float:
     step = JAW_M_S * TICK_S
     return float(jaw_m + np.clip(goal_m - jaw_m, -step, step))

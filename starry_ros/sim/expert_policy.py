@@ -7,7 +7,7 @@ import numpy as np
 from starry_ros.errors import InputError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_place import PlaceExpert
+from starry_ros.sim.experts import make_expert
 from starry_ros.sim.tasks import named_colour
 from starry_ros.timing import nanoseconds
 from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState, ValueMap
@@ -19,8 +19,8 @@ EVENTS = 2
 class ExpertPolicy:
     """Plans by the expert's kinematic roll-out. Its value maps are empty."""
 
-    def __init__(self, cell: Cell) -> None:
-        self._cell, self._expert = cell, PlaceExpert(cell)
+    def __init__(self, cell: Cell, task: str = "place_block_pad") -> None:
+        self._cell, self._expert = cell, make_expert(task, cell)
         self._colour = ""
         self._epoch = self._instruction_id = self._chunk_id = 0
 

@@ -17,7 +17,7 @@ from starry_ros.types import F64
 
 @dataclass(frozen=True)
 class ArmKinematics:
-    """Forward kinematics of the pinch point, and inverse kinematics for a hand that points straight down."""
+    """Forward kinematics of the pinch point, and inverse kinematics for a hand in the arm's vertical plane."""
 
     base_x_m: float
     base_y_m: float
@@ -58,11 +58,23 @@ class ArmKinematics:
         A point out of reach gives the pose of the nearest reachable one on the same ray from the shoulder.
         Raises InputError on a non-finite goal.
         """
-        if not all(math.isfinite(v) for v in (x_m, y_m, z_m, yaw_rad)):
-            raise InputError("inverse kinematics", "non-finite goal", got=(x_m, y_m, z_m, yaw_rad))
+        if not math.isfinite(yaw_rad):
+            raise InputError("inverse kinematics", "non-finite goal", got=yaw_rad)
+        waist = math.atan2(y_m - self.base_y_m, x_m - self.base_x_m)
+        return self.solve(x_m, y_m, z_m, math.pi / 2, waist - yaw_rad)
+
+    def solve(self, x_m: float, y_m: float, z_m: float, pitch_rad: float, roll_rad: float) -> F64:
+        """Arm joints [A] with the hand `pitch_rad` below the horizontal, in the arm's vertical plane, turned by roll.
+
+        At pitch 0 the hand points away from the arm's base, its fingers opening sideways at roll 0 and up and down at
+        90 deg. Out of reach and InputError as in `solve_down`.
+        """
+        if not all(math.isfinite(v) for v in (x_m, y_m, z_m, pitch_rad, roll_rad)):
+            raise InputError("inverse kinematics", "non-finite goal", got=(x_m, y_m, z_m, pitch_rad, roll_rad))
         dx, dy = x_m - self.base_x_m, y_m - self.base_y_m
         waist = math.atan2(dy, dx)
-        reach, rise = math.hypot(dx, dy), z_m + self.hand_m - self.shoulder_z_m
+        reach = math.hypot(dx, dy) - self.hand_m * _cosine(pitch_rad)
+        rise = z_m + self.hand_m * math.sin(pitch_rad) - self.shoulder_z_m
         length = math.hypot(reach, rise)
         bound = 0.999 * (self.upper_m + self.fore_m)
         if length > bound:
@@ -72,4 +84,9 @@ class ArmKinematics:
         at_shoulder = math.acos((upper**2 + length**2 - fore**2) / (2 * upper * length))
         shoulder = math.pi / 2 - math.atan2(rise, reach) - at_shoulder
         elbow = math.pi / 2 - at_elbow
-        return np.array([waist, shoulder, elbow, 0.0, math.pi / 2 - shoulder - elbow, waist - yaw_rad])
+        return np.array([waist, shoulder, elbow, 0.0, pitch_rad - shoulder - elbow, roll_rad])
+
+
+def _cosine(angle_rad: float) -> float:
+    """Cosine that is exactly 0 straight down."""
+    return 0.0 if angle_rad == math.pi / 2 else math.cos(angle_rad)

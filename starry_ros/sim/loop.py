@@ -24,7 +24,7 @@ from starry_ros.control.safety import Mode
 from starry_ros.sim.cases import PUSH_AFTER_S, SWAP_SHARE, Case, closed_jaw_start, other_colour, push_velocity
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.driver import Scene, SimulatedDriver
-from starry_ros.sim.tasks import TIME_LIMIT_S
+from starry_ros.sim.tasks import task_of
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryPoint
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import U8, ActionChunk, CameraFrame, Canvas, FrameSet, Plan, RobotState
@@ -58,12 +58,15 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class LoopConfig:
-    """`latency_s` is from the observation to the arrival of its chunk, `replan_s` from observation to observation."""
+    """`latency_s` is from the observation to the arrival of its chunk, `replan_s` from observation to observation.
+
+    `limit_s` ends an episode; None takes the task's own limit.
+    """
 
     latency_s: float = 0.15
     replan_s: float = 0.4
     command_hz: float = 25.0
-    limit_s: float = TIME_LIMIT_S
+    limit_s: float | None = None
     keep_frames: bool = False
 
 
@@ -106,6 +109,7 @@ class _Episode:
         self.scene.reset(case.task, case.setting, case.seed)
         if case.kind == "closed_jaw":
             self.scene.restart(closed_jaw_start(cell, self.scene.layout, self.scene.colour, self._rng))
+        self._limit_s = task_of(case.task).time_limit_s if config.limit_s is None else config.limit_s
         self.driver = SimulatedDriver(cell.spec, cell, NS_PER_S)
         self.driver.restart()
         self.executor = Executor(cell.spec)
@@ -141,13 +145,13 @@ class _Episode:
         return self._result()
 
     def _over(self) -> bool:
-        late = seconds(self.driver.time_ns - self._start_ns) >= self.config.limit_s
+        late = seconds(self.driver.time_ns - self._start_ns) >= self._limit_s
         return self.scene.success or late or self.executor.status(self.driver.time_ns).mode is Mode.FAULT
 
     def _look(self, now_ns: int) -> None:
         """The scene's success test, and what the forced cases do to it."""
         self.scene.update()
-        held = self.cell.held("right")
+        held = self._held()
         self._was_held |= held == self.scene.colour
         if self.case.kind == "swap" and held is None and self._hand_to_block() <= self._swap_at_m:
             self._swap(now_ns)
@@ -156,6 +160,9 @@ class _Episode:
             self._push_ns = 2**63
         if self.watcher is not None:
             self.watcher.looked(self.cell)
+
+    def _held(self) -> str | None:
+        return self.cell.held("right") or self.cell.held("left")
 
     def _hand_to_block(self) -> float:
         """Horizontal distance from the hand to the named block, in m."""
@@ -215,7 +222,7 @@ class _Episode:
             return f"stopped: {status.reason}"
         if self.scene.placed:
             return "wrong_block"
-        return "dropped" if self._was_held and self.cell.held("right") != self.scene.colour else "timeout"
+        return "dropped" if self._was_held and self._held() != self.scene.colour else "timeout"
 
     def _result(self) -> EpisodeResult:
         status = self.executor.status(self.driver.time_ns)

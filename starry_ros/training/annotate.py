@@ -2,7 +2,8 @@
 
 A pick is the force-weighted mean of the finger contacts at the grasp that held, kept relative to the block and carried
 back to every earlier frame by the block's pose there; a place is the contact of the block with the pad once it has come
-to rest, kept relative to the pad. An episode without such a later contact labels the block's and the pad's centre.
+to rest, kept relative to the pad; a take is the left hand's grasp in the air, kept where it was. An episode without
+such a later contact labels the block's centre, the pad's centre, and the meeting point.
 
 Shapes: E = 2 events (next contact, the one after), V = 3 views in canvas order, F = 5 (u_px, v_px, sigma_px, in_frame,
 visible), all on the canvas.
@@ -16,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from starry_ros.canvas.layout import CanvasLayout
-from starry_ros.sim.cell import COLOURS, Cell, Contact
-from starry_ros.sim.expert_place import Stage
+from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell, Contact
+from starry_ros.sim.expert_handover import MEET_M
 from starry_ros.types import F32, F64, CameraModel
 
 EVENTS, FIELDS = 2, 5
@@ -25,11 +26,12 @@ GRASP_TICKS = 4
 SETTLED_M_S = 0.02
 CONTACT_SIZE_M = 0.02
 SIGMA_RANGE_PX = (2.0, 10.0)
+MEETING = "meeting point"
 
 
 @dataclass(frozen=True)
 class Event:
-    """A contact that happened: when, to which block, and where in the frame of the block (pick) or pad (place)."""
+    """A contact that happened: when, to which block, and where from the block (pick), the pad (place) or the world."""
 
     time_s: float
     colour: str
@@ -42,44 +44,56 @@ class Snapshot:
 
     time_s: float
     colour: str
-    stage: Stage
+    stage: str
     blocks: dict[str, tuple[F64, F64]]
     pad: F64
     cameras: tuple[CameraModel, ...]
     seen: tuple[frozenset[str], ...]
 
 
-class ContactLog:
-    """Collects pick and place events while an episode runs."""
+@dataclass
+class _Hand:
+    """What a hand holds, and for how many ticks."""
 
-    def __init__(self, arm: str = "right") -> None:
-        self._pads = (f"{arm}_pad", f"{arm}_pad_mirror")
-        self._arm = arm
-        self._held: str | None = None
-        self._ticks = 0
+    held: str | None = None
+    ticks: int = 0
+
+
+class ContactLog:
+    """Collects the contacts of an episode while it runs: picks by the right hand, takes by the left, places."""
+
+    def __init__(self) -> None:
+        self._hands = {"right": _Hand(), "left": _Hand()}
         self._falling: set[str] = set()
         self.picks: list[Event] = []
+        self.takes: list[Event] = []
         self.places: list[Event] = []
 
     def update(self, cell: Cell) -> None:
         """Look at the contacts of this tick."""
-        held = cell.held(self._arm)
-        if held != self._held:
-            if self._held is not None:
-                self._falling.add(self._held)
-            self._held, self._ticks = held, 0
-        if held is not None:
-            self._falling.discard(held)
-            self._ticks += 1
-            if self._ticks == GRASP_TICKS:
-                self._log_pick(cell, held)
+        held_now = {arm: cell.held(arm) for arm in self._hands}
+        for arm, hand in self._hands.items():
+            held = held_now[arm]
+            if held != hand.held:
+                if hand.held is not None and hand.held not in held_now.values():
+                    self._falling.add(hand.held)
+                hand.held, hand.ticks = held, 0
+            if held is not None:
+                self._falling.discard(held)
+                hand.ticks += 1
+                if hand.ticks == GRASP_TICKS:
+                    self._log_grasp(cell, arm, held)
         for colour in sorted(self._falling):
             self._log_place(cell, colour)
 
-    def _log_pick(self, cell: Cell, colour: str) -> None:
-        contacts = [c for pad in self._pads for c in cell.contacts_between(pad, colour)]
-        point = weighted_mean(contacts)
-        if point is not None:
+    def _log_grasp(self, cell: Cell, arm: str, colour: str) -> None:
+        pads = (f"{arm}_pad", f"{arm}_pad_mirror")
+        point = weighted_mean([c for pad in pads for c in cell.contacts_between(pad, colour)])
+        if point is None:
+            return
+        if arm == "left":
+            self.takes.append(Event(cell.sim_time_s, colour, point))
+        else:
             local = cell.block_rotation(colour).T @ (point - cell.block_position(colour))
             self.picks.append(Event(cell.sim_time_s, colour, local))
 
@@ -103,7 +117,7 @@ def weighted_mean(contacts: Sequence[Contact]) -> F64 | None:
     return mean
 
 
-def snapshot(cell: Cell, cameras: Sequence[str], colour: str, stage: Stage) -> Snapshot:
+def snapshot(cell: Cell, cameras: Sequence[str], colour: str, stage: str) -> Snapshot:
     """Freeze what the labels of this frame need."""
     models = tuple(cell.camera_model(camera) for camera in cameras)
     blocks = {c: (cell.block_position(c), cell.block_rotation(c)) for c in COLOURS}
@@ -115,30 +129,35 @@ def _seen(cell: Cell, camera: CameraModel, blocks: dict[str, tuple[F64, F64]]) -
     """Objects whose centre the camera sees unobstructed (the first thing on the ray to it is the object itself)."""
     centres = {"pad": cell.pad_position, **{colour: position for colour, (position, _) in blocks.items()}}
     origin = camera.T_world_cam[:3, 3]
-    return frozenset(name for name, centre in centres.items() if cell.first_hit(origin, centre)[0] == name)
+    seen = {name for name, centre in centres.items() if cell.first_hit(origin, centre)[0] == name}
+    open_way = cell.first_hit(origin, MEET_M)[1] > float(np.linalg.norm(MEET_M - origin)) - 2 * BLOCK_HALF_M
+    return frozenset({*seen, MEETING} if open_way else seen)
 
 
-def label(shots: Sequence[Snapshot], log: ContactLog, layout: CanvasLayout) -> F32:
+def label(shots: Sequence[Snapshot], log: ContactLog, layout: CanvasLayout, task: str = "place_block_pad") -> F32:
     """Labels [T, E, V, F] of an episode's frames."""
     labels = np.zeros((len(shots), EVENTS, len(layout.tiles), FIELDS), dtype=np.float32)
     for row, shot in zip(labels, shots, strict=True):
-        for event, (target, point) in enumerate(_targets(shot, log)):
+        for event, (target, point) in enumerate(_targets(shot, log, task)):
             for view, (camera, seen) in enumerate(zip(shot.cameras, shot.seen, strict=True)):
                 row[event, view] = project(point, camera, layout, target in seen)
     return labels
 
 
-def _targets(shot: Snapshot, log: ContactLog) -> list[tuple[str, F64]]:
+def _targets(shot: Snapshot, log: ContactLog, task: str) -> list[tuple[str, F64]]:
     """The next contacts as (object, world point [3])."""
-    place = _next(log.places, shot)
+    place, take, pick = (_next(events, shot) for events in (log.places, log.takes, log.picks))
     on_pad = ("pad", shot.pad + (place.point if place else 0.0))
-    if shot.stage == "place":
-        return [on_pad]
+    in_the_air = (MEETING, take.point if take else MEET_M)
     if shot.stage == "done":
         return []
-    pick = _next(log.picks, shot)
+    if shot.stage == "place":
+        return [on_pad]
+    if shot.stage == "handover":
+        return [in_the_air, on_pad]
     position, rotation = shot.blocks[shot.colour]
-    return [(shot.colour, position + rotation @ pick.point if pick else position), on_pad]
+    on_block = (shot.colour, position + rotation @ pick.point if pick else position)
+    return [on_block, in_the_air if task == "handover_block" else on_pad]
 
 
 def _next(events: Sequence[Event], shot: Snapshot) -> Event | None:

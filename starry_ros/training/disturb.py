@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import COLOURS, Cell, Layout
 from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, TICK_S, PlaceExpert, Scene
+from starry_ros.sim.experts import Expert
 from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M
 from starry_ros.types import F64
 
@@ -25,6 +27,7 @@ KINDS = {
     "closed_start": 0.09, "miss": 0.12, "drop": 0.09,
 }
 """Kinds of episode and their shares; the last three are the recovery kinds."""
+HANDOVER_KINDS = {"clean": 0.4, "disturbed": 0.6}
 PUSH_RAD_S = 0.55
 JITTER_RAD = 0.0025
 FLOOR_M = 0.014
@@ -173,3 +176,45 @@ class Disturber:
             pushed[arm][:-1] += TICK_S * self._push_A
         low = self._expert.kinematics.pinch(pushed[arm][:-1])[2] < FLOOR_M
         return target_J if low else pushed
+
+
+class Shaker:
+    """Disturbances of the two-arm task: start poses with noise, pushes and jitter of both arms."""
+
+    def __init__(self, rng: np.random.Generator, kind: str, expert: Expert, colour: str) -> None:
+        self.kind, self.colour = kind, colour
+        self._rng, self._expert = rng, expert
+        self._until_s, self._next_s = 0.0, float(rng.exponential(1.0))
+        self._push_J = np.zeros(0)
+
+    def start(self, spec: RobotSpec, layout: Layout) -> F64:
+        """Start joints [J]: home with noise, jaws open."""
+        noise = self._rng.normal(0.0, 0.06, len(spec.joints))
+        noise[list(spec.gripper_indices)] = 0.0
+        return np.clip(spec.limit("home") + noise, spec.limit("lower"), spec.limit("upper"))
+
+    def apply(self, cell: Cell, scene: Any, wish_J: F64) -> F64:
+        """Targets [J] that the robot really gets. A block in a hand is not pushed about."""
+        if self.kind == "clean" or scene.held is not None:
+            return wish_J
+        now, grippers = cell.sim_time_s, list(cell.spec.gripper_indices)
+        if now >= self._next_s:
+            self._push_J = self._rng.normal(0.0, PUSH_RAD_S, len(wish_J))
+            self._until_s = now + float(self._rng.uniform(0.2, 0.5))
+            self._next_s = self._until_s + 0.3 + float(self._rng.exponential(1.0))
+        noise = self._rng.normal(0.0, JITTER_RAD, len(wish_J))
+        if now < self._until_s:
+            noise += TICK_S * self._push_J
+        noise[grippers] = 0.0
+        low = self._expert.kinematics.pinch((wish_J + noise)[cell.spec.arm_slice(self._expert.arm)][:-1])[2] < FLOOR_M
+        return wish_J if low else wish_J + noise
+
+
+def kinds_of(task: str) -> dict[str, float]:
+    """Kinds of episode of a task and their shares."""
+    return HANDOVER_KINDS if task == "handover_block" else KINDS
+
+
+def make_disturber(task: str, rng: np.random.Generator, kind: str, expert: Any, colour: str) -> Disturber | Shaker:
+    """The disturbances of one episode of a task."""
+    return Shaker(rng, kind, expert, colour) if task == "handover_block" else Disturber(rng, kind, expert, colour)

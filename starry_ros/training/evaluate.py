@@ -99,11 +99,11 @@ def play(job: Job) -> Score:
     if spec.content_hash not in _KEPT:
         _KEPT[spec.content_hash] = Cell(spec)
     cell: Cell = _KEPT[spec.content_hash]
-    key = (spec.content_hash, job.policy, job.model, job.runtime)
+    key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task)
     if key not in _KEPT:
         _KEPT[key] = _policy(job, cell)
     policy, horizon_s = _KEPT[key]
-    meter = Meter(cell, horizon_s)
+    meter = Meter(cell, job.case.task, horizon_s)
     result = run_episode(policy, cell, job.case, job.config, meter)
     if result.success:
         result = dataclasses.replace(result, frames=())
@@ -113,7 +113,7 @@ def play(job: Job) -> Score:
 def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
     """The policy, and how far ahead it imagines."""
     if job.policy == "expert" or job.model is None:
-        return ExpertPolicy(cell), 0.0
+        return ExpertPolicy(cell, job.case.task), 0.0
     session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"))
     return SessionPolicy(session), session.runtime.config.future_steps * cell.spec.action.step_s
 

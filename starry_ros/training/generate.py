@@ -27,18 +27,20 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_place import TICK_S, PlaceExpert, Scene
-from starry_ros.sim.tasks import TASKS, TEMPLATES, PlaceCheck, draw_layout, episode_rng, sentence
+from starry_ros.sim.expert_place import TICK_S
+from starry_ros.sim.experts import Expert, make_expert
+from starry_ros.sim.tasks import TASKS, draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
-from starry_ros.training.disturb import KINDS, Disturber
+from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.pool import run_jobs
 from starry_ros.types import Record
 
 FORMAT_VERSION = 1
 TICKS_PER_FRAME = 5
-LIMIT_S = 16.0
+EXTRA_S = 4.0
+"""How much longer than the task's own limit a disturbed episode may take."""
 ATTEMPTS = 8
-STAGES = ("pick", "place", "done")
+STAGES = ("pick", "place", "done", "handover")
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,16 @@ class Outcome:
 class Recorder:
     """Records the frames of one episode."""
 
-    def __init__(self, cell: Cell, expert: PlaceExpert) -> None:
-        self._cell, self._expert = cell, expert
+    def __init__(self, cell: Cell, task: str, expert: Expert) -> None:
+        self._cell, self._task, self._expert = cell, task, expert
         self._layout = t_pose_layout(cell.spec)
         self._packer = CanvasPacker(self._layout)
         self._rows: list[dict[str, Any]] = []
         self._shots: list[Snapshot] = []
         self._texts: list[str] = []
-        self.log = ContactLog(expert.arm)
+        self.log = ContactLog()
 
-    def frame(self, scene: Scene, colour: str, text: str) -> None:
+    def frame(self, scene: Any, colour: str, text: str) -> None:
         """Record images, joints, the expert's plan and task state of this instant."""
         cell, cameras = self._cell, self._layout.cameras
         stage = self._expert.stage(scene, colour)
@@ -79,40 +81,40 @@ class Recorder:
             "command_TJ": cell.command_J.astype(np.float32),
             "plan_TKJ": self._expert.plan(cell, colour).astype(np.float32),
             "stage_T": np.int8(STAGES.index(stage)),
-            "empty_closed_T": self._empty_closed(scene),
+            "empty_closed_T": self._expert.empty_jaw(scene, cell.pinch_position(self._expert.arm)),
             "time_s_T": np.float32(cell.sim_time_s),
             "text_T": np.int32(self._texts.index(text)),
         })
 
-    def _empty_closed(self, scene: Scene) -> bool:
-        """Whether the jaw is closed or closing with no block between the pads."""
-        between = self._expert.between(scene, self._cell.pinch_position(self._expert.arm), 0.02)
-        return scene.held is None and (scene.jaw_m < 0.015 or (scene.jaw_command_m < 0.02 and between is None))
-
     def arrays(self) -> dict[str, np.ndarray]:
         """The episode's arrays: rows stacked over T, sentences and value labels."""
         stacked = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
-        return {**stacked, "events_TEVF": label(self._shots, self.log, self._layout), "texts": np.array(self._texts)}
+        events = label(self._shots, self.log, self._layout, self._task)
+        return {**stacked, "events_TEVF": events, "texts": np.array(self._texts)}
 
 
-def record_episode(cell: Cell, seed: int, episode: int, attempt: int) -> tuple[dict[str, np.ndarray], str, bool]:
+def record_episode(
+    cell: Cell, task: str, seed: int, episode: int, attempt: int
+) -> tuple[dict[str, np.ndarray], str, bool]:
     """Run and record one episode; returns its arrays, its kind and whether the task succeeded."""
     rng = episode_rng("train", seed, episode, attempt)
-    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    kinds = kinds_of(task)
+    kind = str(rng.choice(list(kinds), p=list(kinds.values())))
     colours = tuple(rng.permutation(["red", "green", "blue"]))
-    template, layout = int(rng.integers(len(TEMPLATES))), draw_layout(rng)
-    expert = PlaceExpert(cell)
-    disturber = Disturber(rng, kind, expert, str(colours[0]))
+    templates = len(task_of(task).templates)
+    template, layout = int(rng.integers(templates)), draw_layout(rng, task)
+    expert = make_expert(task, cell)
+    disturber = make_disturber(task, rng, kind, expert, str(colours[0]))
     cell.reset(layout, disturber.start(cell.spec, layout))
-    recorder, check, done_s = Recorder(cell, expert), PlaceCheck(disturber.colour), float("inf")
+    recorder, check, done_s = Recorder(cell, task, expert), make_check(task, disturber.colour), float("inf")
     tail_s = 2.0 if rng.random() < 0.3 else 0.8
     tick = 0
-    while cell.sim_time_s < min(LIMIT_S, done_s + tail_s):
+    while cell.sim_time_s < min(task_of(task).time_limit_s + EXTRA_S, done_s + tail_s):
         if disturber.colour != check.colour:
-            check, template = PlaceCheck(disturber.colour), int(rng.integers(len(TEMPLATES)))
+            check, template = make_check(task, disturber.colour), int(rng.integers(templates))
         scene = expert.look(cell)
         if tick % TICKS_PER_FRAME == 0:
-            recorder.frame(scene, check.colour, sentence(check.colour, template))
+            recorder.frame(scene, check.colour, sentence(check.colour, template, task))
         wish = expert.follow(cell.command_J, expert.motion(scene, check.colour))
         cell.apply(disturber.apply(cell, scene, wish))
         cell.advance(TICK_S)
@@ -127,11 +129,11 @@ _CELLS: dict[str, Cell] = {}
 """The one cell of a worker process, by robot contract path."""
 
 
-def _work(robot: str, folder: str, seed: int, episode: int) -> Outcome:
+def _work(robot: str, task: str, folder: str, seed: int, episode: int) -> Outcome:
     """Record one episode, trying further seeds until the expert succeeds, and write it in one move."""
     cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
     for attempt in range(ATTEMPTS):
-        arrays, kind, success = record_episode(cell, seed, episode, attempt)
+        arrays, kind, success = record_episode(cell, task, seed, episode, attempt)
         if success:
             part = Path(folder) / f".{episode:06d}.npz"
             np.savez(part, **arrays, kind=np.array(kind), failed=np.array(attempt))  # type: ignore[arg-type]
@@ -152,7 +154,7 @@ def generate(out: Path, task: str, episodes: int, seed: int, robot: Path, worker
     _claim(out, spec, task, seed)
     missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
     started = time.monotonic()
-    work = partial(_work, str(robot), str(folder), seed)
+    work = partial(_work, str(robot), task, str(folder), seed)
     for count, outcome in enumerate(run_jobs(work, missing, workers), 1):
         _progress(count, len(missing), outcome, time.monotonic() - started)
     meta = _meta(out, spec, task, seed, episodes)

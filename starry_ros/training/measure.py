@@ -11,7 +11,7 @@ import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_place import PlaceExpert
+from starry_ros.sim.experts import make_expert
 from starry_ros.timing import nanoseconds
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.types import U8, Canvas, Plan, ValueMap
@@ -37,10 +37,10 @@ class Quality:
 class Meter:
     """Watches one episode. `horizon_s` is how far ahead the imagined frame lies."""
 
-    def __init__(self, cell: Cell, horizon_s: float) -> None:
-        self._layout, self._expert = t_pose_layout(cell.spec), PlaceExpert(cell)
+    def __init__(self, cell: Cell, task: str, horizon_s: float) -> None:
+        self._layout, self._expert = t_pose_layout(cell.spec), make_expert(task, cell)
         self._horizon_ns = nanoseconds(horizon_s)
-        self._log = ContactLog(self._expert.arm)
+        self._log, self._task = ContactLog(), task
         self._shots: list[Snapshot] = []
         self._maps: list[ValueMap] = []
         self._frames: list[tuple[int, U8, U8 | None]] = []
@@ -66,7 +66,7 @@ class Meter:
         """Head view, event 0, plans at which the contact's place was in view and unobstructed."""
         if not self._shots:
             return ()
-        labels = label(self._shots, self._log, self._layout)
+        labels = label(self._shots, self._log, self._layout, self._task)
         head = self._layout.tiles[0].camera
         errors = []
         for (u_px, v_px, _sigma, _inside, visible), value_map in zip(labels[:, 0, 0], self._maps, strict=True):

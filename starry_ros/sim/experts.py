@@ -1,0 +1,44 @@
+"""The scripted expert of each task, behind one protocol."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.expert_handover import HandoverExpert
+from starry_ros.sim.expert_place import PlaceExpert
+from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.tasks import task_of
+from starry_ros.types import F64
+
+
+class Expert(Protocol):
+    """`look` reads the truth; everything else follows from what was seen."""
+
+    arm: str
+    """The arm that picks."""
+    kinematics: ArmKinematics
+
+    def look(self, cell: Cell) -> Any:
+        """The scene, in the expert's own terms."""
+
+    def stage(self, scene: Any, colour: str) -> str:
+        """`pick`, `handover`, `place` or `done`."""
+
+    def empty_jaw(self, scene: Any, pinch: F64) -> bool:
+        """Whether the picking arm's jaw is closed or closing on nothing; `pinch` is where its pads are."""
+
+    def motion(self, scene: Any, colour: str) -> Any:
+        """What the expert wants now."""
+
+    def follow(self, command_J: F64, motion: Any) -> F64:
+        """Position targets [J] one tick after `command_J`."""
+
+    def plan(self, cell: Cell, colour: str) -> F64:
+        """The next positions [K, J]."""
+
+
+def make_expert(task: str, cell: Cell) -> Expert:
+    """The expert of a task; ConfigError if the task is unknown."""
+    task_of(task)
+    return HandoverExpert(cell) if task == "handover_block" else PlaceExpert(cell)
