@@ -17,9 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.errors import DataError
+from starry_ros.sim.tasks import named_colour
 from starry_ros.types import F32, U8
 
 I64 = NDArray[np.int64]
+PICKING = 0
+FRESH_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Demonstrations:
     text_F: I64
     texts: tuple[str, ...]
     empty_closed_F: NDArray[np.bool_]
+    picking_F: NDArray[np.bool_]
+    fresh_F: NDArray[np.bool_]
     first_F: I64
     last_F: I64
 
@@ -53,6 +58,8 @@ class Batch:
     plan_BKJ: F32
     events_BEV4: F32
     text_B: I64
+    rival_B: I64
+    rivalled_B: F32
     history_canvas_BRHWC: U8
     history_latents_BRCYX: F32
     history_valid_BR: F32
@@ -76,7 +83,7 @@ def load_demonstrations(folder: Path, cache: Path, encode: Callable[[U8], F32]) 
         lengths.append(len(arrays["position_TJ"]))
         names = [str(text) for text in arrays["texts"]]
         texts.append([names[i] for i in arrays["text_T"]])
-        for name in ("position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "empty_closed_T"):
+        for name in ("position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "empty_closed_T", "stage_T"):
             small.setdefault(name, []).append(arrays[name])
     canvas, latents = _cached_images(files, lengths, cache, encode)
     vocabulary = tuple(sorted({text for episode in texts for text in episode}))
@@ -88,9 +95,25 @@ def load_demonstrations(folder: Path, cache: Path, encode: Callable[[U8], F32]) 
         position_FJ=joined["position_TJ"].astype(np.float32), command_FJ=joined["command_TJ"].astype(np.float32),
         plan_FKJ=joined["plan_TKJ"].astype(np.float32), events_FEV4=joined["events_TEVF"][..., :4].astype(np.float32),
         text_F=np.array([index[t] for episode in texts for t in episode], np.int64), texts=vocabulary,
-        empty_closed_F=joined["empty_closed_T"].astype(bool),
+        empty_closed_F=joined["empty_closed_T"].astype(bool), picking_F=joined["stage_T"] == PICKING,
+        fresh_F=np.concatenate([fresh_sentence(episode) for episode in texts]),
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
     )
+
+
+def fresh_sentence(texts: list[str]) -> NDArray[np.bool_]:
+    """Frames of an episode in which the sentence is new: there the picture does not tell yet what was asked for."""
+    since, fresh = FRESH_STEPS, []
+    for i, text in enumerate(texts):
+        since = 0 if i == 0 or text != texts[i - 1] else since + 1
+        fresh.append(since < FRESH_STEPS)
+    return np.array(fresh, bool)
+
+
+def rivals(texts: tuple[str, ...]) -> list[list[int]]:
+    """For every sentence, the sentences that name another object."""
+    named = [named_colour(text) for text in texts]
+    return [[j for j, other in enumerate(named) if None not in (name, other) and other != name] for name in named]
 
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -130,12 +153,13 @@ class Sampler:
 
     def __init__(
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
-        seed: int, empty_closed_weight: float = 1.5, no_history: float = 0.5,
+        seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 4.0, no_history: float = 0.5,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
         self._future, self._slots, self._actions = future_steps, history_slots, history_actions
         self._no_history = no_history
-        weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0)
+        weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0) * np.where(data.fresh_F, fresh_weight, 1.0)
+        self._rivals = rivals(data.texts)
         self._cumulative = np.cumsum(weight) / weight.sum()
 
     def draw(self, step: int, rank: int = 0) -> Batch:
@@ -146,14 +170,23 @@ class Sampler:
         spacing = int(rng.integers(self._actions // 2, self._actions + 1))
         slots = 0 if rng.random() < self._no_history else int(rng.integers(1, self._slots + 1))
         past, valid, executed, executed_valid = self._history(frame, slots, spacing)
+        rival, rivalled = self._rival(frame, rng)
         return Batch(
             canvas_BHWC=data.canvas_FHWC[frame], latents_BCYX=data.latents_FCYX[frame].astype(np.float32),
             future_BCYX=data.latents_FCYX[np.minimum(frame + self._future, data.last_F[frame])].astype(np.float32),
             position_BJ=data.position_FJ[frame], plan_BKJ=data.plan_FKJ[frame], events_BEV4=data.events_FEV4[frame],
-            text_B=data.text_F[frame], history_canvas_BRHWC=data.canvas_FHWC[past],
+            text_B=data.text_F[frame], rival_B=rival, rivalled_B=rivalled, history_canvas_BRHWC=data.canvas_FHWC[past],
             history_latents_BRCYX=data.latents_FCYX[past].astype(np.float32), history_valid_BR=valid,
             executed_BRUJ=executed, executed_valid_BRU=executed_valid, spacing=spacing,
         )
+
+    def _rival(self, frame_B: I64, rng: np.random.Generator) -> tuple[I64, F32]:
+        """A sentence naming another object for each frame, and 1 where the next contact would then be elsewhere."""
+        choices = [self._rivals[text] for text in self.data.text_F[frame_B]]
+        rival = [int(rng.choice(some)) if some else int(own) for some, own in
+                 zip(choices, self.data.text_F[frame_B], strict=True)]
+        applies = self.data.picking_F[frame_B] & np.array([bool(some) for some in choices])
+        return np.array(rival, np.int64), applies.astype(np.float32)
 
     def _history(self, frame_B: I64, slots: int, spacing: int) -> tuple[I64, F32, F32, F32]:
         """Frames `spacing` steps apart before each frame, and the commands executed after each of them."""

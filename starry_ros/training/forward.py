@@ -1,8 +1,9 @@
 """One training pass: a batch to its loss terms.
 
 The streams are run in the order of serving (video, value, action) with the keys of each handed to the next at the noise
-level it was run at. Half of the video and value draws are pure noise (s = 1), which is what a one-step sampler serves;
-the landing points that the actions see are the model's own predictions, never the labels.
+level it was run at. Nine in ten video and value draws are pure noise (s = 1), which is what a one-step sampler serves; at
+lower levels the label shines through its noise and nothing is learned about words. The landing points that the actions
+see are the model's own predictions, never the labels.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from starry_ros.training.dataset import Batch
-from starry_ros.training.losses import noised, value_losses, value_target, velocity_loss
+from starry_ros.training.losses import noised, rival_loss, value_losses, value_target, velocity_loss
 from starry_ros.wam.autoencoder import to_float
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.detail import patchify
@@ -23,7 +24,7 @@ from starry_ros.wam.model import Groups, Ropes, WorldActionModel
 from starry_ros.wam.normalise import NormStats
 
 DRAWS = 4
-PURE_NOISE = 0.5
+PURE_NOISE = 0.9
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,13 @@ def losses(
     value, keys = model.predict_value(noised(m_clean, m_noise, s_m), s_m, ropes.frame(0), groups, observation.pixels)
     groups[VALUE] = keys
     terms |= value_losses(value, target)
+
+    rival = model.encode_text(texts.tokens_STD[batch.rival_B], texts.mask_ST[batch.rival_B])
+    seen = {name: keys for name, keys in groups.items() if name not in (FUTURE_FRAMES, VALUE)}
+    _, keys = model.imagine(x_noise, torch.ones(size), ropes.future(0), seen, rival)
+    other, _ = model.predict_value(
+        m_noise, torch.ones(size), ropes.frame(0), {**seen, FUTURE_FRAMES: keys}, observation.pixels)
+    terms["value_rival"] = rival_loss(other, target, torch.from_numpy(batch.rivalled_B))
 
     clean = torch.from_numpy(stats.actions_to_model(batch.plan_BKJ, batch.position_BJ)).float()[:, None]
     clean = clean.expand(-1, DRAWS, -1, -1)

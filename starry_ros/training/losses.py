@@ -23,6 +23,7 @@ class LossWeights:
     value_place: float = 0.3
     value_coordinate: float = 3.0
     value_seen: float = 0.1
+    value_rival: float = 0.15
     value_map: float = 3.0
     action: float = 1.0
 
@@ -75,6 +76,17 @@ def value_losses(output: ValueOutput, target: ValueTarget) -> dict[str, Tensor]:
         "value_seen": F.binary_cross_entropy_with_logits(output.seen, target.inside),
         "value_map": F.mse_loss(output.map, target.map),
     }
+
+
+def rival_loss(output: ValueOutput, target: ValueTarget, applies_B: Tensor) -> Tensor:
+    """-log(1 - p), p the probability that another sentence's map gives to THIS sentence's next contact (event 0).
+
+    A demonstration names its target in the arm's motion as well as in words; without this term the words are ignored.
+    """
+    near = (target.map[:, :1] > 0.3).float()
+    log_probability = output.log_probability[:, :1]
+    mass = (log_probability.exp() * near).sum((1, 2, 3)) / target.inside[:, 0].sum(1).clamp_min(1.0)
+    return -(torch.log((1 - mass).clamp_min(1e-3)) * applies_B).sum() / applies_B.sum().clamp_min(1.0)
 
 
 def velocity_loss(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:

@@ -157,10 +157,13 @@ class Stream(nn.Module):
 
     def forward(
         self, h_BND: Tensor, s_B: Tensor, rope: Tensor, context: list[Keys], own_bias: Tensor | None = None,
-        text: Keys | None = None,
+        text: Keys | None = None, condition: Tensor | None = None,
     ) -> tuple[Tensor, Keys]:
-        """Run all layers. Tokens see `context` and themselves. Returns the output and the keys others may see."""
-        shared = self.time(s_B)
+        """Run all layers. Tokens see `context` and themselves; `condition` [B, 6, D] adds to the time's modulation.
+
+        Returns the output and the keys others may see.
+        """
+        shared = self.time(s_B) if condition is None else self.time(s_B) + condition
         own: list[LayerKV] = []
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)

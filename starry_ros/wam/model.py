@@ -43,10 +43,13 @@ class Observation:
 
 @dataclass
 class Sentence:
-    """An encoded instruction: keys for the video stream's cross-attention, and one vector [B, D] a frame token gets."""
+    """An encoded instruction: keys for the video stream's cross-attention, and `vectors` [B, 7, D] of all of it.
+
+    The first vector is added to every imagined token; the others modulate every layer, like the noise level does.
+    """
 
     keys: Keys
-    vector: Tensor
+    vectors: Tensor
 
 
 class WorldActionModel(nn.Module):
@@ -69,6 +72,7 @@ class WorldActionModel(nn.Module):
         self.text_kv = nn.ModuleList(nn.Linear(c.text_width, 2 * c.heads * c.head_dim) for _ in range(c.layers))
 
         self.sentence = nn.Linear(c.text_width, c.video.width)
+        self.sentence_modulation = nn.Linear(c.text_width, 6 * c.video.width)
         self.register_buffer("text_mean", torch.zeros(c.text_width))
         self.register_buffer("text_scale", torch.ones(c.text_width))
 
@@ -101,7 +105,9 @@ class WorldActionModel(nn.Module):
             k, v = linear(tokens_BTD).unflatten(-1, (2, self.config.heads, -1)).permute(2, 0, 3, 1, 4)
             layers.append((k, v))
         keys = Keys(layers, ((1 - mask_BT) * MASKED)[:, None, None, :])
-        return Sentence(keys, self.sentence((pool(tokens_BTD, mask_BT) - self.text_mean) / self.text_scale))
+        pooled = (pool(tokens_BTD, mask_BT) - self.text_mean) / self.text_scale
+        vectors = torch.cat([self.sentence(pooled), self.sentence_modulation(pooled)], dim=-1)
+        return Sentence(keys, vectors.unflatten(-1, (7, -1)))
 
     def observe(self, latents_BCHW: Tensor, canvas_B3HW: Tensor, rope: Tensor) -> Observation:
         """Encode an observed canvas (in [-1, 1]) and its latents. It sees only itself, so it can be cached for ever."""
@@ -122,8 +128,9 @@ class WorldActionModel(nn.Module):
 
     def imagine(self, x_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, text: Sentence) -> tuple[Tensor, Keys]:
         """Velocity of the future frame's latent tokens [B, N, C patch patch] at noise level s, and its keys."""
-        h = self.latent_in(x_BND) + self.frame_position + self.imagined + text.vector[:, None]
-        h, keys = self.video(h, s_B, rope, _visible(FUTURE_FRAMES, groups), text=text.keys)
+        h = self.latent_in(x_BND) + self.frame_position + self.imagined + text.vectors[:, :1]
+        visible = _visible(FUTURE_FRAMES, groups)
+        h, keys = self.video(h, s_B, rope, visible, text=text.keys, condition=text.vectors[:, 1:])
         return self.latent_out(h), keys
 
     def predict_value(

@@ -54,7 +54,7 @@ def graph_specs(c: WamConfig) -> tuple[GraphSpec, ...]:
                   ("executed_k", "executed_v")),
         GraphSpec("imagine", {"x": (1, n, c.latent_token_width), **level, "rope": (2, n, p // 2), **past,
                               **kv("current", n), **executed, **kv("text", t), "mask": (1, t),
-                              "sentence": (1, c.video.width)},
+                              "sentence": (1, 7, c.video.width)},
                   ("x_next", "future_k", "future_v")),
         GraphSpec("predict_value", {"m": (1, n, c.value_token_width), **level, "rope": (2, n, p // 2), **past,
                                     **kv("current", n), **kv("future", n), **pixels},
@@ -88,7 +88,7 @@ class EncodeText(_Graph):
 
     def forward(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         text = self.model.encode_text(tokens, mask)
-        return (*_stack(text.keys), text.vector)
+        return (*_stack(text.keys), text.vectors)
 
 
 class Observe(_Graph):
