@@ -48,6 +48,9 @@ BARS = (
     Bar("transport/delivered", "value", ">=", 0.99),
     Bar("canvas/pack_*_640x480", "ratio", ">=", 2.0),
     Bar("canvas/*_difference", "value", "<=", 2.0),
+    Bar("control/step", "value", "<=", 0.5),  # ms: a tenth of the period at 200 Hz
+    Bar("control/tick_jitter", "ratio", ">=", 1 / 1.5),
+    Bar("control/violations", "value", "<=", 0.0),
 )
 BENCHES = {
     "transport": ("starry_ros.ros.transport_bench", "camera images between two processes, with our DDS profile"),
