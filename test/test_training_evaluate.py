@@ -1,0 +1,114 @@
+"""Evaluation: rows, order, untrained copies, and the measures beside success."""
+
+import numpy as np
+import pytest
+import torch
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.errors import ConfigError
+from starry_ros.paths import robot_file
+from starry_ros.report import EVALUATION_COLUMNS
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.sim.cases import Case
+from starry_ros.sim.cell import COLOURS
+from starry_ros.sim.loop import EpisodeResult, LoopConfig
+from starry_ros.sim.tasks import evaluation_case
+from starry_ros.training.evaluate import Score, evaluate, row, untrained_copy, write_strip
+from starry_ros.training.measure import Quality
+from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
+from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from starry_ros.wam.config import preset
+from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.normalise import fit
+
+SPEC = load_robot_spec(robot_file("bimanual_sim"))
+
+
+def score(seed: int, success: bool, *, failure: str = "", landing=(), frames=()) -> Score:
+    colour = COLOURS[seed % 3]
+    result = EpisodeResult(
+        Case(seed), colour, f"put the {colour} block on the pad", success, failure, 4.0 + seed, 0.0, 0.5, 0.1,
+        {} if success else {"past": 2}, (9.0, 0.1, 0.3), frames,
+    )
+    return Score("model", result, Quality(landing, (2.0,), (6.0,)))
+
+
+def test_a_row_counts_successes_by_colour_and_names_failures():
+    scores = [score(0, True, landing=(1.0,)), score(1, True, landing=(3.0,)), score(2, False, failure="dropped"),
+              score(3, False, failure="timeout", landing=(8.0,))]
+    found = row("model", scores)
+    assert tuple(found)[: len(EVALUATION_COLUMNS)] == EVALUATION_COLUMNS
+    assert (found["success"], found["episodes"]) == (0.5, 4)
+    assert (found["red"], found["green"], found["blue"]) == (0.5, 1.0, 0.0)
+    assert found["by_colour"]["red"]["episodes"] == 2
+    assert found["failures"] == {"dropped": 1, "timeout": 1}
+    assert found["refused"] == {"past": 4}
+    assert found["failed_seeds"] == [2, 3]
+    assert found["mean_s"] == pytest.approx(4.5)
+    assert found["landing_px"] == 3.0
+    assert (found["imagined"], found["copied"]) == (2.0, 6.0)
+    assert found["plan_p50_ms"] == pytest.approx(200.0)  # without each episode's first plan
+
+
+def test_colours_that_were_not_asked_for_have_no_rate():
+    assert row("model", [score(0, True)])["green"] is None
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder, layout = tmp_path_factory.mktemp("model"), t_pose_layout(SPEC)
+    torch.manual_seed(0)
+    config = preset("tiny", layout, len(SPEC.joints), SPEC.action.step_s)
+    coder = AutoencoderConfig(
+        latent_channels=config.latent_channels, height_px=config.canvas_height_px, width_px=config.canvas_width_px
+    )
+    rng = np.random.default_rng(0)
+    position = SPEC.limit("home") + rng.normal(0, 0.05, (40, 14))
+    plan = position[:, None] + np.cumsum(rng.normal(0, 0.02, (40, 16, 14)), axis=1)
+    stats = fit(plan.astype(np.float32), position.astype(np.float32), SPEC.gripper_indices)
+    weights = WorldActionModel(config).state_dict()
+    save_checkpoint(
+        folder, Checkpoint(config, stats, weights, Autoencoder(coder), SPEC.content_hash, layout.layout_hash)
+    )
+    return folder
+
+
+def test_an_untrained_copy_keeps_the_shape_and_changes_the_weights(model, tmp_path):
+    first, again, other = (
+        load_checkpoint(untrained_copy(model, tmp_path / name, SPEC, seed), SPEC)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first.config == load_checkpoint(model).config
+    assert all(torch.equal(value, again.model[name]) for name, value in first.model.items())
+    assert any(not torch.equal(value, other.model[name]) for name, value in first.model.items())
+
+
+def test_all_policies_see_the_same_episodes_and_report_in_order(model, tmp_path):
+    rows = evaluate(
+        model, SPEC, 1, seed=4, policies=("model", "expert", "untrained"), runtime="torch",
+        config=LoopConfig(limit_s=0.9), strips=tmp_path,
+    )
+    assert [found["policy"] for found in rows] == ["model", "expert", "untrained"]
+    colour = evaluation_case(4)[1]
+    assert all(found["by_colour"][colour]["episodes"] == 1 for found in rows)
+    assert all(found["success"] == 0.0 for found in rows)
+    assert rows[0]["landing_px"] is not None
+    assert rows[1]["landing_px"] is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "expert_normal_0004.png", "model_normal_0004.png", "untrained_normal_0004.png",
+    ]
+
+
+def test_strips_show_the_frames_side_by_side(tmp_path):
+    import cv2
+
+    frames = tuple(np.full((192, 160, 3), (10 * i, 0, 255 - 10 * i), dtype=np.uint8) for i in range(3))
+    write_strip(tmp_path, score(5, False, failure="timeout", frames=frames))
+    picture = cv2.imread(str(tmp_path / "model_normal_0005.png"))[..., ::-1]
+    assert picture.shape == (212, 480, 3)
+    assert [picture[5, 5 + 160 * i].tolist() for i in range(3)] == [[10 * i, 0, 255 - 10 * i] for i in range(3)]
+
+
+def test_a_model_policy_without_a_model_is_refused():
+    with pytest.raises(ConfigError, match="no model"):
+        evaluate(None, SPEC, 1)
