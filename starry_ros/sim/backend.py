@@ -12,7 +12,7 @@ from starry_ros.errors import RuntimeUnavailable
 
 
 def choose_gl() -> str:
-    """The OpenGL platform to use: `MUJOCO_GL` if set, else the first of EGL and OSMesa found, else `disable`."""
+    """The OpenGL platform to use: `MUJOCO_GL` if set, else the first of EGL and OSMesa found, else `disable` (rays)."""
     asked = os.environ.get("MUJOCO_GL")
     if asked:
         return asked

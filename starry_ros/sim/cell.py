@@ -8,6 +8,7 @@ x forward, y to the left, metres.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from starry_ros.errors import ContractError, InputError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.backend import mujoco
+from starry_ros.sim.raycast import RayCaster
 from starry_ros.types import F64, U8, CameraModel, RobotState
 
 ASSET_DIR = Path(__file__).parent / "assets"
@@ -76,7 +78,7 @@ class Cell:
         self._blocks = {colour: self.model.geom(colour).id for colour in COLOURS}
         self._block_qpos = {colour: int(self.model.joint(colour).qposadr[0]) for colour in COLOURS}
         self._block_qvel = {colour: int(self.model.joint(colour).dofadr[0]) for colour in COLOURS}
-        self._renderer: mujoco.Renderer | None = None
+        self._renderer: mujoco.Renderer | RayCaster | None = None
 
     def _addresses(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         try:
@@ -209,16 +211,19 @@ class Cell:
         image: U8 = self._renderer.render()
         return image.copy()
 
-    def _make_renderer(self) -> mujoco.Renderer:
+    def _make_renderer(self) -> mujoco.Renderer | RayCaster:
         sizes = {(camera.height_px, camera.width_px) for camera in self.spec.cameras}
         if len(sizes) != 1:
             raise ContractError(self.spec.name, "the cell needs cameras of one size", got=sorted(sizes))
+        height_px, width_px = sizes.pop()
+        if os.environ["MUJOCO_GL"] == "disable":
+            return RayCaster(self.model, height_px, width_px)
         try:
-            renderer = mujoco.Renderer(self.model, *sizes.pop())
+            renderer = mujoco.Renderer(self.model, height_px, width_px)
         except Exception as error:
             raise RuntimeUnavailable(
                 "renderer", f"no OpenGL context: {error}",
-                fix="install libegl1 (or libosmesa6 and set MUJOCO_GL=osmesa)",
+                fix="install libegl1, or libosmesa6 and set MUJOCO_GL=osmesa, or set MUJOCO_GL=disable to cast rays",
             ) from error
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             renderer.scene.flags[flag] = 0
