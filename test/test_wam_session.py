@@ -283,7 +283,8 @@ def test_without_a_chunk_the_measured_state_counts_as_commanded(checkpoint: Chec
         session.observe(make_canvas(stamp_ns), state_at(stamp_ns, 0.05))
     ((executed, valid),) = recorder.commits
     assert valid.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
-    np.testing.assert_allclose(executed[:4], np.tile(checkpoint.stats.state_to_model(MIDDLE_J + 0.05), (4, 1)), rtol=1e-5)
+    measured_J = checkpoint.stats.state_to_model(MIDDLE_J + 0.05)
+    np.testing.assert_allclose(executed[:4], np.tile(measured_J, (4, 1)), rtol=1e-5)
 
 
 def test_landing_points_are_canvas_pixels_with_integer_centres(checkpoint: Checkpoint) -> None:

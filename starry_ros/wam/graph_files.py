@@ -107,6 +107,11 @@ def staged(checkpoint: Checkpoint, graphs: GraphFiles) -> Iterator[Path]:
         yield folder
 
 
+def one_line(error: Exception) -> str:
+    """A library's message without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def weights_layout(path: Path) -> tuple[dict[str, tuple[int, int]], str]:
     """Offset and length in bytes of every tensor of a safetensors file, and the SHA-256 of its header."""
     with open(path, "rb") as file:

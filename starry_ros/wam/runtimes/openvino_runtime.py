@@ -6,7 +6,7 @@ from typing import Any
 
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.wam.checkpoint import Checkpoint
-from starry_ros.wam.graph_files import GraphFiles, staged
+from starry_ros.wam.graph_files import GraphFiles, one_line, staged
 from starry_ros.wam.runtimes.graphs import GraphSpec, graph_specs
 from starry_ros.wam.runtimes.runner import Arrays, Engine, GraphRunner
 
@@ -31,7 +31,7 @@ def openvino_runtime(checkpoint: Checkpoint, graphs: GraphFiles, threads: int = 
             try:
                 compiled = core.compile_model(str(folder / f"{spec.name}.onnx"), "CPU", settings)
             except RuntimeError as error:
-                raise RuntimeUnavailable("openvino", f"refuses graph {spec.name}: {error}",
+                raise RuntimeUnavailable("openvino", f"refuses graph {spec.name}: {one_line(error)}",
                                          fix="export the model again with `starry export`") from error
             engines[spec.name] = _engine(compiled, spec)
     return GraphRunner("openvino", checkpoint.config, engines)

@@ -1,0 +1,173 @@
+"""Demonstrations and batches: what a sample is made of, against a naive loop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_kit import LATENT, SENTENCES, encode, load, write_episodes
+
+from starry_ros.errors import DataError
+from starry_ros.training.dataset import (
+    Batch,
+    Demonstrations,
+    Sampler,
+    fresh_sentence,
+    load_demonstrations,
+    rivals,
+)
+
+LENGTHS = (9, 30, 14)
+FUTURE, SLOTS, ACTIONS = 8, 4, 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_episodes(tmp_path_factory.mktemp("data"), LENGTHS)
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Demonstrations:
+    return load(folder, tmp_path_factory.mktemp("cache"))
+
+
+def make_sampler(data: Demonstrations, seed: int = 0, **changes: float) -> Sampler:
+    return Sampler(data, batch=7, future_steps=FUTURE, history_slots=SLOTS, history_actions=ACTIONS, seed=seed,
+                   **changes)  # type: ignore[arg-type]
+
+
+def frames_of(batch: Batch) -> list[int]:
+    """The canvas and the latents of this data carry the number of their frame."""
+    frames = batch.canvas_BHWC[:, 0, 0, 0].astype(int).tolist()
+    assert batch.latents_BCYX[:, 0, 0, 0].astype(int).tolist() == frames
+    return list(frames)
+
+
+def episode_of(frame: int) -> tuple[int, int]:
+    """First and last frame of the episode that a frame lies in."""
+    first = 0
+    for length in LENGTHS:
+        if frame < first + length:
+            return first, first + length - 1
+        first += length
+    raise AssertionError(frame)
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return all(np.array_equal(getattr(a, field.name), getattr(b, field.name)) for field in dataclasses.fields(Batch))
+
+
+def test_all_episodes_are_joined_in_order(data: Demonstrations) -> None:
+    assert len(data) == sum(LENGTHS)
+    assert data.canvas_FHWC[:, 0, 0, 0].tolist() == list(range(sum(LENGTHS)))
+    assert data.latents_FCYX.shape == (sum(LENGTHS), *LATENT)
+    for frame in range(len(data)):
+        assert (data.first_F[frame], data.last_F[frame]) == episode_of(frame)
+        first, last = episode_of(frame)
+        assert data.texts[data.text_F[frame]] == SENTENCES[2 * (frame - first) >= last - first + 1]
+        assert data.picking_F[frame] == (frame % 3 == 0)
+        assert data.position_FJ[frame, 0] == pytest.approx(frame / 100)
+        assert data.empty_closed_F[frame] == (frame % 5 == 0)
+    assert data.events_FEV4.shape == (sum(LENGTHS), 2, 3, 4)
+
+
+def test_a_batch_is_a_function_of_seed_step_and_rank(data: Demonstrations) -> None:
+    first, second, other = make_sampler(data), make_sampler(data), make_sampler(data, seed=1)
+    for step in (9, 0, 4):
+        second.draw(step + 1)
+        assert equal(first.draw(step), second.draw(step))
+    batch = first.draw(5)
+    assert not equal(batch, first.draw(6))
+    assert not equal(batch, first.draw(5, rank=1))
+    assert not equal(batch, other.draw(5))
+
+
+def test_every_sample_is_what_a_naive_loop_takes_from_its_episode(data: Demonstrations) -> None:
+    sampler = make_sampler(data)
+    seen = Counter[int]()
+    for step in range(60):
+        batch = sampler.draw(step)
+        slots = batch.history_valid_BR.shape[1]
+        seen[slots] += 1
+        assert ACTIONS // 2 <= batch.spacing <= ACTIONS
+        for b, frame in enumerate(frames_of(batch)):
+            first, last = episode_of(frame)
+            assert batch.future_BCYX[b, 0, 0, 0] == min(frame + FUTURE, last)
+            assert batch.position_BJ[b, 0] == pytest.approx(frame / 100)
+            np.testing.assert_array_equal(batch.plan_BKJ[b], data.plan_FKJ[frame])
+            np.testing.assert_array_equal(batch.events_BEV4[b], data.events_FEV4[frame])
+            assert batch.text_B[b] == data.text_F[frame]
+            for slot in range(slots):
+                past = frame - batch.spacing * (slot + 1)
+                assert batch.history_valid_BR[b, slot] == float(past >= first)
+                if past < first:
+                    assert not batch.executed_valid_BRU[b, slot].any()
+                    continue
+                assert batch.history_canvas_BRHWC[b, slot, 0, 0, 0] == past
+                assert batch.history_latents_BRCYX[b, slot, 0, 0, 0] == past
+                for i in range(ACTIONS):
+                    assert batch.executed_valid_BRU[b, slot, i] == float(i < batch.spacing)
+                    if i < batch.spacing:  # the newest slot's actions end where the sample begins
+                        assert batch.executed_BRUJ[b, slot, i, 0] == pytest.approx(1 + (past + 1 + i) / 100)
+    assert set(seen) == {0, 1, 2, 3, 4}
+    assert 15 <= seen[0] <= 45
+
+
+def test_a_sentence_is_fresh_for_five_steps_after_every_change() -> None:
+    texts = ["a"] * 7 + ["b"] * 3 + ["a"] * 8
+    changes = [0, 7, 10]
+    wanted = [any(change <= i < change + 5 for change in changes) for i in range(len(texts))]
+    assert fresh_sentence(texts).tolist() == wanted
+
+
+def test_empty_closed_jaws_and_fresh_sentences_are_drawn_more_often_by_their_weights(data: Demonstrations) -> None:
+    sampler = make_sampler(data, empty_closed_weight=3.0, fresh_weight=2.0, no_history=1.0)
+    drawn = Counter(frame for step in range(500) for frame in frames_of(sampler.draw(step)))
+    weight = [(3.0 if frame % 5 == 0 else 1.0) * (2.0 if data.fresh_F[frame] else 1.0) for frame in range(len(data))]
+    counts = np.array([drawn[frame] for frame in range(len(data))])
+    expected = 500 * 7 * np.array(weight) / sum(weight)
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected.max())
+    assert float(((counts - expected) ** 2 / expected).sum()) < 100  # chi square, 52 degrees of freedom
+
+
+def test_a_rival_sentence_names_another_object_and_counts_only_before_the_pick(data: Demonstrations) -> None:
+    assert rivals((*SENTENCES, "wave")) == [[1], [0], []]
+    batches = [make_sampler(data).draw(step) for step in range(20)]
+    for batch in batches:
+        for b, frame in enumerate(frames_of(batch)):
+            assert batch.rival_B[b] != batch.text_B[b]
+            assert batch.rivalled_B[b] == float(frame % 3 == 0)
+    alone = make_sampler(dataclasses.replace(data, texts=("wave", "wave again"))).draw(0)
+    np.testing.assert_array_equal(alone.rival_B, alone.text_B)
+    assert not alone.rivalled_B.any()
+
+
+def test_images_are_encoded_once_and_again_when_the_files_change(tmp_path: Path) -> None:
+    folder = write_episodes(tmp_path / "data", (3, 4))
+    calls: list[int] = []
+
+    def counting(canvas_BHWC: np.ndarray) -> np.ndarray:
+        calls.append(len(canvas_BHWC))
+        return encode(canvas_BHWC)
+
+    load_demonstrations(folder, tmp_path / "cache", counting)
+    assert sum(calls) == 3 + 4 + 1  # and one frame to learn the latent's shape
+    calls.clear()
+    assert len(load_demonstrations(folder, tmp_path / "cache", counting)) == 7
+    assert not calls
+    (folder / "episodes" / "00001.npz").unlink()
+    assert len(load_demonstrations(folder, tmp_path / "cache", counting)) == 3
+    assert sum(calls) == 3 + 1
+
+
+def test_no_or_damaged_episodes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no episodes.*starry data generate"):
+        load(tmp_path, tmp_path / "cache")
+    folder = write_episodes(tmp_path / "data", (3,))
+    path = folder / "episodes" / "00000.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"00000\.npz.*cannot be read"):
+        load(folder, tmp_path / "cache")

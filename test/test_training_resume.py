@@ -1,0 +1,113 @@
+"""A training that is interrupted and resumed ends with the same bits as one that is not."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_kit import encode, write_episodes
+from wam_kit import CONFIG, LAYOUT, SPEC
+
+from starry_ros.training import train
+from starry_ros.training.dataset import Demonstrations, load_demonstrations
+from starry_ros.training.forward import TextTable
+from starry_ros.training.train import TrainConfig, Trainer
+from starry_ros.wam import config as wam_config
+from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
+from starry_ros.wam.checkpoint import load_checkpoint
+
+STEPS = 6
+TRAINING = TrainConfig(preset="narrow", steps=STEPS, batch=4, warm_up=2, learning_rate=3e-3)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Demonstrations:
+    folder = tmp_path_factory.mktemp("data")
+    return load_demonstrations(write_episodes(folder / "d", (40,)), folder / "cache", encode)
+
+
+@pytest.fixture(autouse=True)
+def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A narrow preset, and random sentence embeddings in place of the text encoder."""
+    torch.set_num_threads(1)
+    monkeypatch.setitem(wam_config.PRESETS, "narrow", lambda layout, joints, step_s=0.1: CONFIG)
+
+    def embed(texts: tuple[str, ...]) -> TextTable:
+        rng = np.random.default_rng(0)
+        tokens = rng.standard_normal((len(texts), CONFIG.text_tokens, CONFIG.text_width), dtype=np.float32)
+        return TextTable(torch.from_numpy(tokens), torch.ones(len(texts), CONFIG.text_tokens))
+
+    monkeypatch.setattr(train, "embed_texts", embed)
+
+
+def make_trainer(data: Demonstrations, out: Path, config: TrainConfig = TRAINING) -> Trainer:
+    torch.manual_seed(9)
+    autoencoder = Autoencoder(AutoencoderConfig(LAYOUT.height_px, LAYOUT.width_px, CONFIG.latent_channels, (8, 8, 8)))
+    return Trainer(SPEC, data, autoencoder.eval(), config, out)
+
+
+def bits(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Weights, their average and the optimiser's moments."""
+    found = {f"model.{name}": value for name, value in trainer.model.state_dict().items()}
+    found |= {f"average.{name}": value for name, value in trainer.average.items()}
+    for index, slot in trainer.optimiser.state_dict()["state"].items():
+        found |= {f"{index}.{name}": value for name, value in slot.items()}
+    return {name: value.clone() for name, value in found.items()}
+
+
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_resumed_training_ends_with_the_same_bits(stop: int, data: Demonstrations, tmp_path: Path) -> None:
+    straight = make_trainer(data, tmp_path / "straight")
+    terms = [straight.step() for _ in range(STEPS)]
+    first = make_trainer(data, tmp_path / "broken")
+    again = [first.step() for _ in range(stop)]
+    first.save()
+    torch.manual_seed(12345)  # nothing may depend on the process's own generator
+    second = make_trainer(data, tmp_path / "broken")
+    assert second.progress.step == stop
+    again += [second.step() for _ in range(STEPS - stop)]
+    assert again == terms
+    wanted, got = bits(straight), bits(second)
+    assert wanted.keys() == got.keys()
+    assert all(torch.equal(got[name], value) for name, value in wanted.items())
+    assert any(not torch.equal(value, bits(first)[name]) for name, value in wanted.items())
+
+
+def test_a_step_that_was_not_saved_is_trained_again(data: Demonstrations, tmp_path: Path) -> None:
+    """Killed after a save: the next process continues from the save."""
+    first = make_trainer(data, tmp_path / "run")
+    train.run(first, save_every=2, until_s=-1.0)  # time is up after one step, which is saved
+    saved = bits(first)
+    first.step()
+    second = make_trainer(data, tmp_path / "run")
+    assert second.progress.step == 1
+    assert all(torch.equal(value, saved[name]) for name, value in bits(second).items())
+
+
+def test_training_writes_a_model_folder_of_the_averaged_weights(data: Demonstrations, tmp_path: Path) -> None:
+    trainer = make_trainer(data, tmp_path / "run")
+    train.run(trainer, save_every=4, until_s=None)
+    assert trainer.progress.step == STEPS
+    checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint", SPEC)
+    assert checkpoint.training["steps_done"] == STEPS
+    assert all(torch.equal(checkpoint.model[name], value) for name, value in trainer.average.items())
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint", "state.safetensors"]
+
+
+def test_another_seed_trains_another_model(data: Demonstrations, tmp_path: Path) -> None:
+    a = make_trainer(data, tmp_path / "a")
+    b = make_trainer(data, tmp_path / "b", TrainConfig(preset="narrow", steps=STEPS, batch=4, seed=1))
+    assert a.step() != b.step()
+
+
+def test_the_learning_rate_warms_up_and_falls_to_its_end() -> None:
+    config = TrainConfig(steps=1000, warm_up=100, learning_rate=1e-3, final_learning_rate=1e-5)
+    rates = [config.rate(step) for step in range(1001)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert max(rates) == rates[99] == pytest.approx(1e-3)
+    assert rates[1000] == pytest.approx(1e-5)
+    assert all(a > b for a, b in itertools.pairwise(rates[100:]))
+    assert rates[550] == pytest.approx((1e-3 + 1e-5) / 2)
