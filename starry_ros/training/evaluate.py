@@ -217,7 +217,8 @@ def evaluate(
         models = dict.fromkeys(policies, model)
         if "untrained" in policies and model is not None:
             models["untrained"] = untrained_copy(model, Path(scratch), spec, seed)
-        jobs = [Job(policy, models[policy], spec, one, runtime, config) for policy in policies for one in cases]
+        engines = {**dict.fromkeys(policies, runtime), "untrained": "torch"}
+        jobs = [Job(policy, models[policy], spec, one, engines[policy], config) for policy in policies for one in cases]
         scores = run_scores(jobs, workers)
     if strips is not None:
         for score in scores:
