@@ -135,7 +135,7 @@ def test_empty_closed_jaws_and_fresh_sentences_are_drawn_more_often_by_their_wei
 
 def test_a_rival_sentence_names_another_object_and_counts_only_before_the_pick(data: Demonstrations) -> None:
     assert rivals((*SENTENCES, "wave")) == [[1], [0], []]
-    batches = [make_sampler(data).draw(step) for step in range(20)]
+    batches = [make_sampler(data, rival_share=1.0).draw(step) for step in range(20)]
     for batch in batches:
         for b, frame in enumerate(frames_of(batch)):
             assert batch.rival_B[b] != batch.text_B[b]

@@ -22,7 +22,7 @@ from starry_ros.sim.tasks import named_colour
 from starry_ros.types import F32, U8
 
 I64 = NDArray[np.int64]
-PICKING = 0
+PICKING, DONE = 0, 2
 FRESH_STEPS = 5
 
 
@@ -40,6 +40,7 @@ class Demonstrations:
     texts: tuple[str, ...]
     empty_closed_F: NDArray[np.bool_]
     picking_F: NDArray[np.bool_]
+    done_F: NDArray[np.bool_]
     fresh_F: NDArray[np.bool_]
     first_F: I64
     last_F: I64
@@ -97,6 +98,7 @@ def load_demonstrations(folder: Path, cache: Path, encode: Callable[[U8], F32]) 
         plan_FKJ=joined["plan_TKJ"].astype(np.float32), events_FEV4=joined["events_TEVF"][..., :4].astype(np.float32),
         text_F=np.array([index[t] for episode in texts for t in episode], np.int64), texts=vocabulary,
         empty_closed_F=joined["empty_closed_T"].astype(bool), picking_F=joined["stage_T"] == PICKING,
+        done_F=joined["stage_T"] == DONE,
         fresh_F=np.concatenate([fresh_sentence(episode) for episode in texts]),
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
     )
@@ -154,12 +156,15 @@ class Sampler:
 
     def __init__(
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
-        seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 4.0, no_history: float = 0.5,
+        seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 2.5, no_history: float = 0.5,
+        done_weight: float = 0.05, rival_share: float = 0.25,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
         self._future, self._slots, self._actions = future_steps, history_slots, history_actions
-        self._no_history = no_history
+        self._no_history, self._rival_share = no_history, rival_share
+        # Finished episodes rest at home exactly where new ones start: too many of them teach the arm to stay there.
         weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0) * np.where(data.fresh_F, fresh_weight, 1.0)
+        weight *= np.where(data.done_F, done_weight, 1.0)
         self._rivals = rivals(data.texts)
         self._cumulative = np.cumsum(weight) / weight.sum()
 
@@ -182,11 +187,15 @@ class Sampler:
         )
 
     def _rival(self, frame_B: I64, rng: np.random.Generator) -> tuple[I64, F32]:
-        """A sentence naming another object for each frame, and 1 where the next contact would then be elsewhere."""
+        """A sentence naming another object for each frame, and 1 where the next contact would then be elsewhere.
+
+        All 0 in most batches: a rival costs a pass of two streams, and a reminder now and then is enough.
+        """
         choices = [self._rivals[text] for text in self.data.text_F[frame_B]]
         rival = [int(rng.choice(some)) if some else int(own) for some, own in
                  zip(choices, self.data.text_F[frame_B], strict=True)]
         applies = self.data.picking_F[frame_B] & np.array([bool(some) for some in choices])
+        applies &= rng.random() < self._rival_share
         return np.array(rival, np.int64), applies.astype(np.float32)
 
     def _history(self, frame_B: I64, slots: int, spacing: int) -> tuple[I64, F32, F32, F32]:

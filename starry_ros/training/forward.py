@@ -1,7 +1,7 @@
 """One training pass: a batch to its loss terms.
 
 The streams are run in the order of serving (video, value, action) with the keys of each handed to the next at the noise
-level it was run at. Nine in ten video and value draws are pure noise (s = 1), which is what a one-step sampler serves; at
+level it was run at. Nine in ten video and value draws are pure noise (s = 1), which a one-step sampler serves; at
 lower levels the label shines through its noise and nothing is learned about words. The landing points that the actions
 see are the model's own predictions, never the labels.
 """
@@ -59,12 +59,13 @@ def losses(
     groups[VALUE] = keys
     terms |= value_losses(value, target)
 
-    rival = model.encode_text(texts.tokens_STD[batch.rival_B], texts.mask_ST[batch.rival_B])
-    seen = {name: keys for name, keys in groups.items() if name not in (FUTURE_FRAMES, VALUE)}
-    _, keys = model.imagine(x_noise, torch.ones(size), ropes.future(0), seen, rival)
-    other, _ = model.predict_value(
-        m_noise, torch.ones(size), ropes.frame(0), {**seen, FUTURE_FRAMES: keys}, observation.pixels)
-    terms["value_rival"] = rival_loss(other, target, torch.from_numpy(batch.rivalled_B))
+    if batch.rivalled_B.any():
+        rival = model.encode_text(texts.tokens_STD[batch.rival_B], texts.mask_ST[batch.rival_B])
+        seen = {name: keys for name, keys in groups.items() if name not in (FUTURE_FRAMES, VALUE)}
+        _, keys = model.imagine(x_noise, torch.ones(size), ropes.future(0), seen, rival)
+        seen[FUTURE_FRAMES] = keys
+        other, _ = model.predict_value(m_noise, torch.ones(size), ropes.frame(0), seen, observation.pixels)
+        terms["value_rival"] = rival_loss(other, target, torch.from_numpy(batch.rivalled_B))
 
     clean = torch.from_numpy(stats.actions_to_model(batch.plan_BKJ, batch.position_BJ)).float()[:, None]
     clean = clean.expand(-1, DRAWS, -1, -1)

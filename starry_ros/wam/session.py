@@ -28,8 +28,8 @@ from starry_ros.wam.text import TextEncoder
 class SessionConfig:
     """`seed` starts the noise of every epoch; `imagine` decodes the imagined frame (costs a decoder pass).
 
-    `temperature` scales the noise that the streams start from: 0 gives the plan in the middle of the likely ones, the same
-    for the same observation; 1 draws plans as the demonstrations vary.
+    `temperature` scales the noise that the actions start from: 0 gives the plan in the middle of the likely ones, 1 draws
+    plans as the demonstrations vary.
     """
 
     seed: int = 0
@@ -128,10 +128,10 @@ class Session:
         self._plans += 1
 
         def draw(*shape: int) -> F32:
-            return self.config.temperature * rng.standard_normal((1, *shape), dtype=np.float32)
+            return rng.standard_normal((1, *shape), dtype=np.float32)
 
         return Noise(draw(c.frame_tokens, c.latent_token_width), draw(c.frame_tokens, c.value_token_width),
-                     draw(c.chunk_steps, c.joints))
+                     self.config.temperature * draw(c.chunk_steps, c.joints))
 
     def _chunk(self, positions_KJ: F64) -> ActionChunk:
         positions = np.clip(positions_KJ, self._lower, self._upper)
