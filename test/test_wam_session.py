@@ -36,7 +36,8 @@ def checkpoint() -> Checkpoint:
 
 def open_session(checkpoint: Checkpoint, seed: int = 0, runtime: Runtime | None = None) -> Session:
     runtime = runtime or torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
-    return Session(runtime, checkpoint.stats, LetterEncoder(), SPEC, LAYOUT.layout_hash, SessionConfig(seed=seed, temperature=1.0))
+    config = SessionConfig(seed=seed, temperature=1.0)
+    return Session(runtime, checkpoint.stats, LetterEncoder(), SPEC, LAYOUT.layout_hash, config)
 
 
 def play(session: Session, plans: int, before: Callable[[int], object] = lambda _: None) -> list[Plan]:

@@ -60,11 +60,13 @@ def _export(graph: nn.Module, spec: GraphSpec, layout: Mapping[str, tuple[int, i
         )
     assert program is not None
     for name, value in program.model.graph.initializers.items():
+        tensor = value.const_value
+        assert tensor is not None
         if name in layout:
             offset, length = layout[name]
             value.const_value = onnx_ir.ExternalTensor(
-                WEIGHTS, offset, length, value.dtype, shape=value.shape, name=name)
-        elif value.const_value.nbytes > LARGEST_INLINE_BYTES:
+                WEIGHTS, offset, length, tensor.dtype, shape=onnx_ir.Shape(tensor.shape.numpy()), name=name)
+        elif tensor.nbytes > LARGEST_INLINE_BYTES:
             raise AssertionError(f"{spec.name} holds {name}, which is no tensor of {WEIGHTS}")
     _strip(program.model)
     data: bytes = onnx_ir.to_proto(program.model).SerializeToString()

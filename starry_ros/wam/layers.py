@@ -93,6 +93,8 @@ def _join(biases: list[Tensor | None], groups: list[LayerKV]) -> Tensor | None:
 class TimeEmbedding(nn.Module):
     """Flow time s in [0, 1] to the six modulation vectors shared by a stream's layers [B, 6, D]."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int, features: int = 32) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(200.0), features)), persistent=False)
@@ -104,8 +106,8 @@ class TimeEmbedding(nn.Module):
     def forward(self, s_B: Tensor) -> Tensor:
         angles = s_B[:, None] * self.frequencies
         hidden = F.silu(self.hidden(torch.cat([angles.cos(), angles.sin()], dim=-1)))
-        out: Tensor = self.out(hidden)
-        return out.unflatten(-1, (6, -1))
+        out: Tensor = self.out(hidden).unflatten(-1, (6, -1))
+        return out
 
 
 class Block(nn.Module):
@@ -141,7 +143,8 @@ class Block(nn.Module):
             q = self.text_q(F.layer_norm(h, (self.width,))).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             h = h + self.text_out(attend(q, [text], [text_bias]))
         normed = F.layer_norm(h, (self.width,)) * (1 + modulation[4]) + modulation[3]
-        return h + (1 + modulation[5]) * self.down(F.relu(self.up(normed)))
+        out: Tensor = h + (1 + modulation[5]) * self.down(F.relu(self.up(normed)))
+        return out
 
 
 class Stream(nn.Module):

@@ -158,8 +158,8 @@ class WorldActionModel(nn.Module):
         actions = (self.action_in(a_BGKJ) + self.step_position).flatten(1, 2)
         h = torch.cat([self.state_in(state_BJ)[:, None, :], actions], dim=1) + aim
         h, _ = self.action(h, s_B, rope, _visible(ACTION, groups), own_bias=draw_bias(draws, steps).to(h))
-        velocity: Tensor = self.action_out(h[:, 1:])
-        return velocity.unflatten(1, (draws, steps))
+        velocity: Tensor = self.action_out(h[:, 1:]).unflatten(1, (draws, steps))
+        return velocity
 
 
 def pool(tokens_BTD: Tensor, mask_BT: Tensor) -> Tensor:

@@ -28,8 +28,8 @@ from starry_ros.wam.text import TextEncoder
 class SessionConfig:
     """`seed` starts the noise of every epoch; `imagine` decodes the imagined frame (costs a decoder pass).
 
-    `temperature` scales the noise that the actions start from: 0 gives the plan in the middle of the likely ones, 1 draws
-    plans as the demonstrations vary.
+    `temperature` scales the noise that the actions start from: 0 gives the plan in the middle of the likely ones, 1
+    draws plans as the demonstrations vary.
     """
 
     seed: int = 0

@@ -103,6 +103,8 @@ def _view_of_token(config: WamConfig) -> Tensor:
 class LandingEmbedding(nn.Module):
     """Landing points of every event and view, and the measured state, as one vector for the action stream."""
 
+    frequencies: Tensor
+
     def __init__(self, config: WamConfig, hidden: int = 256) -> None:
         super().__init__()
         octaves = 5

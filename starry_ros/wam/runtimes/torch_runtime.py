@@ -24,7 +24,8 @@ def torch_runtime(model: WorldActionModel, autoencoder: Autoencoder, device: str
 def _engine(graph: nn.Module, spec: GraphSpec, device: str) -> Callable[[Arrays], Arrays]:
     @torch.inference_mode()
     def run(arrays: Arrays) -> Arrays:
-        tensors = [torch.from_numpy(np.require(arrays[name], requirements="CW")).to(device) for name in spec.inputs]
+        writable = [np.require(arrays[name], requirements=["C", "W"]) for name in spec.inputs]
+        tensors = [torch.from_numpy(array).to(device) for array in writable]
         outputs = graph(*tensors)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return {name: value.cpu().numpy() for name, value in zip(spec.outputs, outputs, strict=True)}
