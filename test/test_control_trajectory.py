@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import CubicSpline
 
-from starry_ros.control.trajectory import Curve, peak_velocity, position_range, stack, taylor, through_knots
+from starry_ros.control.trajectory import Curve, peak_velocity, position_range, taylor, through_knots
 
 WIDE = np.array([10.0, 10.0])
 
@@ -102,7 +102,7 @@ def test_ranges_and_peaks_agree_with_dense_sampling() -> None:
         assert np.allclose(peak, np.abs(dense[:, 1]).max(axis=0), rtol=1e-4)
 
 
-def test_cutting_joining_slowing_and_stacking_keep_the_motion() -> None:
+def test_cutting_joining_and_slowing_keep_the_motion() -> None:
     rng = np.random.default_rng(7)
     for _ in range(30):
         curve = random_curve(rng)
@@ -112,10 +112,6 @@ def test_cutting_joining_slowing_and_stacking_keep_the_motion() -> None:
         assert np.allclose(curve.then(at_s, curve.cut(at_s)).sample(t), curve.sample(t), atol=1e-9)
         slow = curve.slowed(2.0).sample(2 * t)
         assert np.allclose(slow * np.array([1, 2, 4])[:, None], curve.sample(t), atol=1e-9)
-        other = random_curve(rng)
-        both = stack([curve, other], [[0, 2], [1, 3]]).sample(t)
-        assert np.allclose(both[:, :, [0, 2]], curve.sample(t), atol=1e-7)
-        assert np.allclose(both[:, :, [1, 3]], other.sample(t), atol=1e-7)
 
 
 def test_the_transition_matrix_integrates_constant_jerk() -> None:

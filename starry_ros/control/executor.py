@@ -49,7 +49,7 @@ class Executor:
         limits = Limits.of(spec)
         self._lower_J, self._upper_J = limits.lower_J, limits.upper_J
         self._schedule = Schedule(spec, self._config.schedule)
-        self._splicer = Splicer(limits, spec.gripper_indices)
+        self._splicer = Splicer(limits)
         self._stopper = StopPlanner(limits.for_planning())
         self._gate = Gate(limits, self._period_s)
         self._safety = SafetyMachine()
@@ -231,7 +231,7 @@ class Executor:
         reason = self._schedule.judge(chunk, at_ns)
         if reason is not None:
             return self._schedule.refuse(reason)
-        knots = self._schedule.merged(chunk, at_ns)
+        knots = self._schedule.merged(chunk, at_ns, standing=not self._motion_3J[1:].any())
         splice = self._reachable(knots, at_ns)
         if isinstance(splice, Refusal):
             return self._schedule.refuse(splice)

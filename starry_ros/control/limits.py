@@ -11,7 +11,6 @@ cmake`).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +54,6 @@ class Limits:
         """What plans may use of these limits."""
         velocity_J, acceleration_J = self.velocity_J * PLANNING_SHARE, self.acceleration_J * PLANNING_SHARE
         return Limits(self.lower_J, self.upper_J, velocity_J, acceleration_J, self.jerk_J * PLANNING_JERK_SHARE)
-
-    def take(self, columns: Sequence[int]) -> Limits:
-        """The limits of some joints."""
-        index = list(columns)
-        return Limits(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
 def demand(time_s_B: F64, pieces_B4J: F64, limits: Limits) -> F64:

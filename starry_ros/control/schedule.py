@@ -62,7 +62,7 @@ class ScheduleConfig:
     handover_s: float = 1.0
     outside_share: float = 0.1
     max_steps_factor: int = 4
-    context_steps: float = 2.5
+    context_steps: float = 5.5
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,14 @@ class Schedule:
         order = [chunk.joint_names.index(name) for name in self._names]
         return np.asarray(chunk.positions_KJ, dtype=np.float64)[:, order]
 
-    def merged(self, chunk: ActionChunk, now_ns: int) -> Knots:
-        """The knots that would be known with this chunk: a little of the past as context, and all of the future."""
+    def merged(self, chunk: ActionChunk, now_ns: int, *, standing: bool = False) -> Knots:
+        """The knots that would be known with this chunk: a little of the past as context, and all of the future.
+
+        For arms that stand still, what an older plan said of the past is no context.
+        """
         times = [chunk.start_ns + step * chunk.step_ns for step in range(len(chunk.positions_KJ))]
         positions = self._ordered(chunk)
-        if self.knots is not None:
+        if self.knots is not None and not standing:
             before_ns = chunk.start_ns - 6 * self._step_ns // 10
             keep = [i for i, time_ns in enumerate(self.knots.time_ns) if time_ns <= before_ns]
             times = [self.knots.time_ns[i] for i in keep] + times

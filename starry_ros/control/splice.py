@@ -1,20 +1,20 @@
 """From knots of a plan to a curve that starts at the last commanded motion and obeys every limit.
 
-Joints move in groups: the arm joints of the whole robot share one time base, so that a plan that is too fast is slowed
-as a whole and keeps its path; each gripper has its own, so that a jaw that closes slowly does not hold the arms up.
+All joints share one time base: a plan that is too fast has its corners rounded and is then slowed as a whole, so that
+the hands keep their path and a jaw closes where the plan meant it to close. The first of these that fits inside all
+limits is taken:
+1. blend gently: the spline through the knots, plus the difference to the commanded motion, which a three-piece
+   constant-jerk offset lets fade; at the plan's own time, or at a point of the plan up to BACK_S earlier, so that arms
+   that are behind stay on the path;
+2. from rest: a spline that starts where the robot stands, with as much of the plan's past as BACK_S allows;
+3. blend in whatever way fits, with a slower plan when that makes the room;
+4. reach: a jerk-limited motion (Ruckig) to a point of the plan, all joints arriving together.
 
-For each group, the first of these that fits inside all limits is taken:
-1. blend: the spline through the knots, plus the difference to the commanded motion, which a three-piece constant-jerk
-   offset lets fade; with a slower plan when the limits leave no room to catch up;
-2. reach: a jerk-limited motion (Ruckig) to a point of the plan, all joints arriving together;
-3. from rest only: a spline that starts where the robot stands.
-
-Shapes: K knots, J joints of a group or of the robot, a motion is [3, J].
+Shapes: K knots, I intervals between them, J joints, T fades, B pieces of a curve, a motion is [3, J].
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -22,19 +22,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.control.limits import JerkLimiter, Limits, admits, admitted, demand
-from starry_ros.control.trajectory import LEAST_PIECE_S, Curve, merge_times, stack, taylor, through_knots
+from starry_ros.control.trajectory import LEAST_PIECE_S, Curve, merge_times, taylor, through_knots
 from starry_ros.types import F64
 
 BoolJ = NDArray[np.bool_]
 
-RETIME_ROUNDS = 5
+RETIME_ROUNDS = 6
 EASE_MARGIN = 2.0
 """A plan that ends in motion gets this many times its shortest braking time to come to rest."""
 FADE_TIMES_S = (0.12, 0.2, 0.3, 0.45, 0.7, 1.1)
-GENTLE_FADE_S = 0.3
+GENTLE_FADE_S = 0.45
 GENTLE_DEMAND = 0.75
-"""The shortest fade that fits is taken; one that is short (GENTLE_FADE_S) and gentle (0.75 is 0.42 of the jerk limit)
-first. A long fade of a velocity difference strays far."""
+"""Gentle fades are short, because a long fade of a velocity difference strays far, and use little: 0.42 of the jerk."""
+BACK_S = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 SLOWER = (1.0, 1.15, 1.4, 2.0)
 """Factors by which a plan may be slowed to make room for a blend."""
 MEETING_POINTS = 4
@@ -72,7 +72,7 @@ class Splice:
 
 @dataclass(frozen=True)
 class _Path:
-    """A group's plan: inside the limits from now on. `start_s` is now on the curve's own time."""
+    """A plan inside the limits from BACK_S before now on. `start_s` is now on the curve's own time."""
 
     curve: Curve
     start_s: float
@@ -86,12 +86,9 @@ class _Path:
 class Splicer:
     """Builds curves for one robot."""
 
-    def __init__(self, limits: Limits, grippers: Sequence[int]) -> None:
-        arms = [j for j in range(len(limits.lower_J)) if j not in set(grippers)]
-        self._columns = [group for group in (arms, *([j] for j in grippers)) if group]
-        planning = limits.for_planning()
-        self._groups = [_Group(planning.take(group)) for group in self._columns]
-        self._whole = _Group(planning, patient=False)
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits.for_planning()
+        self._limiter = JerkLimiter(self._limits)
 
     def splice(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float = 1.0) -> Splice | None:
         """Join knots (times relative to now, ascending, the last in the future) to the commanded motion.
@@ -99,61 +96,47 @@ class Splicer:
         `slower` stretches the plan's time. None when the plan cannot be reached inside the limits from this motion;
         from rest it always can.
         """
-        whole = self._whole.splice(motion_3J, time_s_K, position_KJ, slower)
-        if whole is not None:
-            return replace(whole, curve=whole.curve.starting_from(motion_3J))
-        found: list[Splice] = []
-        for group, columns in zip(self._groups, self._columns, strict=True):
-            part = group.splice(motion_3J[:, columns], time_s_K, position_KJ[:, columns], slower)
-            if part is None:
-                return None
-            found.append(part)
-        joints = motion_3J.shape[1]
-        jump, velocity, limited = np.zeros(joints), np.zeros(joints), np.zeros(joints, dtype=bool)
-        for part, columns in zip(found, self._columns, strict=True):
-            jump[columns], velocity[columns], limited[columns] = part.jump_J, part.jump_velocity_J, part.limited_J
-        curve = stack([part.curve for part in found], self._columns).starting_from(motion_3J)
-        return Splice(curve, found[0].method, found[0].delay_s, jump, velocity, limited)
-
-
-class _Group:
-    """Joints that share one time base. An impatient group gives up where the plan would have to be slowed."""
-
-    def __init__(self, limits: Limits, *, patient: bool = True) -> None:
-        self._limits, self._patient = limits, patient
-        self._limiter = JerkLimiter(limits)
-
-    def splice(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float) -> Splice | None:
         position_KJ = np.clip(position_KJ, self._limits.lower_J, self._limits.upper_J)
         at_rest = not motion_3J[1:].any()
-        known = time_s_K[0] <= 0
+        known = bool(time_s_K[0] <= 0)
+        found = None
         if known or not at_rest:
             path = self._path(time_s_K, position_KJ, slower)
-            found = self._blend(motion_3J, path, time_s_K) if known and path else None
-            if path and self._patient:
+            found = self._blend_gently(motion_3J, path, time_s_K) if known else None
+            if found is None and not at_rest:
+                found = self._blend(motion_3J, path, time_s_K) if known else None
                 found = found or self._reach(motion_3J, path, time_s_K)
-            if found is not None:
-                return found
-        return self._from_rest(motion_3J, time_s_K, position_KJ, slower) if at_rest else None
+        if found is None and at_rest:
+            found = self._from_rest(motion_3J, time_s_K, position_KJ, slower)
+        return replace(found, curve=found.curve.starting_from(motion_3J)) if found is not None else None
 
-    def _path(self, time_s_K: F64, position_KJ: F64, slower: float, from_rest: bool = False) -> _Path | None:
-        """Spline through the knots; knot intervals are stretched until every limit is obeyed from now on."""
+    def _path(self, time_s_K: F64, position_KJ: F64, slower: float, from_rest: bool = False) -> _Path:
+        """Spline through the knots. Corners near which it would exceed a limit from now on are rounded, and where that
+        is not enough knot intervals are stretched until every limit is obeyed.
+        """
         interval_s = self._ease_out(np.diff(time_s_K) * slower, position_KJ)
         anchor = max(0, min(int(np.searchsorted(time_s_K, 0.0, side="right")) - 1, len(interval_s) - 1))
         fraction = max(0.0, -time_s_K[anchor]) / (time_s_K[anchor + 1] - time_s_K[anchor]) if len(interval_s) else 0.0
         limited = np.zeros(position_KJ.shape[1], dtype=bool)
+        rounded_K = np.zeros(len(time_s_K))
         for attempt in range(RETIME_ROUNDS + 1):
             time = np.concatenate(([0.0], np.cumsum(interval_s)))
-            curve = through_knots(time, position_KJ, self._limits.lower_J, self._limits.upper_J, from_rest=from_rest)
+            curve = through_knots(
+                time, position_KJ, self._limits.lower_J, self._limits.upper_J, from_rest=from_rest, rounded_K=rounded_K
+            )
             start_s = time[anchor] + fraction * interval_s[anchor] if len(interval_s) else 0.0
-            ahead = curve.time_s_B[1:] > start_s
+            ahead = curve.time_s_B[1:] > start_s - BACK_S[-1]
             need = np.where(ahead[:, None], demand(curve.time_s_B, curve.pieces_B4J, self._limits), 0.0)
             limited |= need.max(axis=0) > 1
             if need.max() <= 1 or not len(interval_s):
                 break
-            if not self._patient:
-                return None
-            interval_s = interval_s * self._stretch(time, curve, need.max(axis=1), uniform=attempt == RETIME_ROUNDS - 1)
+            sharp_I = _by_interval(time, curve, need.max(axis=1))
+            wider_K = np.maximum(rounded_K, _around(sharp_I > 1))
+            if (wider_K > rounded_K).any() and attempt < RETIME_ROUNDS - 2:
+                rounded_K = wider_K
+            else:
+                uniform = attempt == RETIME_ROUNDS - 1
+                interval_s = interval_s * self._stretch(sharp_I, uniform=uniform)
         return _Path(curve, start_s, limited)
 
     def _ease_out(self, interval_s: F64, position_KJ: F64) -> F64:
@@ -175,32 +158,48 @@ class _Group:
         return interval_s + np.diff(extra)
 
     @staticmethod
-    def _stretch(time: F64, curve: Curve, need_B: F64, *, uniform: bool) -> F64:
+    def _stretch(need_I: F64, *, uniform: bool) -> F64:
         """Factor for every knot interval: its own need and half of its neighbours', at least 1."""
         if uniform:
-            return np.full(len(time) - 1, need_B.max() * (1 + 1e-9))
-        middle = (curve.time_s_B[:-1] + curve.time_s_B[1:]) / 2
-        interval = np.clip(np.searchsorted(time, middle, side="right") - 1, 0, len(time) - 2)
-        need = np.ones(len(time) - 1)
-        np.maximum.at(need, interval, need_B)
-        excess = np.concatenate(([0.0], need - 1, [0.0]))
+            return np.full(len(need_I), need_I.max() * (1 + 1e-9))
+        excess = np.concatenate(([0.0], need_I - 1, [0.0]))
         return 1 + np.maximum(excess[1:-1], np.maximum(excess[:-2], excess[2:]) / 2) * 1.05
 
-    def _blend(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
-        for factor in SLOWER if self._patient else SLOWER[:1]:
-            plan = path if factor == 1.0 else path.slowed(factor)
-            ahead = plan.curve.cut(plan.start_s)
-            gap_3J = motion_3J - ahead.pieces_B4J[0, :3]
-            time_s_B = merge_times((ahead.time_s_B, _FADE_BREAKS_S))
-            offset_TB4J = fades(gap_3J, time_s_B)
-            blend_TB4J = ahead.resampled(time_s_B) + offset_TB4J
-            fits_T = admitted(time_s_B, blend_TB4J, self._limits)
-            gentle_T = demand(time_s_B, offset_TB4J, self._limits).max(axis=(1, 2)) <= GENTLE_DEMAND
-            for chosen_T in (fits_T & gentle_T & _FADE_IS_SHORT, fits_T):
-                if chosen_T.any():
-                    curve = Curve(time_s_B, blend_TB4J[int(chosen_T.argmax())])
-                    return self._splice(curve, Method.BLEND, gap_3J, plan, time_s_K)
+    def _blend_gently(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
+        for back_s in BACK_S:
+            if back_s <= path.start_s:
+                found = self._fade_in(motion_3J, path, path.start_s - back_s, time_s_K, gentle=True)
+                if found is not None:
+                    return found
         return None
+
+    def _blend(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
+        for factor in SLOWER:
+            plan = path if factor == 1.0 else path.slowed(factor)
+            found = self._fade_in(motion_3J, plan, plan.start_s, time_s_K, gentle=False)
+            if found is not None:
+                return found
+        return None
+
+    def _fade_in(
+        self, motion_3J: F64, path: _Path, from_s: float, time_s_K: F64, *, gentle: bool
+    ) -> Splice | None:
+        """The path from `from_s` on, with the shortest fade that fits; None when none does."""
+        ahead = path.curve.cut(from_s)
+        gap_3J = motion_3J - ahead.pieces_B4J[0, :3]
+        time_s_B = merge_times((ahead.time_s_B, _FADE_BREAKS_S))
+        offset_TB4J = fades(gap_3J, time_s_B)
+        wanted_T = np.ones(len(FADE_TIMES_S), dtype=bool)
+        if gentle:
+            wanted_T = _FADE_IS_SHORT & (demand(time_s_B, offset_TB4J, self._limits).max(axis=(1, 2)) <= GENTLE_DEMAND)
+        if not wanted_T.any():
+            return None
+        blend_TB4J = ahead.resampled(time_s_B) + offset_TB4J
+        fits_T = wanted_T & admitted(time_s_B, blend_TB4J, self._limits)
+        if not fits_T.any():
+            return None
+        curve = Curve(time_s_B, blend_TB4J[int(fits_T.argmax())])
+        return self._splice(curve, Method.BLEND, motion_3J - path.curve.at(path.start_s), path, time_s_K)
 
     def _reach(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
         ahead = path.curve.cut(path.start_s)
@@ -221,12 +220,13 @@ class _Group:
 
     def _from_rest(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float) -> Splice | None:
         here = np.clip(motion_3J[0], self._limits.lower_J, self._limits.upper_J)
-        least_s = 0.5 * float(np.diff(time_s_K).min()) if len(time_s_K) > 1 else 0.05
-        later = time_s_K > least_s
+        later = time_s_K > -BACK_S[-1]
         later[-1] = True
-        time = np.concatenate(([0.0], np.maximum(time_s_K[later], least_s)))
+        time = time_s_K[later]
+        first_s = 0.5 * float(np.diff(time_s_K).min()) if len(time_s_K) > 1 else 0.05
+        time = np.concatenate(([0.0], time + max(0.0, first_s - time[0])))
         path = self._path(time, np.concatenate((here[None], position_KJ[later])), slower, from_rest=True)
-        if path is None or not admits(path.curve, self._limits):
+        if not admits(path.curve, self._limits):
             return None
         gap_3J = np.stack((here - position_KJ[later][0], *np.zeros((2, len(here)))))
         return self._splice(path.curve, Method.FROM_REST, gap_3J, path, time_s_K)
@@ -236,6 +236,24 @@ class _Group:
         delay_s = max(0.0, curve.duration_s - float(time_s_K[-1]))
         limited = path.limited_J | (method is Method.REACH)
         return Splice(curve, method, delay_s, -gap_3J[0], -gap_3J[1], limited)
+
+
+def _by_interval(time: F64, curve: Curve, need_B: F64) -> F64:
+    """Greatest need of the pieces in every knot interval [I], at least 1."""
+    middle = (curve.time_s_B[:-1] + curve.time_s_B[1:]) / 2
+    interval = np.clip(np.searchsorted(time, middle, side="right") - 1, 0, len(time) - 2)
+    need_I = np.ones(len(time) - 1)
+    np.maximum.at(need_I, interval, need_B)
+    return need_I
+
+
+def _around(sharp_I: BoolJ) -> F64:
+    """Weight of every knot [I + 1]: 1 at the ends of a sharp interval and one knot further."""
+    knots = np.zeros(len(sharp_I) + 1)
+    for shift in (-1, 0, 1, 2):
+        near = sharp_I.nonzero()[0] + shift
+        knots[near[(near >= 0) & (near < len(knots))]] = 1.0
+    return knots
 
 
 def fades(gap_3J: F64, time_s_B: F64) -> F64:

@@ -129,27 +129,22 @@ def merge_times(times: Sequence[F64]) -> F64:
     return merged[np.concatenate(([True], np.diff(merged) > LEAST_PIECE_S))]
 
 
-def stack(curves: Sequence[Curve], columns: Sequence[Sequence[int]]) -> Curve:
-    """One curve of all joints from curves of disjoint groups of joints."""
-    times = merge_times([curve.time_s_B for curve in curves])
-    pieces = np.zeros((len(times), 4, sum(len(group) for group in columns)))
-    for curve, group in zip(curves, columns, strict=True):
-        pieces[:, :, list(group)] = curve.resampled(times)
-    return Curve(times, pieces)
-
-
 def through_knots(
-    time_s_K: F64, position_KJ: F64, lower_J: F64, upper_J: F64, *, from_rest: bool = False
+    time_s_K: F64, position_KJ: F64, lower_J: F64, upper_J: F64, *, from_rest: bool = False,
+    rounded_K: F64 | None = None,
 ) -> Curve:
     """C2 cubic spline through knots, at rest at the last one; time 0 of the curve is the first knot.
 
     A free breakpoint inside the last interval lets velocity and acceleration both be 0 at the end; with
     `from_rest` the first interval has one too, otherwise the start is not-a-knot. A joint whose interpolating spline
-    would leave [lower, upper] gets the Schoenberg spline of the same knots: C2, and never outside the knots' own range.
+    would leave [lower, upper] gets the Schoenberg spline of the same knots: C2, never outside the knots' own range,
+    off a knot by about a sixth of the second difference there. `rounded_K` in 0..1 mixes it in near each knot.
     """
     if len(time_s_K) == 0:
         raise ValueError("a curve needs at least one knot")
-    time_s_K, position_KJ = _enough(time_s_K, position_KJ, 2 if from_rest else 3)
+    rounded_K = np.zeros(len(time_s_K)) if rounded_K is None else rounded_K
+    rounded_K = np.pad(rounded_K, (0, max(0, (2 if from_rest else 3) - len(time_s_K))))
+    time_s_K, position_KJ = _enough(time_s_K, position_KJ, len(rounded_K))
     first, last = time_s_K[0], time_s_K[-1]
     begin = [time_s_K[0] + (time_s_K[1] - time_s_K[0]) / 3] if from_rest else []
     end = [time_s_K[-1] - (time_s_K[-1] - time_s_K[-2]) / 3]
@@ -161,11 +156,12 @@ def through_knots(
     curve = _from_spline(spline, breaks)
     low, high = position_range(curve.time_s_B, curve.pieces_B4J)
     outside = (low < lower_J - _TOUCH) | (high > upper_J + _TOUCH)
-    if not outside.any():
+    if not outside.any() and not rounded_K.any():
         return curve
-    coefficients = spline.c.copy()
-    coefficients[:, outside] = _schoenberg(knots, time_s_K, position_KJ[:, outside], from_rest)
-    return _from_spline(BSpline(knots, coefficients, 3), breaks)
+    greville = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
+    inside = _schoenberg(greville, time_s_K, position_KJ, from_rest)
+    share = np.maximum(np.interp(greville, time_s_K, rounded_K)[:, None], outside)
+    return _from_spline(BSpline(knots, spline.c + share * (inside - spline.c), 3), breaks)
 
 
 _TOUCH = 1e-9
@@ -188,12 +184,11 @@ def _from_spline(spline: BSpline, breaks: F64) -> Curve:
     return Curve.from_motions(breaks - breaks[0], motions)
 
 
-def _schoenberg(knots: F64, time_s_K: F64, position_KJ: F64, from_rest: bool) -> F64:
+def _schoenberg(greville: F64, time_s_K: F64, position_KJ: F64, from_rest: bool) -> F64:
     """Coefficients of the variation-diminishing spline: the polygon of the knots at the Greville abscissae.
 
     Three equal coefficients at an end make velocity and acceleration 0 there (de Boor, A Practical Guide to Splines).
     """
-    greville = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
     coefficients = np.stack([np.interp(greville, time_s_K, column) for column in position_KJ.T], axis=1)
     coefficients[-3:] = position_KJ[-1]
     if from_rest:
