@@ -68,7 +68,7 @@ def test_all_episodes_are_joined_in_order(data: Demonstrations) -> None:
         assert (data.first_F[frame], data.last_F[frame]) == episode_of(frame)
         first, last = episode_of(frame)
         assert data.texts[data.text_F[frame]] == SENTENCES[2 * (frame - first) >= last - first + 1]
-        assert data.picking_F[frame] == (frame % 3 == 0)
+        assert (data.picking_F[frame], data.done_F[frame]) == (frame % 3 == 0, frame % 3 == 2)
         assert data.position_FJ[frame, 0] == pytest.approx(frame / 100)
         assert data.empty_closed_F[frame] == (frame % 5 == 0)
     assert data.events_FEV4.shape == (sum(LENGTHS), 2, 3, 4)
@@ -123,10 +123,13 @@ def test_a_sentence_is_fresh_for_five_steps_after_every_change() -> None:
     assert fresh_sentence(texts).tolist() == wanted
 
 
-def test_empty_closed_jaws_and_fresh_sentences_are_drawn_more_often_by_their_weights(data: Demonstrations) -> None:
-    sampler = make_sampler(data, empty_closed_weight=3.0, fresh_weight=2.0, no_history=1.0)
+def test_frames_are_drawn_as_often_as_their_weights_say(data: Demonstrations) -> None:
+    sampler = make_sampler(data, empty_closed_weight=3.0, fresh_weight=2.0, done_weight=0.5, no_history=1.0)
     drawn = Counter(frame for step in range(500) for frame in frames_of(sampler.draw(step)))
-    weight = [(3.0 if frame % 5 == 0 else 1.0) * (2.0 if data.fresh_F[frame] else 1.0) for frame in range(len(data))]
+    weight = [
+        (3.0 if frame % 5 == 0 else 1.0) * (2.0 if data.fresh_F[frame] else 1.0) * (0.5 if frame % 3 == 2 else 1.0)
+        for frame in range(len(data))
+    ]
     counts = np.array([drawn[frame] for frame in range(len(data))])
     expected = 500 * 7 * np.array(weight) / sum(weight)
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected.max())

@@ -34,9 +34,11 @@ def checkpoint() -> Checkpoint:
     return make_checkpoint()
 
 
-def open_session(checkpoint: Checkpoint, seed: int = 0, runtime: Runtime | None = None) -> Session:
+def open_session(
+    checkpoint: Checkpoint, seed: int = 0, runtime: Runtime | None = None, temperature: float = 1.0
+) -> Session:
     runtime = runtime or torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
-    config = SessionConfig(seed=seed, temperature=1.0)
+    config = SessionConfig(seed=seed, temperature=temperature)
     return Session(runtime, checkpoint.stats, LetterEncoder(), SPEC, LAYOUT.layout_hash, config)
 
 
@@ -142,6 +144,22 @@ def test_noise_is_new_for_every_plan_and_epoch(checkpoint: Checkpoint) -> None:
     values = np.concatenate([np.ravel(part) for noise in recorder.noises for part in dataclasses.astuple(noise)])
     assert abs(values.mean()) < 0.02
     assert abs(values.std() - 1) < 0.02
+
+
+def test_the_temperature_scales_the_noise_of_the_actions_alone(checkpoint: Checkpoint) -> None:
+    noises = []
+    for temperature in (1.0, 0.5, 0.0):
+        recorder = Recorder()
+        session = open_session(checkpoint, 4, recorder, temperature)
+        session.reset(RED)
+        play(session, 1)
+        noises.append(recorder.noises[0])
+    for noise, scale in zip(noises, (1.0, 0.5, 0.0), strict=True):
+        assert noise.action.dtype == np.float32
+        np.testing.assert_array_equal(noise.action, scale * noises[0].action)
+        np.testing.assert_array_equal(noise.value, noises[0].value)
+        np.testing.assert_array_equal(noise.video, noises[0].video)
+    assert SessionConfig().temperature == 0.0
 
 
 def test_a_new_sentence_keeps_the_history_and_changes_the_next_plan(checkpoint: Checkpoint) -> None:
