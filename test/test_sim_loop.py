@@ -98,7 +98,7 @@ def test_the_arm_moves_only_after_the_latency(blind):
     goal[7] += 0.3
     config = LoopConfig(latency_s=0.5, limit_s=1.0)
     run_episode(Scripted(lambda _: np.tile(goal, (16, 1))), blind, Case(0), config, Watch())
-    assert 0.5 <= moved_ns[0] <= 0.56
+    assert 0.5 <= moved_ns[0] <= 0.565
 
 
 def test_a_policy_that_stands_still_times_out_in_time(blind):
