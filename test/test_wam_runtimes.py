@@ -16,9 +16,10 @@ import torch
 from wam_kit import CONFIG, make_canvas, make_checkpoint
 
 from starry_ros.errors import ConfigError, RuntimeUnavailable, StarryError
+from starry_ros.paths import model_dir, model_names
 from starry_ros.ros import graph as ros_graph
 from starry_ros.wam import export, graph_files, load
-from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
+from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from starry_ros.wam.export import check_graphs, export_graphs
 from starry_ros.wam.graph_files import GraphFiles, find_graphs, graph_names, read_graphs, writable_folder
 from starry_ros.wam.load import AUTO_ORDER, RUNTIMES, build_graph_runtime, choose_runtime, reference
@@ -271,3 +272,9 @@ def test_an_export_is_checked_against_torch(
     assert max(row["actions"], row["value_map"]) < LIMIT
     with pytest.raises(RuntimeUnavailable, match="holds no export"):
         check_graphs(checkpoint, exported / "absent")
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_the_graphs_of_a_shipped_model_fit_its_weights(name: str) -> None:
+    folder = model_dir(name)
+    assert read_graphs(folder, load_checkpoint(folder)) is not None, f"run `starry export {name}`"
