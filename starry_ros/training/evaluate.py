@@ -34,12 +34,11 @@ from starry_ros.training.measure import Meter, Quality
 from starry_ros.training.pool import run_jobs
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
-from starry_ros.wam.load import load_session
+from starry_ros.wam.load import RUNTIMES, load_session
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.session import Session, SessionConfig
 
 POLICIES = ("model", "expert", "untrained")
-RUNTIMES = ("auto", "torch", "onnxruntime", "openvino")
 COLUMNS = (
     *EVALUATION_COLUMNS, *COLOURS, "mean_s", "stall", "landing_px", "imagined", "copied", "plan_p50_ms", "plan_p95_ms",
     "failures",

@@ -61,9 +61,16 @@ def choose_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: 
         return reference(checkpoint)
     if name != "auto":
         return graph_runtime(name, checkpoint, model_dir, threads)
-    for candidate in AUTO_ORDER:
-        if candidate not in available():
-            continue
+    return _fastest(checkpoint, model_dir, threads)
+
+
+def _fastest(checkpoint: Checkpoint, model_dir: Path, threads: int) -> GraphRunner:
+    """The first of AUTO_ORDER that is installed and can be used, else PyTorch. Warns with what to do about it."""
+    candidates = [name for name in available() if name != "torch"]
+    if candidates and find_graphs(model_dir, checkpoint) is None:
+        _log.warning("%s", _not_exported("auto", model_dir))
+        candidates = []
+    for candidate in candidates:
         try:
             return graph_runtime(candidate, checkpoint, model_dir, threads)
         except RuntimeUnavailable as error:
@@ -89,8 +96,7 @@ def graph_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: i
                                  fix=_INSTALL_HINTS[name])
     graphs = find_graphs(model_dir, checkpoint)
     if graphs is None:
-        raise RuntimeUnavailable(f"runtime {name}", "has no exported graphs for this model", got=str(model_dir),
-                                 fix=f"starry export {model_dir}; runtime torch works without, at half the speed")
+        raise _not_exported(name, model_dir)
     runner = build_graph_runtime(name, checkpoint, graphs, threads)
     actions, value = differences(runner, reference(checkpoint))
     if not max(actions, value) <= LARGEST_DIFFERENCE:
@@ -99,6 +105,11 @@ def graph_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: i
             expected=f"<= {LARGEST_DIFFERENCE:g}", fix=f"export again with `starry export {model_dir}`",
         )
     return runner
+
+
+def _not_exported(name: str, model_dir: Path) -> RuntimeUnavailable:
+    return RuntimeUnavailable(f"runtime {name}", "has no exported graphs for this model", got=str(model_dir),
+                              fix=f"starry export {model_dir}; until then PyTorch runs it, at half the speed")
 
 
 def build_graph_runtime(name: str, checkpoint: Checkpoint, graphs: GraphFiles, threads: int = 1) -> GraphRunner:
