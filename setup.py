@@ -41,7 +41,7 @@ setup(
     package_data={"": ["*.xml", "*.yaml", "*.stl", "*.obj", "*.png"]},
     data_files=share("config", "launch", "models"),
     install_requires=[
-        "numpy", "PyYAML", "opencv-python-headless", "torch>=2.6", "safetensors", "tokenizers",
+        "numpy", "scipy", "PyYAML", "opencv-python-headless", "torch>=2.6", "safetensors", "tokenizers",
         "ruckig; platform_machine == 'x86_64'",  # elsewhere: built from source, or ros-<distro>-ruckig
     ],
     extras_require=EXTRAS,

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+from rclpy.executors import ExternalShutdownException
+
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
 from starry_ros.report import add_json_argument, evaluation_row, print_table, write_report
@@ -69,7 +71,7 @@ def demo_command(args: argparse.Namespace) -> int:
         demo = Demo(args, spec, supervisor, stopped, film)
         try:
             demo.run()
-        except InterruptedRunError:
+        except (InterruptedRunError, ExternalShutdownException):  # Ctrl-C may reach rclpy first
             print("\nstopped", file=sys.stderr)
             return 130
     return demo.report()
