@@ -7,8 +7,8 @@ limits is taken:
    constant-jerk offset lets fade; at the plan's own time, or at a point of the plan up to BACK_S earlier, so that arms
    that are behind stay on the path;
 2. from rest: a spline that starts where the robot stands, with as much of the plan's past as BACK_S allows;
-3. blend in whatever way fits, with a slower plan when that makes the room;
-4. reach: a jerk-limited motion (Ruckig) to a point of the plan, all joints arriving together.
+3. whichever strays least from the plan's path of reach, a jerk-limited motion (Ruckig) to a point of the plan with all
+   joints arriving together, and a blend in whatever way fits, with a slower plan when that makes the room.
 
 Shapes: K knots, I intervals between them, J joints, T fades, B pieces of a curve, a motion is [3, J].
 """
@@ -38,6 +38,8 @@ BACK_S = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4)
 SLOWER = (1.0, 1.15, 1.4, 2.0)
 """Factors by which a plan may be slowed to make room for a blend."""
 MEETING_POINTS = 4
+STRAY_TIMES_S = np.linspace(0.0, 1.0, 51)
+"""When a splice is compared with the path that it joins."""
 LEAST_MEETING_S = 0.1
 
 _FADE_BREAKS_S = np.unique(np.outer(FADE_TIMES_S, (0.0, 1 / 3, 2 / 3, 1.0)))
@@ -82,6 +84,13 @@ class _Path:
         """The same path, slower."""
         return _Path(self.curve.slowed(factor), self.start_s * factor, self.limited_J)
 
+    def stray(self, splice: Splice) -> float:
+        """How far a splice leaves the path at worst: greatest joint distance to the nearest point of the path ahead."""
+        path_TJ = self.curve.cut(self.start_s).sample(STRAY_TIMES_S)[:, 0]
+        taken_TJ = splice.curve.sample(STRAY_TIMES_S)[:, 0]
+        apart_TT = np.abs(taken_TJ[:, None] - path_TJ[None]).max(axis=2)
+        return float(apart_TT.min(axis=1).max())
+
 
 class Splicer:
     """Builds curves for one robot."""
@@ -104,8 +113,9 @@ class Splicer:
             path = self._path(time_s_K, position_KJ, slower)
             found = self._blend_gently(motion_3J, path, time_s_K) if known else None
             if found is None and not at_rest:
-                found = self._blend(motion_3J, path, time_s_K) if known else None
-                found = found or self._reach(motion_3J, path, time_s_K)
+                ways = [self._reach(motion_3J, path, time_s_K)]
+                ways += [self._blend(motion_3J, path, time_s_K)] if known else []
+                found = min((way for way in ways if way is not None), key=path.stray, default=None)
         if found is None and at_rest:
             found = self._from_rest(motion_3J, time_s_K, position_KJ, slower)
         return replace(found, curve=found.curve.starting_from(motion_3J)) if found is not None else None
