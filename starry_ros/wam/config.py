@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.errors import ConfigError
+
+
+def added(default: Any) -> Any:
+    """A field younger than the first checkpoints: absent from a file where it has its default, which changes nothing.
+
+    So older files and the exports made from them keep fitting.
+    """
+    return field(default=default, metadata={"added": True})
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,8 @@ class WamConfig:
     """Everything that decides a tensor's shape or a token's meaning.
 
     `future_steps` is how far ahead the imagined frame lies, `history_slots` how many past observations the ring holds,
-    `history_actions` how many executed actions a slot holds at most; all in steps of `step_s` seconds.
+    `history_actions` how many executed actions a slot holds at most; all in steps of `step_s` seconds. The first
+    `sink_slots` observations of an episode are never evicted.
     """
 
     name: str
@@ -67,6 +76,7 @@ class WamConfig:
     value_steps: int = 1
     action_steps: int = 6
     snap_grippers: bool = True
+    sink_slots: int = added(0)
 
     def __post_init__(self) -> None:
         for name in ("canvas_height_px", "canvas_width_px"):
@@ -86,6 +96,9 @@ class WamConfig:
         if self.rope_period < 4 * self.history_slots * self.chunk_steps:
             raise ConfigError("model config", "rope_period is shorter than the history it must tell apart",
                               got=self.rope_period, expected=f">= {4 * self.history_slots * self.chunk_steps}")
+        if not 0 <= self.sink_slots < self.history_slots:
+            raise ConfigError("model config", "sink_slots leaves no slot that moves on", got=self.sink_slots,
+                              expected=f"0 to {self.history_slots - 1}")
 
     @property
     def rows(self) -> int:
@@ -123,15 +136,16 @@ class WamConfig:
         return self.value_events * self.value_cells**2
 
     def to_json_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return dataclasses.asdict(self)
+        """Plain JSON types, without added fields that have their default."""
+        raw = dataclasses.asdict(self)
+        return {name: raw[name] for name, f in _FIELDS.items() if not f.metadata or raw[name] != f.default}
 
     @staticmethod
     def from_json_dict(raw: Mapping[str, Any]) -> WamConfig:
         """Inverse of `to_json_dict`. Raises ConfigError on missing or unknown fields."""
-        fields = {field.name for field in dataclasses.fields(WamConfig)}
-        if set(raw) != fields:
-            missing, unknown = sorted(fields - set(raw)), sorted(set(raw) - fields)
+        required = {name for name, f in _FIELDS.items() if not f.metadata}
+        missing, unknown = sorted(required - set(raw)), sorted(set(raw) - set(_FIELDS))
+        if missing or unknown:
             raise ConfigError("model config", f"missing {missing}, unknown {unknown}",
                               fix="use a checkpoint written by this version")
         values = dict(raw)
@@ -139,6 +153,9 @@ class WamConfig:
         for stream in ("video", "value", "action"):
             values[stream] = StreamConfig(**raw[stream])
         return WamConfig(**values)
+
+
+_FIELDS = {f.name: f for f in dataclasses.fields(WamConfig)}
 
 
 def tiny(layout: CanvasLayout, joints: int, step_s: float = 0.1) -> WamConfig:
