@@ -9,6 +9,7 @@ from typing import Any
 
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.errors import ConfigError
+from starry_ros.wam.options import COUPLINGS, LAYOUTS, VALUE_STARTS, GeometryConfig, StatesConfig, require
 
 
 def added(default: Any) -> Any:
@@ -45,6 +46,10 @@ class WamConfig:
     `future_steps` is how far ahead the imagined frame lies, `history_slots` how many past observations the ring holds,
     `history_actions` how many executed actions a slot holds at most; all in steps of `step_s` seconds. The first
     `sink_slots` observations of an episode are never evicted.
+
+    Options, off by default (see `options`): `coupling` "joint" lets all streams attend to each other; `value_start`
+    "black" starts the value stream from a black map and a learned token; `layout` "rgbd" puts depth beside the canvas;
+    `paths` draws where the hands have been; `geometry` adds the geometry expert; `states` compresses the history.
     """
 
     name: str
@@ -77,8 +82,17 @@ class WamConfig:
     action_steps: int = 6
     snap_grippers: bool = True
     sink_slots: int = added(0)
+    coupling: str = added("intent_causal")
+    value_start: str = added("noise")
+    layout: str = added("rgb")
+    paths: bool = added(False)
+    geometry: GeometryConfig | None = added(None)
+    states: StatesConfig | None = added(None)
 
     def __post_init__(self) -> None:
+        require("coupling", self.coupling, COUPLINGS)
+        require("value_start", self.value_start, VALUE_STARTS)
+        require("layout", self.layout, LAYOUTS)
         for name in ("canvas_height_px", "canvas_width_px"):
             size = getattr(self, name)
             if size % self.token_px:
@@ -135,6 +149,16 @@ class WamConfig:
         """Numbers in one token's patch of the value map."""
         return self.value_events * self.value_cells**2
 
+    @property
+    def value_keys(self) -> int:
+        """Keys that the value stream shows: one a token, and the learned noise token of a black start."""
+        return self.frame_tokens + (self.value_start == "black")
+
+    @property
+    def past_tokens(self) -> int:
+        """Tokens of a past frame in the history: the whole grid, or its compact state."""
+        return self.frame_tokens if self.states is None else self.states.tokens
+
     def to_json_dict(self) -> dict[str, Any]:
         """Plain JSON types, without added fields that have their default."""
         raw = dataclasses.asdict(self)
@@ -152,8 +176,10 @@ class WamConfig:
         values["views"] = tuple(ViewConfig(**view) for view in raw["views"])
         for stream in ("video", "value", "action"):
             values[stream] = StreamConfig(**raw[stream])
+        for option, kind in (("geometry", GeometryConfig), ("states", StatesConfig)):
+            if raw.get(option) is not None:
+                values[option] = kind(**raw[option])
         return WamConfig(**values)
-
 
 _FIELDS = {f.name: f for f in dataclasses.fields(WamConfig)}
 
