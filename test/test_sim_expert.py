@@ -7,7 +7,7 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case, closed_jaw_start
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_place import TICK_S, VELOCITY_RAD_S, PlaceExpert
+from starry_ros.sim.expert_place import TICK_S, VELOCITY_RAD_S, PlaceExpert, Ramp
 from starry_ros.sim.tasks import PlaceCheck, evaluation_case
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
@@ -19,12 +19,18 @@ def cell():
     return Cell(SPEC)
 
 
+def command(expert, cell: Cell, colour: str, ramp: Ramp) -> np.ndarray:
+    """Position targets for the next 20 ms, as data are recorded."""
+    wish = expert.follow(cell.command_J, expert.motion(expert.look(cell), colour))
+    return ramp.toward(cell.command_J, wish)
+
+
 def succeeds(cell: Cell, colour: str, disturb=lambda cell, tick: None, limit_s: float = 12.0) -> bool:
-    expert, check, tick = PlaceExpert(cell), PlaceCheck(colour), 0
+    expert, check, ramp, tick = PlaceExpert(cell), PlaceCheck(colour), Ramp(SPEC), 0
     while cell.sim_time_s < limit_s:
-        command = expert.command(cell, colour)
+        target = command(expert, cell, colour, ramp)
         changed = disturb(cell, tick)
-        cell.apply(command if changed is None else changed(command))
+        cell.apply(target if changed is None else changed(target))
         cell.advance(TICK_S)
         tick += 1
         if check.update(cell):
@@ -71,12 +77,12 @@ def test_the_expert_follows_a_block_that_is_pushed_away(cell):
 def test_a_plan_is_what_the_expert_then_does(cell):
     layout, colour, _ = evaluation_case(0)
     cell.reset(layout)
-    expert, errors = PlaceExpert(cell), []
+    expert, ramp, errors = PlaceExpert(cell), Ramp(SPEC), []
     for _ in range(7):
         plan = expert.plan(cell, colour)
         for step in range(4):
             for _ in range(5):
-                cell.apply(expert.command(cell, colour))
+                cell.apply(command(expert, cell, colour, ramp))
                 cell.advance(TICK_S)
             errors.append(np.abs(cell.command_J - plan[step])[RIGHT][:-1].max())
     assert np.median(errors) < 0.01

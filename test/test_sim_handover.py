@@ -7,7 +7,7 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.expert_handover import MEET_M, HandoverExpert
-from starry_ros.sim.expert_place import TICK_S, VELOCITY_RAD_S, PlaceExpert
+from starry_ros.sim.expert_place import TICK_S, VELOCITY_RAD_S, PlaceExpert, Ramp
 from starry_ros.sim.tasks import HANDOVER, HandoverCheck, evaluation_case, named_colour, sentence
 from starry_ros.training.annotate import ContactLog
 
@@ -20,12 +20,19 @@ def cell():
     return Cell(SPEC)
 
 
+def command(expert, cell: Cell, colour: str, ramp: Ramp) -> np.ndarray:
+    """Position targets for the next 20 ms, as data are recorded."""
+    wish = expert.follow(cell.command_J, expert.motion(expert.look(cell), colour))
+    return ramp.toward(cell.command_J, wish)
+
+
 def run(cell: Cell, expert, colour: str, limit_s: float = 16.0, disturb=lambda cell, tick: None):
     """Success, who held the block in which order, and the contact log."""
     check, log, holders, tick = HandoverCheck(colour), ContactLog(), [], 0
+    ramp = Ramp(SPEC)
     while cell.sim_time_s < limit_s:
         disturb(cell, tick)
-        cell.apply(expert.command(cell, colour))
+        cell.apply(command(expert, cell, colour, ramp))
         cell.advance(TICK_S)
         log.update(cell)
         tick += 1
@@ -76,9 +83,9 @@ def test_blocks_lie_on_the_right_and_the_pad_on_the_left():
 def test_a_plan_moves_both_arms_within_speed_and_limits(cell):
     layout, colour, _ = evaluation_case(0, TASK)
     cell.reset(layout)
-    expert = HandoverExpert(cell)
+    expert, ramp = HandoverExpert(cell), Ramp(SPEC)
     for _ in range(60):
-        cell.apply(expert.command(cell, colour))
+        cell.apply(command(expert, cell, colour, ramp))
         cell.advance(TICK_S)
     plan = expert.plan(cell, colour)
     steps = np.abs(np.diff(np.vstack([cell.command_J, plan]), axis=0))

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from starry_ros.sim.cell import BLOCK_HALF_M, Cell
-from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, TICK_S, Motion, PlaceExpert, Scene, limited, toward
+from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, TICK_S, Motion, PlaceExpert, Ramp, Scene, limited, toward
 from starry_ros.types import F64
 
 GIVER, TAKER = "right", "left"
@@ -62,7 +62,7 @@ class HandoverExpert:
         self._slices = {arm: spec.arm_slice(arm) for arm in (GIVER, TAKER)}
         self._home_J = spec.limit("home")
         self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
-        self._steps, self._step_s = spec.action.chunk_steps, spec.action.step_s
+        self._spec, self._steps, self._step_s = spec, spec.action.chunk_steps, spec.action.step_s
         base = self._taker.kinematics
         self.kinematics = self._giver.kinematics
         away = MEET_M[:2] - (base.base_x_m, base.base_y_m)
@@ -85,12 +85,8 @@ class HandoverExpert:
         """Whether the giver's jaw is closed or closing on nothing."""
         return self._giver.empty_jaw(scene.giver, pinch)
 
-    def command(self, cell: Cell, colour: str) -> F64:
-        """Position targets [J] for the next 20 ms."""
-        return self.follow(cell.command_J, self.motion(self.look(cell), colour))
-
     def follow(self, command_J: F64, motion: dict[str, Motion]) -> F64:
-        """Targets [J] one tick after `command_J`."""
+        """Targets [J] one tick after `command_J`, not ramped."""
         target = command_J.copy()
         for arm, part in self._slices.items():
             target[part][:-1] += TICK_S * motion[arm].velocity_A
@@ -99,11 +95,11 @@ class HandoverExpert:
 
     def plan(self, cell: Cell, colour: str) -> F64:
         """The next positions [K, J], the first one step ahead, from a kinematic roll-out of the present state."""
-        scene, command = self.look(cell), cell.command_J
+        scene, command, ramp = self.look(cell), cell.command_J, Ramp(self._spec)
         steps = np.empty((self._steps, len(command)))
         for k in range(self._steps):
             for _ in range(round(self._step_s / TICK_S)):
-                command = self.follow(command, self.motion(scene, colour))
+                command = ramp.toward(command, self.follow(command, self.motion(scene, colour)))
                 scene = self.imagine(scene, command)
             steps[k] = command
         return steps

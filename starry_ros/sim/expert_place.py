@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, PAD_TOP_M, Cell
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.types import F64
@@ -23,7 +24,10 @@ from starry_ros.types import F64
 TICK_S = 0.02
 VELOCITY_RAD_S = 1.3
 GAIN_PER_S = 7.0
-JAW_M_S = 0.18
+BRAKE_RAD_S2 = 4.5
+RAMP_SHARE = 0.5
+"""Share of the contract's acceleration limits that the expert uses: a clone's plans are rougher than the expert's own."""
+JAW_M_S, JAW_BRAKE_M_S2 = 0.15, 0.9
 OPEN_M, CLOSED_M = 0.04, 0.0
 GRASP_Z_M = 0.021
 TRAVEL_Z_M = 0.13
@@ -69,6 +73,7 @@ class PlaceExpert:
         self._home_J = cell.spec.limit("home")
         self._lower_J, self._upper_J = cell.spec.limit("lower"), cell.spec.limit("upper")
         self._steps, self._step_s = cell.spec.action.chunk_steps, cell.spec.action.step_s
+        self._spec = cell.spec
         self.kinematics = ArmKinematics.from_model(cell.model, arm)
 
     def look(self, cell: Cell) -> Scene:
@@ -89,12 +94,8 @@ class PlaceExpert:
         between = self.between(scene, pinch, 0.02)
         return scene.held is None and (scene.jaw_m < 0.015 or (scene.jaw_command_m < 0.02 and between is None))
 
-    def command(self, cell: Cell, colour: str) -> F64:
-        """Position targets [J] for the next 20 ms."""
-        return self.follow(cell.command_J, self.motion(self.look(cell), colour))
-
     def follow(self, command_J: F64, motion: Motion) -> F64:
-        """Targets [J] one tick after `command_J` under `motion`; the parked arm moves home."""
+        """Targets [J] one tick after `command_J` under `motion`, not ramped; the parked arm moves home."""
         target = command_J + TICK_S * limited(self._home_J - command_J)
         target[self._slice][:-1] = command_J[self._slice][:-1] + TICK_S * motion.velocity_A
         target[self._slice][-1] = toward(command_J[self._slice][-1], motion.jaw_goal_m)
@@ -105,12 +106,12 @@ class PlaceExpert:
 
     def plan(self, cell: Cell, colour: str) -> F64:
         """The next positions [K, J], the first one step ahead, from a kinematic roll-out of the present state."""
-        scene, command = self.look(cell), cell.command_J
+        scene, command, ramp = self.look(cell), cell.command_J, Ramp(self._spec)
         ticks = round(self._step_s / TICK_S)
         steps = np.empty((self._steps, len(command)))
         for k in range(self._steps):
             for _ in range(ticks):
-                command = self.follow(command, self.motion(scene, colour))
+                command = ramp.toward(command, self.follow(command, self.motion(scene, colour)))
                 scene = self.imagine(scene, command[self._slice])
             steps[k] = command
         return steps
@@ -228,12 +229,41 @@ class PlaceExpert:
         )
 
 
+class Ramp:
+    """Bounds how fast commanded velocities change, all joints together, so that the hand keeps its direction.
+
+    The first step is taken as it is: what an arm should do follows from where it stands, not from how fast it moves, so
+    that a picture is enough to learn it; the executor blends the arm's own motion into it.
+    """
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self._change_J = RAMP_SHARE * spec.limit("acceleration") * TICK_S**2
+        self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
+        self._step_J: F64 | None = None
+
+    def toward(self, command_J: F64, wish_J: F64) -> F64:
+        """The targets [J] one tick after `command_J` on the way to `wish_J`."""
+        step = wish_J - command_J
+        if self._step_J is not None:
+            change = step - self._step_J
+            step = self._step_J + change * min(1.0, 1.0 / max(float((np.abs(change) / self._change_J).max()), 1e-9))
+        self._step_J = step
+        return np.clip(command_J + step, self._lower_J, self._upper_J)
+
+
 def limited(error_A: F64) -> F64:
-    """Velocity toward a joint goal: proportional, all joints scaled together to the velocity limit."""
-    velocity = GAIN_PER_S * error_A
-    return velocity * min(1.0, VELOCITY_RAD_S / max(float(np.abs(velocity).max()), 1e-9))
+    """Velocity toward a joint goal, all joints scaled together."""
+    error = max(float(np.abs(error_A).max()), 1e-9)
+    return error_A * (_speed(error, VELOCITY_RAD_S, BRAKE_RAD_S2) / error)
 
 
 def toward(jaw_m: float, goal_m: float) -> float:
-    step = JAW_M_S * TICK_S
-    return float(jaw_m + np.clip(goal_m - jaw_m, -step, step))
+    """The jaw one tick on."""
+    error = goal_m - jaw_m
+    return jaw_m + math.copysign(TICK_S * _speed(abs(error), JAW_M_S, JAW_BRAKE_M_S2), error)
+
+
+def _speed(error: float, most: float, brake: float) -> float:
+    """Proportional to the error where it is small, then what `brake` can stop in time, at most `most`."""
+    near = brake / GAIN_PER_S**2
+    return min(GAIN_PER_S * error if error < near else math.sqrt(2 * brake * (error - near / 2)), most)

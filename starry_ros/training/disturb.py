@@ -28,6 +28,8 @@ KINDS = {
 }
 """Kinds of episode and their shares; the last three are the recovery kinds."""
 HANDOVER_KINDS = {"clean": 0.4, "disturbed": 0.6}
+AT_HOME = 0.4
+"""Share of episodes that start at home exactly, as a robot does that has just been switched on."""
 PUSH_RAD_S = 0.55
 JITTER_RAD = 0.0025
 FLOOR_M = 0.014
@@ -60,13 +62,14 @@ class Disturber:
         self._open_until_s = 0.0
 
     def start(self, spec: RobotSpec, layout: Layout) -> F64:
-        """Start joints [J]: home with noise, or for `closed_start` an empty closed jaw somewhere over the table."""
+        """Start joints [J]: home, mostly with noise, or for `closed_start` an empty closed jaw somewhere over the table."""
         rng, start = self._rng, spec.limit("home")
         arm = spec.arm_slice(self._expert.arm)
-        noise = rng.normal(0.0, 0.03, len(start))
-        noise[arm] = rng.normal(0.0, rng.uniform(0.05, 0.12), arm.stop - arm.start)
-        noise[list(spec.gripper_indices)] = 0.0
-        start += noise
+        if rng.random() > AT_HOME:
+            noise = rng.normal(0.0, 0.03, len(start))
+            noise[arm] = rng.normal(0.0, rng.uniform(0.02, 0.12), arm.stop - arm.start)
+            noise[list(spec.gripper_indices)] = 0.0
+            start += noise
         if self.kind == "closed_start":
             x, y, z = self._empty_hand(layout)
             yaw = float(rng.uniform(-0.4, 0.4))
@@ -88,8 +91,8 @@ class Disturber:
             if z > 0.062 or gap > 0.05:
                 return float(x), float(y), z
 
-    def apply(self, cell: Cell, scene: Scene, wish_J: F64) -> F64:
-        """Targets [J] that the robot really gets, given what the expert wished; may change `colour`."""
+    def wish(self, cell: Cell, scene: Scene, wish_J: F64) -> F64:
+        """What a misled expert wishes [J] instead of `wish_J`; may change `colour` and push a block."""
         now = cell.sim_time_s
         if self.kind == "clean":
             return wish_J
@@ -99,11 +102,11 @@ class Disturber:
             angle, speed = self._rng.uniform(-math.pi, math.pi), self._rng.uniform(0.35, 0.7)
             cell.push_block(self.colour, speed * math.cos(angle), speed * math.sin(angle))
             self._nudge_s = math.inf
-        target = self._deluded(cell, wish_J) if self._delusion else wish_J
+        wish = self._deluded(cell, wish_J) if self._delusion else wish_J
         if now < self._open_until_s:
-            target = target.copy()
-            target[cell.spec.arm_slice(self._expert.arm)][-1] = OPEN_M
-        return self._pushed(cell, target)
+            wish = wish.copy()
+            wish[cell.spec.arm_slice(self._expert.arm)][-1] = OPEN_M
+        return wish
 
     def _trigger(self, now: float, scene: Scene) -> None:
         """Start this kind's one special disturbance when its moment has come."""
@@ -162,9 +165,11 @@ class Disturber:
             self._delusion = None
         return target
 
-    def _pushed(self, cell: Cell, target_J: F64) -> F64:
-        """Add the joint push in force and jitter, unless that would drive the hand into the table."""
+    def push(self, cell: Cell, scene: Scene, target_J: F64) -> F64:
+        """Targets [J] with the joint push in force and jitter, unless that would drive the hand into the table."""
         now, rng = cell.sim_time_s, self._rng
+        if self.kind == "clean":
+            return target_J
         if now >= self._next_push_s:
             self._push_A = rng.normal(0.0, PUSH_RAD_S, 6)
             self._pushing_until_s = now + float(rng.uniform(0.2, 0.5))
@@ -188,26 +193,31 @@ class Shaker:
         self._push_J = np.zeros(0)
 
     def start(self, spec: RobotSpec, layout: Layout) -> F64:
-        """Start joints [J]: home with noise, jaws open."""
-        noise = self._rng.normal(0.0, 0.06, len(spec.joints))
+        """Start joints [J]: home, mostly with noise, jaws open."""
+        scale = 0.0 if self._rng.random() < AT_HOME else 0.06
+        noise = self._rng.normal(0.0, scale, len(spec.joints))
         noise[list(spec.gripper_indices)] = 0.0
         return np.clip(spec.limit("home") + noise, spec.limit("lower"), spec.limit("upper"))
 
-    def apply(self, cell: Cell, scene: Any, wish_J: F64) -> F64:
+    def wish(self, cell: Cell, scene: Any, wish_J: F64) -> F64:
+        """What the expert wishes [J]: this task misleads nobody."""
+        return wish_J
+
+    def push(self, cell: Cell, scene: Any, target_J: F64) -> F64:
         """Targets [J] that the robot really gets. A block in a hand is not pushed about."""
         if self.kind == "clean" or scene.held is not None:
-            return wish_J
+            return target_J
         now, grippers = cell.sim_time_s, list(cell.spec.gripper_indices)
         if now >= self._next_s:
-            self._push_J = self._rng.normal(0.0, PUSH_RAD_S, len(wish_J))
+            self._push_J = self._rng.normal(0.0, PUSH_RAD_S, len(target_J))
             self._until_s = now + float(self._rng.uniform(0.2, 0.5))
             self._next_s = self._until_s + 0.3 + float(self._rng.exponential(1.0))
-        noise = self._rng.normal(0.0, JITTER_RAD, len(wish_J))
+        noise = self._rng.normal(0.0, JITTER_RAD, len(target_J))
         if now < self._until_s:
             noise += TICK_S * self._push_J
         noise[grippers] = 0.0
-        low = self._expert.kinematics.pinch((wish_J + noise)[cell.spec.arm_slice(self._expert.arm)][:-1])[2] < FLOOR_M
-        return wish_J if low else wish_J + noise
+        low = self._expert.kinematics.pinch((target_J + noise)[cell.spec.arm_slice(self._expert.arm)][:-1])[2] < FLOOR_M
+        return target_J if low else target_J + noise
 
 
 def kinds_of(task: str) -> dict[str, float]:

@@ -27,7 +27,7 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_place import TICK_S
+from starry_ros.sim.expert_place import TICK_S, Ramp
 from starry_ros.sim.experts import Expert, make_expert
 from starry_ros.sim.tasks import TASKS, draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
@@ -107,16 +107,16 @@ def record_episode(
     disturber = make_disturber(task, rng, kind, expert, str(colours[0]))
     cell.reset(layout, disturber.start(cell.spec, layout))
     recorder, check, done_s = Recorder(cell, task, expert), make_check(task, disturber.colour), float("inf")
-    tail_s = 2.0 if rng.random() < 0.3 else 0.8
-    tick = 0
+    tail_s = 2.0 if rng.random() < 0.15 else 0.6
+    ramp, tick = Ramp(cell.spec), 0
     while cell.sim_time_s < min(task_of(task).time_limit_s + EXTRA_S, done_s + tail_s):
         if disturber.colour != check.colour:
             check, template = make_check(task, disturber.colour), int(rng.integers(templates))
         scene = expert.look(cell)
         if tick % TICKS_PER_FRAME == 0:
             recorder.frame(scene, check.colour, sentence(check.colour, template, task))
-        wish = expert.follow(cell.command_J, expert.motion(scene, check.colour))
-        cell.apply(disturber.apply(cell, scene, wish))
+        wish = disturber.wish(cell, scene, expert.follow(cell.command_J, expert.motion(scene, check.colour)))
+        cell.apply(disturber.push(cell, scene, ramp.toward(cell.command_J, wish)))
         cell.advance(TICK_S)
         recorder.log.update(cell)
         if check.update(cell):
