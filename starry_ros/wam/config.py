@@ -86,8 +86,8 @@ class WamConfig:
     value_start: str = added("noise")
     layout: str = added("rgb")
     paths: bool = added(False)
-    geometry: GeometryConfig | None = added(None)
-    states: StatesConfig | None = added(None)
+    geometry: GeometryConfig | None = field(default=None, metadata={"added": True})
+    states: StatesConfig | None = field(default=None, metadata={"added": True})
 
     def __post_init__(self) -> None:
         require("coupling", self.coupling, COUPLINGS)
@@ -128,6 +128,11 @@ class WamConfig:
     def frame_tokens(self) -> int:
         """Tokens of one frame."""
         return self.rows * self.columns
+
+    @property
+    def sink_age_steps(self) -> int:
+        """The greatest age that a sink is shown with: half of what the rotation can tell from the future."""
+        return self.rope_period // 4
 
     @property
     def latent_patch(self) -> int:

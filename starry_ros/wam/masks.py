@@ -1,6 +1,8 @@
-"""Who sees whom: the intent-causal visibility table, the one place where it is written.
+"""Who sees whom: the visibility tables of both couplings, the one place where they are written.
 
-Source: AIM equation (10) and its table. Language reaches actions only by way of future frames and the value map.
+`VISIBLE` is intent-causal (AIM equation (10) and its table): language reaches actions only by way of future frames and
+the value map. `VISIBLE_JOINTLY` is STARRY's joint attention: all streams see each other, and only the video stream
+reads the sentence.
 Observed frames and executed actions are encoded slot by slot, each seeing only itself: then a cached slot depends on
 nothing that may be evicted, and no query sees a key through an observed token that the table hides from it.
 """
@@ -23,13 +25,20 @@ VISIBLE: dict[str, tuple[str, ...]] = {
     ACTION: (CURRENT_FRAME, PAST_ACTIONS, VALUE, ACTION),
 }
 
+_ALL_BUT_LANGUAGE = (PAST_FRAMES, CURRENT_FRAME, PAST_ACTIONS, FUTURE_FRAMES, VALUE, ACTION)
+VISIBLE_JOINTLY: dict[str, tuple[str, ...]] = {
+    FUTURE_FRAMES: (*_ALL_BUT_LANGUAGE, LANGUAGE), VALUE: _ALL_BUT_LANGUAGE, ACTION: _ALL_BUT_LANGUAGE,
+}
 
-def reaches(query: str) -> frozenset[str]:
+TABLES = {"intent_causal": VISIBLE, "joint": VISIBLE_JOINTLY}
+
+
+def reaches(query: str, table: dict[str, tuple[str, ...]] = VISIBLE) -> frozenset[str]:
     """Every group that can influence `query`, directly or by way of other queries (the table's transitive closure)."""
     found: set[str] = set()
     frontier = [query]
     while frontier:
-        for key in VISIBLE.get(frontier.pop(), ()):
+        for key in table.get(frontier.pop(), ()):
             if key not in found:
                 found.add(key)
                 frontier.append(key)

@@ -81,6 +81,8 @@ class WorldActionModel(nn.Module):
         self.value_position = nn.Parameter(0.02 * torch.randn(c.frame_tokens, c.value.width))
         self.value = Stream(c.layers, c.value.width, c.value.feed_forward, c.heads, c.head_dim)
         self.value_head = ValueHead(c)
+        if c.value_start == "black":
+            self.value_token = nn.Parameter(0.02 * torch.randn(c.value.width))
 
         self.action_in = nn.Linear(c.joints, c.action.width)
         self.state_in = nn.Linear(c.joints, c.action.width)
@@ -137,9 +139,24 @@ class WorldActionModel(nn.Module):
         self, m_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, pixels_BCYX: Tensor
     ) -> tuple[ValueOutput, Keys]:
         """Clean value map from its noised tokens, and the stream's keys."""
-        h = self.value_in(m_BND) + self.value_noise + self.value_position
+        h, rope = self.value_inputs(m_BND, rope)
         h, keys = self.value(h, s_B, rope, _visible(VALUE, groups))
-        return self.value_head(h, pixels_BCYX), keys
+        return self.value_head(h[:, : m_BND.shape[1]], pixels_BCYX), keys
+
+    def value_inputs(self, m_BND: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """The value stream's tokens and their rotation.
+
+        A black start appends the learned noise token (AIM equation (5)), which stands where the first token does.
+        """
+        h = self.value_in(m_BND) + self.value_noise + self.value_position
+        if self.config.value_start == "black":
+            h = torch.cat([h, self.value_token.expand(len(h), 1, -1)], dim=1)
+            rope = torch.cat([rope, rope[..., :1, :]], dim=-2)
+        return h, rope
+
+    def value_source(self, noise_BND: Tensor) -> Tensor:
+        """What the value stream's flow starts from: the noise, or a black map whatever the noise."""
+        return -torch.ones_like(noise_BND) if self.config.value_start == "black" else noise_BND
 
     def value_tokens(self, map_BEYX: Tensor) -> Tensor:
         """A value map in [0, 1] to tokens in [-1, 1] [B, N, E cells cells]."""
@@ -209,6 +226,10 @@ class Ropes:
         """Action tokens at the given steps."""
         nowhere = torch.zeros_like(steps_N)
         return self._table(steps_N, nowhere, nowhere)
+
+    def turns(self, steps_S: list[int], tokens: int) -> Tensor:
+        """Turns by a number of steps in time, the same for every token of a slot [2, S tokens, P/2]."""
+        return self.actions(torch.tensor(steps_S).repeat_interleave(tokens))
 
     def _table(self, steps_N: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
         return rope_table(steps_N, rows_N, columns_N, self.config.head_dim, self.config.rope_period)
