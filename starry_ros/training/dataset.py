@@ -157,12 +157,12 @@ class Sampler:
     def __init__(
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
         seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 2.5, no_history: float = 0.5,
-        done_weight: float = 0.05, rival_share: float = 0.25,
+        done_weight: float = 0.15, rival_share: float = 0.25,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
         self._future, self._slots, self._actions = future_steps, history_slots, history_actions
         self._no_history, self._rival_share = no_history, rival_share
-        # Finished episodes rest at home exactly where new ones start: too many of them teach the arm to stay there.
+        # Finished episodes rest at home, exactly where new ones start: too many of them teach the arm to stay there.
         weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0) * np.where(data.fresh_F, fresh_weight, 1.0)
         weight *= np.where(data.done_F, done_weight, 1.0)
         self._rivals = rivals(data.texts)

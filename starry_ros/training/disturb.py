@@ -62,7 +62,7 @@ class Disturber:
         self._open_until_s = 0.0
 
     def start(self, spec: RobotSpec, layout: Layout) -> F64:
-        """Start joints [J]: home, mostly with noise, or for `closed_start` an empty closed jaw somewhere over the table."""
+        """Start joints [J]: home, mostly with noise; for `closed_start` an empty closed jaw over the table."""
         rng, start = self._rng, spec.limit("home")
         arm = spec.arm_slice(self._expert.arm)
         if rng.random() > AT_HOME:

@@ -78,7 +78,7 @@ def losses(
 
 
 def _levels(size: int, noise: torch.Generator) -> Tensor:
-    """Noise levels: pure noise for half of the batch, uniform for the rest."""
+    """Noise levels: pure noise for PURE_NOISE of the batch, uniform for the rest."""
     uniform = torch.rand(size, generator=noise)
     return torch.where(torch.rand(size, generator=noise) < PURE_NOISE, torch.ones(size), uniform)
 

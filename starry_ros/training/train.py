@@ -23,8 +23,10 @@ import torch.distributed as dist
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
+from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.training.dataset import Demonstrations, Sampler, load_demonstrations
+from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.forward import TextTable, losses
 from starry_ros.training.losses import LossWeights, total
 from starry_ros.training.store import load_average, load_state, save_state
@@ -167,7 +169,7 @@ def embed_texts(texts: tuple[str, ...]) -> TextTable:
     return TextTable(tokens, mask)
 
 
-def run(trainer: Trainer, save_every: int, until_s: float | None) -> None:
+def run(trainer: Trainer, save_every: int, until_s: float | None, early: EarlyEvaluation | None = None) -> None:
     """Train to the last step, or until `until_s` seconds of this call have passed; saves on the way and at the end."""
     start, mark = time.monotonic(), time.monotonic()
     sums: dict[str, float] = {}
@@ -183,6 +185,9 @@ def run(trainer: Trainer, save_every: int, until_s: float | None) -> None:
             sums, count, mark = {}, 0, now
         if trainer.progress.step % save_every == 0:
             trainer.save()
+        if early is not None and early.due(trainer.progress.step):
+            _evaluate(trainer, early)
+            mark = time.monotonic()
         if _time_is_up(now - start, until_s):
             break
     trainer.save()
@@ -211,12 +216,22 @@ def _report(trainer: Trainer, means: dict[str, float], steps_per_s: float) -> No
         file.write(json.dumps(record) + "\n")
 
 
+def _evaluate(trainer: Trainer, early: EarlyEvaluation) -> None:
+    """Play episodes with the averaged weights; one line on the terminal and one in metrics.jsonl."""
+    found = early.run(trainer.checkpoint(), trainer.progress.step, trainer.rank, trainer.world)
+    if trainer.rank == 0:
+        print(f"step {found.step}: {found.successes} of {found.episodes} episodes succeed", flush=True)
+        with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": found.step, "success": found.successes / found.episodes,
+                                   "episodes": found.episodes}) + "\n")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry train`."""
     parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
     parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
     parser.add_argument("--preset", default="tiny", help="model preset (default: tiny)")
-    parser.add_argument("--robot", type=Path, default=Path("config/robots/bimanual_sim.yaml"), help="robot contract")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
     parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="optimiser steps in all")
     parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="samples a step over all processes")
@@ -224,6 +239,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise")
     parser.add_argument("--minutes", type=float, default=None, help="stop after so many minutes (resume later)")
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--eval-every", type=int, default=500, metavar="STEPS",
+                        help="steps between closed-loop evaluations, which choose best/; 0 for none")
+    parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of such an evaluation")
     parser.add_argument("--init", type=Path, default=None, help="run folder whose averaged weights to start from")
 
 
@@ -234,7 +252,8 @@ def train_command(args: argparse.Namespace) -> int:
         dist.init_process_group("gloo")
     try:
         trainer = _prepare(args)
-        run(trainer, args.save_every, None if args.minutes is None else args.minutes * 60)
+        early = EarlyEvaluation(trainer.spec, _task(args.data), args.eval_every, args.eval_episodes, args.out)
+        run(trainer, args.save_every, None if args.minutes is None else args.minutes * 60, early)
     finally:
         if several:
             dist.destroy_process_group()
@@ -242,7 +261,7 @@ def train_command(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> Trainer:
-    spec = load_robot_spec(args.robot)
+    spec = load_robot_spec(robot_file(args.robot))
     autoencoder = load_autoencoder(args.autoencoder)
     rank = dist.get_rank() if dist.is_initialized() else 0
     cache = args.out / "cache"
@@ -261,6 +280,11 @@ def _prepare(args: argparse.Namespace) -> Trainer:
     if args.init is not None and trainer.progress.step == 0:
         _start_from(trainer, args.init)
     return trainer
+
+
+def _task(data: Path) -> str:
+    """The task that the data show."""
+    return str(json.loads((data / "meta.json").read_text())["tasks"][0])
 
 
 def _start_from(trainer: Trainer, run: Path) -> None:

@@ -1,0 +1,74 @@
+"""Closed-loop evaluation during a training: the loss does not tell which checkpoint puts blocks on pads.
+
+Every process plays its share of the same episodes with the averaged weights. Their seeds are neither those of the data
+nor those of `starry eval`. The best checkpoint so far is kept in `best/`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.cases import Case
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.loop import run_episode
+from starry_ros.training.evaluate import SessionPolicy
+from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
+from starry_ros.wam.runtimes.torch_runtime import torch_runtime
+from starry_ros.wam.session import Session
+from starry_ros.wam.text import load_text_encoder
+
+FIRST_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Early:
+    """How many of the episodes succeeded at a step."""
+
+    step: int
+    successes: int
+    episodes: int
+
+
+class EarlyEvaluation:
+    """Plays episodes every `every` steps and keeps the best checkpoint under `out`."""
+
+    def __init__(self, spec: RobotSpec, task: str, every: int, episodes: int, out: Path) -> None:
+        self._spec, self._task, self._every, self._episodes, self._out = spec, task, every, episodes, out
+        self._cell: Cell | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether to evaluate after this step."""
+        return self._every > 0 and step % self._every == 0
+
+    def run(self, checkpoint: Checkpoint, step: int, rank: int = 0, world: int = 1) -> Early:
+        """Evaluate on all processes together; process 0 keeps the checkpoint if none before was better."""
+        self._cell = self._cell or Cell(self._spec)
+        policy = SessionPolicy(_session(checkpoint, self._spec))
+        cases = [Case(FIRST_SEED + i, task=self._task) for i in range(rank, self._episodes, world)]
+        wins = torch.tensor(sum(run_episode(policy, self._cell, case).success for case in cases))
+        if dist.is_initialized():
+            dist.all_reduce(wins)
+        found = Early(step, int(wins), self._episodes)
+        if rank == 0:
+            self._keep(found, checkpoint)
+        return found
+
+    def _keep(self, found: Early, checkpoint: Checkpoint) -> None:
+        note = self._out / "best.json"
+        best = json.loads(note.read_text()) if note.exists() else {"successes": -1}
+        if found.successes >= best["successes"]:
+            save_checkpoint(self._out / "best", checkpoint)
+            note.write_text(json.dumps(asdict(found)) + "\n")
+
+
+def _session(checkpoint: Checkpoint, spec: RobotSpec) -> Session:
+    """A session of weights that are in no folder yet."""
+    runtime = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder, "cpu")
+    texts = load_text_encoder(checkpoint.text_encoder, checkpoint.config.text_tokens)
+    return Session(runtime, checkpoint.stats, texts, spec, checkpoint.layout_hash)

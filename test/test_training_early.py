@@ -1,0 +1,61 @@
+"""Closed-loop evaluation during a training."""
+
+import json
+
+import pytest
+
+from starry_ros.paths import model_dir, robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.training import early
+from starry_ros.training.early import EarlyEvaluation
+from starry_ros.wam.checkpoint import load_checkpoint
+
+SPEC = load_robot_spec(robot_file("bimanual_sim"))
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_checkpoint(model_dir("tiny"), SPEC)
+
+
+class Scripted:
+    """Stands for the closed loop: says which seeds succeed."""
+
+    def __init__(self, wins):
+        self.wins, self.seeds = wins, []
+
+    def __call__(self, policy, cell, case):
+        self.seeds.append(case.seed)
+        success = case.seed - early.FIRST_SEED < self.wins
+        return type("Result", (), {"success": success})()
+
+
+def evaluation(tmp_path, monkeypatch, wins, episodes=6):
+    played = Scripted(wins)
+    monkeypatch.setattr(early, "run_episode", played)
+    monkeypatch.setattr(early, "Cell", lambda spec: object())
+    return EarlyEvaluation(SPEC, "place_block_pad", 100, episodes, tmp_path), played
+
+
+def test_it_is_due_at_multiples_of_its_interval_and_never_at_zero(tmp_path):
+    every_100 = EarlyEvaluation(SPEC, "place_block_pad", 100, 1, tmp_path)
+    assert [every_100.due(step) for step in (99, 100, 200)] == [False, True, True]
+    assert not EarlyEvaluation(SPEC, "place_block_pad", 0, 1, tmp_path).due(100)
+
+
+def test_the_best_checkpoint_so_far_is_kept(tmp_path, monkeypatch, shipped):
+    for step, wins, kept in [(100, 3, 100), (200, 2, 100), (300, 3, 300), (400, 5, 400)]:
+        runner, _ = evaluation(tmp_path, monkeypatch, wins)
+        assert runner.run(shipped, step).successes == wins
+        assert json.loads((tmp_path / "best.json").read_text())["step"] == kept
+    assert load_checkpoint(tmp_path / "best", SPEC).config == shipped.config
+
+
+def test_processes_share_the_episodes_and_only_the_first_one_writes(tmp_path, monkeypatch, shipped):
+    seeds = []
+    for rank in (1, 0):
+        runner, played = evaluation(tmp_path, monkeypatch, 6)
+        runner.run(shipped, 100, rank, 2)
+        assert (tmp_path / "best.json").exists() == (rank == 0)
+        seeds += played.seeds
+    assert sorted(seeds) == [early.FIRST_SEED + i for i in range(6)]
