@@ -27,6 +27,7 @@ from starry_ros.robot_spec import ArmSpec, RobotSpec
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryPoint
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import (
+    F32,
     F64,
     U8,
     ActionChunk,
@@ -96,6 +97,15 @@ def image_message(image_HWC: U8, stamp: TimeMsg, frame_id: str) -> Image:
     return Image(
         header=Header(stamp=stamp, frame_id=frame_id), height=height, width=width, encoding="rgb8", is_bigendian=0,
         step=width * channels, data=array("B", image_HWC.tobytes()),
+    )
+
+
+def float_image_message(values_hw: F32, stamp: TimeMsg, frame_id: str) -> Image:
+    """32FC1 image of raw values."""
+    height, width = values_hw.shape
+    return Image(
+        header=Header(stamp=stamp, frame_id=frame_id), height=height, width=width, encoding="32FC1", is_bigendian=0,
+        step=4 * width, data=array("B", np.ascontiguousarray(values_hw, dtype="<f4").tobytes()),
     )
 
 

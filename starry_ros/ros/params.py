@@ -1,15 +1,16 @@
 """Parameters: declared once, from one table a node, with description, range and choices.
 
-All are read-only: a value is checked at start, where a wrong one ends the node with a message, and stays in force.
+A value is checked at start, where a wrong one ends the node with a message. Only those marked `live` can be changed
+later, by `ros2 param set`; a change that is not allowed is refused with the reason, and everything stays as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
@@ -26,14 +27,38 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    live: bool = False
 
 
 ROBOT = Parameter("robot", "bimanual_sim", "Robot contract: a name in config/robots or the path of a YAML file.")
 
 
-def declare(node: Node, *table: Parameter) -> Mapping[str, Any]:
-    """Declare the parameters of a table and return the values in force; ConfigError on one that is not allowed."""
-    return {row.name: _declare(node, row) for row in table}
+Check = Callable[[Mapping[str, Any]], str]
+"""Says what is wrong with values that each are allowed but do not go together; empty when nothing is."""
+
+
+def declare(node: Node, *table: Parameter, check: Check = lambda _: "") -> Mapping[str, Any]:
+    """Declare the parameters of a table and return the values in force; ConfigError on one that is not allowed.
+
+    The mapping returned follows live parameters.
+    """
+    values = {row.name: _declare(node, row) for row in table}
+    if wrong := check(values):
+        raise ConfigError(f"{node.get_name()}: parameters", wrong, fix="change the parameter file or the command line")
+    live = {row.name: row for row in table if row.live}
+
+    def on_set(changes: Sequence[Any]) -> SetParametersResult:
+        wanted = {change.name: change.value for change in changes if change.name in live}
+        wrong = [f"{name} is one of {', '.join(live[name].choices)}" for name, value in wanted.items()
+                 if live[name].choices and value not in live[name].choices]
+        reason = "; ".join(filter(None, [*wrong, check({**values, **wanted})]))
+        if not reason:
+            values.update(wanted)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    if live:
+        node.add_on_set_parameters_callback(on_set)
+    return values
 
 
 def _declare(node: Node, row: Parameter) -> Any:
@@ -57,7 +82,7 @@ def _expected(row: Parameter) -> str:
 
 
 def _descriptor(row: Parameter) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(name=row.name, description=row.description, read_only=True)
+    descriptor = ParameterDescriptor(name=row.name, description=row.description, read_only=not row.live)
     if row.choices:
         descriptor.additional_constraints = f"one of: {', '.join(row.choices)}"
     if row.low is None or row.high is None:

@@ -1,7 +1,8 @@
-"""Colour maps for values in 0..1: two ramps, computed in OKLab so that equal steps look equal.
+"""Colour maps for values in 0..1: ramps computed in OKLab so that equal steps look equal.
 
-`ember` (purple, red, orange, pale yellow) and `tide` (indigo, blue, teal, pale green). Lightness rises all the way, so
-both read correctly with any colour vision and in grey print; warm and cool stay apart for red-green blindness.
+`ember` (purple, red, orange, pale yellow), `tide` (indigo, blue, teal, pale green), `fern` (violet, teal, green,
+yellow) and `slate` (cool greys). Lightness rises all the way, so each reads correctly with any colour vision and in
+grey print; warm ember and cool tide stay apart for red-green blindness.
 OKLab: Ottosson 2020, "A perceptual color space for image processing".
 """
 
@@ -21,6 +22,8 @@ LEVELS = 256
 RAMPS_LCH: dict[str, tuple[tuple[float, float, float], ...]] = {  # lightness, chroma, hue in degrees
     "ember": ((0.22, 0.09, 305), (0.42, 0.17, 355), (0.62, 0.20, 30), (0.79, 0.16, 68), (0.96, 0.10, 105)),
     "tide": ((0.22, 0.09, 285), (0.42, 0.16, 268), (0.62, 0.13, 235), (0.79, 0.12, 190), (0.95, 0.07, 160)),
+    "fern": ((0.22, 0.09, 310), (0.40, 0.10, 270), (0.58, 0.09, 205), (0.76, 0.15, 145), (0.95, 0.14, 108)),
+    "slate": ((0.18, 0.02, 265), (0.38, 0.03, 265), (0.58, 0.03, 260), (0.78, 0.02, 250), (0.97, 0.01, 240)),
 }
 _LMS_OF_LAB = np.array([
     [1.0, 0.3963377774, 0.2158037573], [1.0, -0.1055613458, -0.0638541728], [1.0, -0.0894841775, -1.2914855480],

@@ -19,8 +19,9 @@ import numpy as np
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.errors import InputError
 from starry_ros.types import F32, U8, LandingPoint, ValueMap
-from starry_ros.value.colour import LEVELS, levels, table
+from starry_ros.value.colour import LEVELS, levels, robust_range, table
 from starry_ros.value.project import ValueProjector, landing_in_camera
+from starry_ros.value.scale_bar import draw_scale_bar
 
 EVENT_MAPS = ("ember", "tide")
 EVENT_MARK_RGB = ((255, 214, 92), (222, 252, 244))
@@ -71,16 +72,41 @@ class Caption:
     mode_rgb: tuple[int, int, int] = DIM_RGB
 
 
+@dataclass(frozen=True)
+class Style:
+    """How values look. `alpha` is the opacity of the highest value, `colour_maps` one a contact event.
+
+    The colours span `low` to `high`, or, with `robust_percent`, from 0 to that percentile of the map in hand.
+    """
+
+    alpha: float = 0.8
+    colour_maps: tuple[str, str] = EVENT_MAPS
+    low: float = 0.0
+    high: float = 1.0
+    robust_percent: float | None = None
+    scale_bar: bool = False
+    min_confidence: float = 0.15
+
+    def span(self, value_map: ValueMap) -> tuple[float, float]:
+        """Values at the dark and at the bright end for this map."""
+        if self.robust_percent is None:
+            return self.low, self.high
+        return robust_range(value_map.values_EHW, self.robust_percent)
+
+
 class OverlayPainter:
-    """Paints overlays for the cameras of one layout. Weights, tables and caption bars are computed once and kept."""
+    """Paints overlays for the cameras of one layout. Weights, tables and caption bars are computed once and kept.
+
+    `style` may be replaced between two pictures.
+    """
 
     def __init__(
-        self, layout: CanvasLayout, stride_px: int, *, alpha: float = 0.8, min_confidence: float = 0.15
+        self, layout: CanvasLayout, stride_px: int, *, alpha: float = 0.8, min_confidence: float = 0.15,
+        style: Style | None = None,
     ) -> None:
         self.layout = layout
-        self._projector = ValueProjector(layout, stride_px)
-        self._alpha = alpha
-        self._min_confidence = min_confidence
+        self.style = style or Style(alpha=alpha, min_confidence=min_confidence)
+        self.projector = ValueProjector(layout, stride_px)
 
     def paint(
         self, camera: str, image_HWC: U8, value_map: ValueMap | None, caption: Caption | None = None,
@@ -92,9 +118,12 @@ class OverlayPainter:
         """
         canvas = self._copy(camera, image_HWC, out)
         if value_map is not None:
+            span = self.style.span(value_map)
             for event in reversed(range(min(len(value_map.values_EHW), len(EVENT_MAPS)))):
-                self._light(canvas, value_map, camera, event)
+                self._light(canvas, value_map, camera, event, span)
             self._mark(canvas, camera, value_map.landing)
+            if self.style.scale_bar:
+                draw_scale_bar(canvas, self.style.colour_maps, span)
         if caption is not None and (caption.sentence or caption.mode):
             _draw_caption(canvas, caption)
         return canvas
@@ -109,15 +138,17 @@ class OverlayPainter:
         np.copyto(canvas, image_HWC)
         return canvas
 
-    def _light(self, canvas: U8, value_map: ValueMap, camera: str, event: int) -> None:
-        region = self._projector.region(value_map, camera, event, floor=FADE_IN[0] / 2)
+    def _light(self, canvas: U8, value_map: ValueMap, camera: str, event: int, span: tuple[float, float]) -> None:
+        low, high = span
+        region = self.projector.region(value_map, camera, event, floor=low + FADE_IN[0] / 2 * (high - low))
         if region is not None:
             part = canvas[region.rect.slices]
-            part[:] = blend(part, region.values_hw, self._alpha, EVENT_MAPS[event])
+            part[:] = blend(part, region.values_hw, self.style.alpha, self.style.colour_maps[event], low, high)
 
     def _mark(self, canvas: U8, camera: str, landing: Sequence[LandingPoint]) -> None:
+        least = self.style.min_confidence
         for point in sorted(landing, key=lambda p: -p.event):
-            if point.camera != camera or point.event >= len(EVENT_MAPS) or not point.confidence >= self._min_confidence:
+            if point.camera != camera or point.event >= len(EVENT_MAPS) or not point.confidence >= least:
                 continue
             u_px, v_px = landing_in_camera(self.layout, point)
             if -0.5 <= u_px < canvas.shape[1] - 0.5 and -0.5 <= v_px < canvas.shape[0] - 0.5:
