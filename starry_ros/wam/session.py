@@ -5,6 +5,13 @@
     observe(canvas, state)                   encode the newest real frame; older ones go into the ring
     plan() -> Plan                           imagine, predict the value map, decode a chunk
 
+Planning ahead while a chunk runs: what is observed between `branch` and `drop` is only supposed.
+
+    session.branch()
+    session.observe(*session.foreseen(plan))   the frame that the plan imagines, and where it means the joints to be
+    ahead = session.plan()
+    session.drop()                             as if nothing had been supposed; the next real frame goes on from here
+
 Shapes: K chunk steps, J joints, U actions a history slot, E events, V views.
 """
 
@@ -38,6 +45,9 @@ class SessionConfig:
     min_spacing_steps: int = 4
 
 
+_Moment = tuple[int | None, int | None, RobotState | None, ActionChunk | None, int, int]
+
+
 class Session:
     """Plans for one robot with one runtime. Not thread-safe: one thread calls it."""
 
@@ -60,6 +70,7 @@ class Session:
         self.instruction = ""
         self.instruction_id = 0
         self._chunk_id = 0
+        self._branches: list[_Moment] = []
         self._forget()
 
     def reset(self, instruction: str) -> int:
@@ -117,9 +128,42 @@ class Session:
         timing = {**prediction.seconds, "total": time.monotonic() - start}
         return Plan(chunk, self._value_map(prediction), imagined, timing)
 
+    def branch(self) -> None:
+        """What is observed and planned from now on is supposed, until `drop` or `accept`. Branches nest.
+
+        Ids of chunks and instructions go on counting, so that no two plans share one.
+        """
+        self.runtime.branch()
+        self._branches.append((self._origin_ns, self._stamp_ns, self._state, self._last, self._step, self._plans))
+
+    def drop(self) -> None:
+        """Return to the state at the last `branch`; the next plan is the one it would have been. InputError if none."""
+        self.runtime.drop()
+        self._origin_ns, self._stamp_ns, self._state, self._last, self._step, self._plans = self._branches.pop()
+
+    def accept(self) -> None:
+        """Let what came since the last `branch` stand. InputError if none is open."""
+        self.runtime.accept()
+        self._branches.pop()
+
+    def foreseen(self, plan: Plan) -> tuple[Canvas, RobotState]:
+        """What a plan expects `future_steps` after its observation: the imagined frame, and the joints of its chunk.
+
+        Raises InputError on a plan without an imagined frame.
+        """
+        if plan.imagined_HWC is None:
+            raise InputError("plan", "holds no imagined frame", fix="open the session with SessionConfig(imagine=True)")
+        chunk, steps = plan.chunk, self.runtime.config.future_steps
+        stamp_ns = chunk.observation_ns + steps * self._step_ns
+        index = min(round((stamp_ns - chunk.start_ns) / chunk.step_ns), len(chunk.positions_KJ) - 1)
+        position_J = chunk.positions_KJ[index]
+        velocity_J = (position_J - chunk.positions_KJ[max(0, index - 1)]) / (chunk.step_ns * 1e-9)
+        return Canvas(stamp_ns, self._layout_hash, plan.imagined_HWC, ()), RobotState(stamp_ns, position_J, velocity_J)
+
     def _forget(self) -> None:
         self._origin_ns = self._stamp_ns = self._state = self._last = None
         self._step = self._plans = 0
+        self._branches = []
 
     def _noise(self) -> Noise:
         """Noise of this plan: a function of seed, epoch and the number of plans since reset."""

@@ -53,6 +53,15 @@ class Runtime(Protocol):
     def commit(self, actions_UJ: F32, valid_U: F32) -> None:
         """Move the current frame, with the actions executed after it (normalised like states), into the ring."""
 
+    def branch(self) -> None:
+        """What is observed and committed from now on is speculative. Branches nest."""
+
+    def drop(self) -> None:
+        """Return to the state at the last `branch`: to the bit, without having copied the history."""
+
+    def accept(self) -> None:
+        """Let what came since the last `branch` stand."""
+
     def reset(self) -> None:
         """Forget frames and actions; the sentence stays."""
 

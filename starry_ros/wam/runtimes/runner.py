@@ -28,11 +28,14 @@ class GraphRunner:
         self._inputs = {spec.name: tuple(spec.inputs) for spec in graph_specs(config)}
         self._ropes = Ropes(config)
         c = config
-        self.frames = Ring(c.layers, c.heads, c.head_dim, c.history_slots, c.frame_tokens)
-        self.actions = Ring(c.layers, c.heads, c.head_dim, c.history_slots, c.history_actions)
+        self.frames, self.actions = (
+            Ring(c.layers, c.heads, c.head_dim, c.history_slots, tokens, sinks=c.sink_slots)
+            for tokens in (c.frame_tokens, c.history_actions)
+        )
         self._text: Arrays = {}
         self._current: Arrays = {}
         self._step = 0
+        self._branches: list[tuple[Arrays, int]] = []
 
     def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
         mask = np.asarray(mask_T, np.float32)[None]
@@ -41,19 +44,36 @@ class GraphRunner:
     def observe(self, canvas_HWC: U8, step: int) -> None:
         self._current = self._run("observe", {"canvas": canvas_HWC[None], "rope": self._ropes.frame(step).numpy()})
         self._step = step
+        self._place_sinks()
 
     def commit(self, actions_UJ: F32, valid_U: F32) -> None:
         import torch
 
         rope = self._ropes.actions(self._step + 1 + torch.arange(self.config.history_actions)).numpy()
         keys = self._run("remember_actions", {"actions": actions_UJ[None], "valid": valid_U[None], "rope": rope})
-        self.frames.write(self._current["current_k"], self._current["current_v"])
-        self.actions.write(keys["executed_k"], keys["executed_v"], valid_U)
+        self.frames.write(self._current["current_k"], self._current["current_v"], step=self._step)
+        self.actions.write(keys["executed_k"], keys["executed_v"], valid_U, step=self._step)
+
+    def branch(self) -> None:
+        for ring in (self.frames, self.actions):
+            ring.branch()
+        self._branches.append((self._current, self._step))
+
+    def drop(self) -> None:
+        for ring in (self.frames, self.actions):
+            ring.drop()
+        self._current, self._step = self._branches.pop()
+        self._place_sinks()
+
+    def accept(self) -> None:
+        for ring in (self.frames, self.actions):
+            ring.accept()
+        self._branches.pop()
 
     def reset(self) -> None:
         self.frames.reset()
         self.actions.reset()
-        self._current = {}
+        self._current, self._branches = {}, []
 
     def predict(self, noise: Noise, state_J: F32) -> Prediction:
         c, at = self.config, {"start": time.monotonic()}
@@ -80,6 +100,16 @@ class GraphRunner:
     def decode(self, latents: F32) -> U8:
         image: U8 = self._run("decode", {"x": latents})["imagined"][0]
         return image
+
+    def _place_sinks(self) -> None:
+        """Show no sink as older than `sink_age_steps`: further back than training saw, and at last ambiguous."""
+        if not self.config.sink_slots:
+            return
+        import torch
+
+        for ring in (self.frames, self.actions):
+            turns = [max(0, self._step - self.config.sink_age_steps - step) for step in ring.steps[: ring.sinks]]
+            ring.turn_sinks(self._ropes.actions(torch.tensor(turns).repeat_interleave(ring.tokens)).numpy())
 
     def _denoise(self, graph: str, variable: str, start: F32, steps: int, rope: F32, known: Arrays) -> Arrays:
         """Euler from noise to clean; returns the variable and everything else that the last pass gave."""
