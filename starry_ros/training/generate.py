@@ -135,8 +135,9 @@ def _work(robot: str, task: str, folder: str, seed: int, episode: int) -> Outcom
     for attempt in range(ATTEMPTS):
         arrays, kind, success = record_episode(cell, task, seed, episode, attempt)
         if success:
-            part = Path(folder) / f".{episode:06d}.npz"
-            np.savez(part, **arrays, kind=np.array(kind), failed=np.array(attempt))  # type: ignore[arg-type]
+            part = Path(folder) / f"{episode:06d}.npz.partial"
+            with part.open("wb") as file:
+                np.savez(file, **arrays, kind=np.array(kind), failed=np.array(attempt))  # type: ignore[arg-type]
             part.rename(Path(folder) / f"{episode:06d}.npz")
             return Outcome(episode, kind, len(arrays["time_s_T"]), int(arrays["empty_closed_T"].sum()), attempt)
     raise DataError(f"episode {episode}", f"the expert failed {ATTEMPTS} times in a row", fix="use another seed")
