@@ -68,6 +68,18 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "train_autoencoder_command",
         "Trains from a data set of `starry data generate`; can be stopped at any time and resumed.",
     ),
+    ("train-state-tokens",): Verb(
+        "train the compact state: a frame as two tokens", "starry_ros.training.train_state_tokens",
+        "train_state_tokens_command",
+        "Trains a frame-to-two-tokens-to-frame autoencoder from images alone; the difference of two states is a "
+        "motion. Can be stopped at any time and resumed.",
+    ),
+    ("eval-state-tokens",): Verb(
+        "measure how much of the action a motion tells", "starry_ros.training.probe_states",
+        "eval_state_tokens_command",
+        "Linear and MLP probes from state differences to joint displacements on held-out episodes, beside the same "
+        "probes on pooled pixel differences. Exit code 1: the bar was missed.",
+    ),
     ("export",): Verb(
         "export a model's graphs to ONNX for the faster runtimes", "starry_ros.wam.export", "export_command",
         "Writes graphs without weights beside model.safetensors, and checks each installed runtime against PyTorch. "

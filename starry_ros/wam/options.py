@@ -52,10 +52,10 @@ class StatesConfig:
     patch: int = 2
     tokens: int = 2
     state_width: int = 64
-    width: int = 128
-    feed_forward: int = 256
+    width: int = 96
+    feed_forward: int = 192
     heads: int = 4
-    layers: int = 3
+    layers: int = 2
 
     def __post_init__(self) -> None:
         if self.latent_rows % self.patch or self.latent_columns % self.patch or self.width % self.heads:

@@ -1,0 +1,165 @@
+"""Train the state autoencoder on the frames of a data set: `starry train-state-tokens`.
+
+Needs images only, no actions. Seeded and resumable. Every tenth episode is held out: `starry eval-state-tokens`
+measures there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from starry_ros.errors import ConfigError
+from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
+from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.train import encoder
+from starry_ros.types import F32
+from starry_ros.wam.autoencoder import load_autoencoder
+from starry_ros.wam.options import StatesConfig
+from starry_ros.wam.state_tokens import StateAutoencoder, save_states
+
+HELD_OUT_EVERY = 10
+
+
+@dataclass(frozen=True)
+class StatesTraining:
+    """Budget and hyperparameters; the learning rate warms up over `warm_up` steps and falls to zero as a cosine."""
+
+    steps: int = 2000
+    batch: int = 64
+    seed: int = 0
+    learning_rate: float = 2e-3
+    warm_up: int = 50
+    average_decay: float = 0.99
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return self.learning_rate * min((step + 1) / self.warm_up, 0.5 + 0.5 * math.cos(math.pi * step / self.steps))
+
+
+def held_out(data: Demonstrations) -> NDArray[np.bool_]:
+    """Frames of the episodes that training does not see."""
+    mask: NDArray[np.bool_] = np.searchsorted(np.unique(data.first_F), data.first_F) % HELD_OUT_EVERY == 0
+    return mask
+
+
+def states_config(data: Demonstrations) -> StatesConfig:
+    """The default shape for the latents of a data set."""
+    channels, rows, columns = data.latents_FCYX.shape[1:]
+    return StatesConfig(latent_channels=channels, latent_rows=rows, latent_columns=columns)
+
+
+class StatesTrainer:
+    """Model, its running average, optimiser and the frames to draw from."""
+
+    def __init__(self, data: Demonstrations, config: StatesConfig, training: StatesTraining, out: Path) -> None:
+        self.data, self.training, self.out = data, training, out
+        self.frames: I64 = np.flatnonzero(~held_out(data))
+        torch.manual_seed(training.seed)
+        self.model = StateAutoencoder(config)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=training.learning_rate, weight_decay=0.01)
+        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.progress = load_state(out, self.model, self.average, self.optimiser)
+
+    def step(self) -> float:
+        """One update; batch and noise depend on (seed, step) alone. Returns the loss."""
+        step = self.progress.step
+        rng = np.random.default_rng([self.training.seed, step])
+        frame = np.sort(rng.choice(self.frames, self.training.batch))
+        latents = torch.from_numpy(self.data.latents_FCYX[frame].astype(np.float32))
+        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+        loss = self.model.loss(latents, noise, _times(rng, len(frame)))
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.training.rate(step)
+        self.optimiser.step()
+        decay = min(self.training.average_decay, (1 + step) / (10 + step))
+        for name, value in self.model.state_dict().items():
+            self.average[name].lerp_(value, 1 - decay)
+        self.progress.step += 1
+        return float(loss.detach())
+
+    def save(self) -> None:
+        """State to resume from, and the averaged weights as a model."""
+        save_state(self.out, self.model, self.average, self.optimiser, self.progress)
+        averaged = StateAutoencoder(self.model.config)
+        averaged.load_state_dict(self.average)
+        save_states(self.out, averaged, {"steps_done": self.progress.step, **dataclasses.asdict(self.training)})
+
+
+def _times(rng: np.random.Generator, size: int) -> torch.Tensor:
+    """Flow times 1 - u^2: mostly near pure noise, where the state is all that the decoder has."""
+    return torch.from_numpy((1 - rng.random(size, dtype=np.float32) ** 2).astype(np.float32))
+
+
+def run(trainer: StatesTrainer, minutes: float | None, report: Callable[[str], None] = print) -> None:
+    """Train to the last step or for `minutes`; saves every 100 steps and at the end."""
+    started, losses = time.monotonic(), []
+    before = trainer.progress.seconds
+    while trainer.progress.step < trainer.training.steps:
+        losses.append(trainer.step())
+        elapsed = time.monotonic() - started
+        trainer.progress = Progress(trainer.progress.step, before + elapsed)
+        if trainer.progress.step % 100 == 0:
+            trainer.save()
+            report(f"step {trainer.progress.step} loss {np.mean(losses):.4f} {elapsed / 60:.1f} min")
+            losses = []
+        if minutes is not None and elapsed > 60 * minutes:
+            break
+    trainer.save()
+
+
+@torch.no_grad()
+def encode_frames(model: StateAutoencoder, latents_FCYX: NDArray[np.float16] | F32, frames: I64) -> F32:
+    """States [n, S D] of the given frames."""
+    parts = [model.encode(torch.from_numpy(latents_FCYX[part].astype(np.float32))).flatten(1).numpy()
+             for part in np.array_split(frames, max(1, len(frames) // 256))]
+    states: F32 = np.concatenate(parts)
+    return states
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where frames come from."""
+    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
+    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
+    parser.add_argument("--cache", type=Path, help="folder of cached latents (default: cache in the run folder)")
+
+
+def load_data(args: argparse.Namespace, run_folder: Path) -> Demonstrations:
+    """The data set that the arguments name, with its latents."""
+    autoencoder = load_autoencoder(args.autoencoder)
+    return load_demonstrations(args.data, args.cache or run_folder / "cache", encoder(autoencoder))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `starry train-state-tokens`."""
+    plan = StatesTraining()
+    add_data_arguments(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
+    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=plan.batch, help="frames a step (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
+
+
+def train_state_tokens_command(args: argparse.Namespace) -> int:
+    """`starry train-state-tokens`: returns 0 when the run is saved."""
+    for name in ("steps", "batch"):
+        if getattr(args, name) < 1:
+            raise ConfigError(f"--{name}", "is not positive", got=getattr(args, name), expected=">= 1")
+    data = load_data(args, args.out)
+    trainer = StatesTrainer(data, states_config(data), StatesTraining(args.steps, args.batch, args.seed), args.out)
+    run(trainer, args.minutes)
+    print(f"{trainer.progress.step} steps, written to {args.out}")
+    return 0
