@@ -63,7 +63,7 @@ class Executor:
     def _stand(self, position_J: F64) -> None:
         """Forget all motion: the arms stand here and nothing was commanded yet."""
         self._command_ns: int | None = None
-        self._sent: tuple[int, Curve] | None = None
+        self._sent: tuple[int, Curve, float] | None = None
         self._recent.clear()
         self._motion_3J = np.zeros((3, self._joints))
         self._motion_3J[0] = position_J
@@ -123,18 +123,20 @@ class Executor:
         if not self._streams:
             self._advance(now_ns)
             return True
-        if periods * self._period_s > self._config.look_ahead_s / 2 and self._sent is not None:
+        if self._sent is not None and seconds(now_ns - self._sent[0]) > self._sent[2]:
             self._adopt_sent(self._command_ns)
             self._rejoin(now_ns)
             return True
-        for _ in range(periods):
+        for left in range(periods - 1, -1, -1):
             self._advance(now_ns)
+            if left:
+                self._recent.append((self._command_ns - left * self._period_ns, self._motion_3J))
         return True
 
     def _adopt_sent(self, at_ns: int) -> None:
-        """After a long silence the arms are where the last look-ahead took them, not where the plan would have."""
+        """Arms that began the stop of the last look-ahead are where it took them, not where the plan would have."""
         if self._sent is not None:
-            sent_ns, curve = self._sent
+            sent_ns, curve, _ = self._sent
             self._set_curve(curve.cut(seconds(at_ns - sent_ns)))
             self._motion_3J = self._curve.at(0.0)
             self._recent.clear()
@@ -344,11 +346,15 @@ class Executor:
         """
         if self._safety.mode is Mode.DISARMED:
             return None
-        step_s = self._config.look_ahead_step_s
-        follow_s = self._config.look_ahead_s if self._safety.moving_allowed else np.inf
-        ahead = self._stopper.follow_then_stop(self._curve, self._curve_s, follow_s)
+        config, step_s = self._config, self._config.look_ahead_step_s
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
-        self._sent = command_ns, ahead
+        follow_s = np.inf
+        if self._safety.moving_allowed:
+            lead_s = seconds(self._lead_ns)
+            least_s, rest_s = max(0.0, config.bridge_s - lead_s), config.rest_within_s - lead_s
+            follow_s = self._stopper.turn_s(self._curve, self._curve_s, least_s, rest_s)
+        ahead = self._stopper.follow_then_stop(self._curve, self._curve_s, follow_s)
+        self._sent = command_ns, ahead, follow_s
         steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
         future_s = np.arange(1, steps + 1, dtype=np.float64) * step_s
         motion_N3J = ahead.sample(np.append(future_s[:-1], max(future_s[-1], ahead.duration_s)))

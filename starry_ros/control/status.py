@@ -18,6 +18,10 @@ class ExecutorConfig:
     `lead_s` is how far ahead of the clock commands are made for robots behind a trajectory controller. It covers the
     time between two trajectories plus their transport, so that a new one never contradicts what the controller already
     did.
+
+    A look-ahead follows the plan for at least `bridge_s` after the clock, which bridges a late executor, and for longer
+    as long as it is at rest `rest_within_s` after the clock: so soon do the arms stand when nobody commands them any
+    more, unless braking itself takes longer.
     """
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -32,7 +36,8 @@ class ExecutorConfig:
     slow_factor: float = 2.0
     max_delay_s: float = 3.0
     gate_slow_s: float = 1.0
-    look_ahead_s: float = 0.3
+    bridge_s: float = 0.08
+    rest_within_s: float = 0.3
     look_ahead_step_s: float = 0.02
     lead_s: float = 0.05
 

@@ -3,15 +3,37 @@
 The invariant that everything rests on: a running curve ends at rest and was checked as a whole, so a stop is always in
 hand. The fastest stop is usually better. Next to a position limit it can swing past the limit (while a joint reverses
 there); then the curve is followed a little longer until the fastest stop fits, at worst to the curve's own end.
+
+Shapes: C candidates of the moment to turn from the curve into the stop, J joints, a motion is [3, J].
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from starry_ros.control.limits import JerkLimiter, Limits, admits
 from starry_ros.control.trajectory import Curve
+from starry_ros.types import F64
 
 RETRY_STEP_S = 0.02
 RETRIES = 5
+TURN_STEP_S = 0.01
+
+
+def stop_time_s(motion_C3J: F64, limits: Limits) -> F64:
+    """Least time to rest of every joint [..., J], by itself and position aside.
+
+    With a the acceleration towards the velocity that is left once it has faded: a / jerk for it to fade (negative where
+    it already brakes), then a trapezoid or triangle of acceleration from that velocity to 0.
+    """
+    velocity, acceleration = motion_C3J[..., 1, :], motion_C3J[..., 2, :]
+    fade = acceleration * np.abs(acceleration) / (2 * limits.jerk_J)
+    towards = np.where(velocity + fade < 0, -1.0, 1.0)
+    speed = towards * velocity + acceleration**2 / (2 * limits.jerk_J)
+    ramp = limits.acceleration_J / limits.jerk_J
+    trapezoid, triangle = speed / limits.acceleration_J + ramp, 2 * np.sqrt(np.maximum(speed, 0.0) / limits.jerk_J)
+    brake: F64 = np.where(speed > ramp * limits.acceleration_J, trapezoid, triangle)
+    return brake + towards * acceleration / limits.jerk_J
 
 
 class StopPlanner:
@@ -24,6 +46,21 @@ class StopPlanner:
     def stop(self, curve: Curve, at_s: float) -> Curve:
         """Stop as soon as possible: a curve that starts with `curve`'s motion at `at_s` and obeys every limit."""
         return self.follow_then_stop(curve, at_s, 0.0)
+
+    def turn_s(self, curve: Curve, from_s: float, least_s: float, rest_s: float) -> float:
+        """How long to follow `curve` from `from_s`: as long as rest is reached within `rest_s`, at least `least_s`.
+
+        Where braking takes longer than that allows, the turn that leads to rest soonest; inf where the curve itself is
+        at rest in time.
+        """
+        if curve.duration_s - from_s <= rest_s:
+            return float(np.inf)
+        candidates_C = np.arange(least_s, max(rest_s, least_s) + TURN_STEP_S, TURN_STEP_S)
+        needed_C = stop_time_s(curve.sample(from_s + candidates_C), self._limits).max(axis=1)
+        rest_C = candidates_C + needed_C
+        in_time = rest_C <= rest_s
+        chosen = np.flatnonzero(in_time)[-1] if in_time.any() else rest_C.argmin()
+        return float(candidates_C[chosen])
 
     def follow_then_stop(self, curve: Curve, from_s: float, follow_s: float) -> Curve:
         """Follow `curve` from `from_s` for `follow_s`, then stop; time 0 of the result is `from_s`."""

@@ -1,7 +1,7 @@
 """Node `action_executor`: the executor behind topics. Its own process, without images.
 
 In: plans, joint states, emergency stop, heartbeat, and the services `arm`, `hold`, `stop`, `reset_fault`. Out: a short
-trajectory an arm, about 25 times a second, that follows the plan and ends at rest: should this process die, the
+trajectory an arm, about 50 times a second, that follows the plan and ends at rest: should this process die, the
 controller in the driver stops the arm by itself. Nothing is sent to an arm that another node commands.
 """
 
@@ -35,7 +35,7 @@ from starry_ros.types import RobotState
 
 PARAMETERS = (
     ROBOT,
-    Parameter("command_hz", 25.0, "Rate of trajectories to each arm, in hertz.", 5.0, 100.0),
+    Parameter("command_hz", 50.0, "Rate of trajectories to each arm, in hertz.", 5.0, 100.0),
     Parameter("status_hz", 10.0, "Rate of executor_status, in hertz.", 1.0, 100.0),
     Parameter("stamp_commands", True, "Stamp trajectories with their start; false sends stamp 0, which means now."),
     Parameter("state_timeout_s", 0.25, "Joint states older than this stop the arms, in seconds.", 0.02, 2.0),
