@@ -51,6 +51,7 @@ BARS = (
     Bar("control/step", "value", "<=", 0.5),  # ms: a tenth of the period at 200 Hz
     Bar("control/tick_jitter", "ratio", ">=", 1 / 1.5),
     Bar("control/violations", "value", "<=", 0.0),
+    Bar("overlay/three_640x480_core_share", "value", "<=", 0.25),
 )
 BENCHES = {
     "transport": ("starry_ros.ros.transport_bench", "camera images between two processes, with our DDS profile"),

@@ -142,6 +142,7 @@ def _node(name: str, parameters: Mapping[str, Any], *, respawn: bool = False) ->
 def _rviz(namespace: str) -> NodeSpec:
     config = share_dir() / "config" / "bimanual.rviz"
     topics = re.findall(r"^\s*Value: (/\S+)$", config.read_text(encoding="utf-8"), re.MULTILINE) if namespace else []
+    topics += [f"{topic.rpartition('/')[0]}/camera_info" for topic in topics if topic.endswith("/image_raw")]
     remappings = tuple((topic, f"/{namespace}{topic}") for topic in sorted(set(topics)))
     return NodeSpec("rviz2", package="rviz2", arguments=("-d", str(config)), remappings=remappings)
 

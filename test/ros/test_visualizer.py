@@ -1,4 +1,4 @@
-"""Node value_map_visualizer over real DDS: what it draws belongs to its source, follows live parameters, costs nothing."""
+"""Node value_map_visualizer: what it draws belongs to its source, follows live parameters, costs nothing unseen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from starry_ros.msg import ActionChunk, ValueMap
