@@ -23,6 +23,7 @@ EXTRAS = {
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
     "openvino": ["openvino"],
     "trt": ["tensorrt"],
+    "data": ["mujoco>=3.2", "pyarrow>=16", "av>=12", "mcap", "mcap-ros2-support"],
     "ros": [
         "ros-jazzy-rclpy==7.1.6", "ros-rclpy[fastrtps]==7.1.6", "ros-jazzy-std-msgs", "ros-jazzy-sensor-msgs",
         "ros-jazzy-geometry-msgs", "ros-jazzy-trajectory-msgs", "ros-jazzy-std-srvs", "ros-jazzy-visualization-msgs",

@@ -41,7 +41,8 @@ class Verb:
 
 
 GROUPS = {
-    "data": "make training data",
+    "data": "make, bring in, look at and change training data",
+    "fuzz": "try the software with random input",
     "check": "check a robot contract, a model, a data set or this machine",
 }
 VERBS: dict[tuple[str, ...], Verb] = {
@@ -53,6 +54,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("demo",): Verb(
         "run episodes through ROS 2 and film them", "starry_ros.ros.demo", "demo_command",
         "Starts the graph with the simulated robot, gives it sentences, and writes a report, pictures and a film.",
+    ),
+    ("record",): Verb(
+        "record the running graph into one MCAP file", "starry_ros.ros.record", "record_command",
+        "Every topic, raw, with the robot contract, the parameters of all nodes, the model's hashes and the versions. "
+        "Foxglove, mcap and rosbag2 open the file.",
     ),
     ("eval",): Verb(
         "measure the success of policies in closed loop", "starry_ros.training.evaluate", "evaluate_command",
@@ -88,6 +94,31 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("data", "generate"): Verb(
         "let the expert record episodes", "starry_ros.training.generate", "generate_command",
         "Runs the scripted expert in the simulated cell and stores images, joints, sentences and value labels.",
+    ),
+    ("data", "import"): Verb(
+        "bring in LeRobot data sets or MCAP recordings", "starry_ros.data.transfer", "import_command",
+        "Brings recordings to the model's rate and canvas and labels contacts from gripper events, forward kinematics "
+        "and depth. LeRobotDataset v3 and v2.1, MCAP of this project's recorder or of rosbag2.",
+    ),
+    ("data", "export"): Verb(
+        "write a data folder as a LeRobot data set or as MCAP", "starry_ros.data.transfer", "export_command",
+        "LeRobotDataset v3 opens in lerobot; images are coded without loss, labels are features of their own.",
+    ),
+    ("data", "show"): Verb("list episodes, picture one", "starry_ros.data.tools", "show_command"),
+    ("data", "check"): Verb("name every bad episode", "starry_ros.data.tools", "check_command"),
+    ("data", "trim"): Verb("cut rest, or given seconds, from both ends", "starry_ros.data.tools", "trim_command"),
+    ("data", "resample"): Verb(
+        "play episodes faster or slower, fill gaps in their times", "starry_ros.data.tools", "resample_command",
+        "Makes plans anew from the commands; contacts and stages keep their moments.",
+    ),
+    ("data", "annotate"): Verb(
+        "label contacts, stages and progress", "starry_ros.data.tools", "annotate_command",
+        "Adds progress to what is stored, or labels everything anew from joints alone and says how far that is off.",
+    ),
+    ("fuzz", "executor"): Verb(
+        "offer the executor random plans and events", "starry_ros.bench.fuzz", "fuzz_command",
+        "Good, bad and absurd plans, services, faults and clocks in random order; every command is checked against "
+        "every limit and the arms in space. A seed replays its run. Exit code 1: something was not in order.",
     ),
     ("check", "robot"): Verb("check a robot contract", "starry_ros.checks", "check_robot"),
     ("check", "model"): Verb("check a model folder", "starry_ros.checks", "check_model"),

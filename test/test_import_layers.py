@@ -17,8 +17,10 @@ ALLOWED = {
     "wam": BASE | {"canvas"},
     "control": BASE,
     "value": BASE | {"canvas"},
+    "recording": BASE | {"canvas", "wam", "value", "control", "sim"},
     "sim": BASE | {"control", "canvas"},
     "training": BASE | {"wam", "canvas", "sim", "control"},
+    "data": BASE | {"canvas", "sim", "training"},
     "bench": BASE | {"canvas", "wam", "control", "value", "sim", "training"},
 }
 UNBOUND = {"ros", "cli", "checks"}

@@ -1,0 +1,264 @@
+"""Import of MCAP recordings of ROS 2 topics: of this project's recorder, of rosbag2, or of `mcap_write`.
+
+Topics are those of the robot contract, under any namespace: `<camera>/image_raw` or `.../compressed`, optional
+`<camera>/camera_info` and `<camera>/depth/image_raw`, the joint states, the trajectories sent to the arms, and the
+sentence from `world_action_status` or `instruction`. Frames come at the head camera's stamps. A new session epoch
+starts a new episode.
+
+Shapes: N messages of a topic, T frames, J joints.
+"""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starry_ros.canvas.pack import decode_compressed, decode_image
+from starry_ros.data.mcap_write import EPISODE, INSTRUCTION, LABELS
+from starry_ros.data.recording import Recording, Shrinker
+from starry_ros.data.store import Arrays
+from starry_ros.errors import DataError, InputError, RuntimeUnavailable
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.types import F32, F64, U8, CameraModel
+
+STATUS = "world_action_status"
+COMPRESSED = "/compressed"
+SKEW_S = 0.1
+"""Another camera's image must be this near the head camera's."""
+SHORTEST_S = 1.0
+
+
+@dataclass
+class _Tape:
+    """Everything of one file, by topic, as (time, value); times in s."""
+
+    images: dict[str, list[tuple[float, U8]]] = field(default_factory=dict)
+    depths: dict[str, list[tuple[float, F32]]] = field(default_factory=dict)
+    joints: list[tuple[float, F64, F64]] = field(default_factory=list)
+    commands: dict[str, list[tuple[float, F64, F64]]] = field(default_factory=dict)
+    texts: list[tuple[float, int, str]] = field(default_factory=list)
+    calibration: dict[str, CameraModel] = field(default_factory=dict)
+    labels: dict[str, list[F64]] = field(default_factory=dict)
+    whole: dict[str, Any] = field(default_factory=dict)
+
+
+def read_mcap(path: Path, spec: RobotSpec, instruction: str = "") -> list[Recording]:
+    """The episodes of one file. `instruction` is the sentence where the file names none. DataError names the file."""
+    tape = _Loader(path, spec).load()
+    head = next(camera.name for camera in spec.cameras if camera.role == "head")
+    for what, found in (("images of " + head, tape.images.get(head)), ("joint states", tape.joints)):
+        if not found:
+            raise DataError(str(path), f"holds no {what}", fix="record the topics of the robot contract")
+    texts = [entry for entry in tape.texts if entry[2]]
+    if not texts:
+        if not instruction:
+            raise DataError(str(path), "names no sentence", fix="give one with --instruction")
+        texts = [(-np.inf, 0, instruction)]
+    recordings = [
+        _recording(f"{path}, episode {number}", tape, spec, head, texts, begin_s, end_s)
+        for number, (begin_s, end_s) in enumerate(_episodes(texts, tape.images[head][-1][0]))
+    ]
+    return [recording for recording in recordings if recording is not None]
+
+
+def _episodes(texts: list[tuple[float, int, str]], last_s: float) -> Iterator[tuple[float, float]]:
+    """(begin, end) of each session epoch. A change of sentence within an epoch stays in the episode."""
+    begins = [texts[0][0]] + [now[0] for before, now in pairwise(texts) if now[1] != before[1]]
+    yield from zip(begins, [*begins[1:], last_s + 1.0], strict=True)
+
+
+def _recording(
+    where: str, tape: _Tape, spec: RobotSpec, head: str, texts: list[tuple[float, int, str]], begin_s: float,
+    end_s: float,
+) -> Recording | None:
+    """One episode, or None if it is too short to be one."""
+    joint_s = np.array([entry[0] for entry in tape.joints])
+    frames = [(at, image) for at, image in tape.images[head]
+              if begin_s <= at < end_s and joint_s[0] <= at <= joint_s[-1]]
+    if not frames or frames[-1][0] - frames[0][0] < min(SHORTEST_S, end_s - begin_s - 1.0 + 1e-6):
+        return None
+    times = np.array([at for at, _ in frames])
+    position, velocity = (_at(joint_s, np.array([entry[i] for entry in tape.joints]), times) for i in (1, 2))
+    text_s = [entry[0] for entry in texts]
+    labels = {name: np.array(rows) for name, rows in tape.labels.items() if len(rows) == len(frames)}
+    return Recording(
+        where=where, time_s_T=times, position_TJ=position,
+        velocity_TJ=velocity if np.isfinite(velocity).all() else None,
+        views={camera: _nearest(where, camera, found, times) for camera, found in tape.images.items()},
+        texts=[texts[max(0, bisect.bisect_right(text_s, at) - 1)][2] for at in times],
+        command_TJ=_commands(tape, spec, times, position), calibration=tape.calibration,
+        depths={camera: _nearest(where, camera, found, times) for camera, found in tape.depths.items()},
+        known=_known(tape, labels, spec),
+    )
+
+
+def _at(time_s_N: F64, rows_NJ: F64, times_T: F64) -> F32:
+    """Rows interpolated at other times."""
+    return np.column_stack([np.interp(times_T, time_s_N, column) for column in rows_NJ.T]).astype(np.float32)
+
+
+def _nearest(where: str, camera: str, found: list[tuple[float, Any]], times_T: F64) -> Any:
+    """For each time the image that is nearest to it; DataError where that is too far off."""
+    stamps = np.array([at for at, _ in found])
+    after = np.clip(np.searchsorted(stamps, times_T), 0, len(stamps) - 1)
+    before = np.maximum(after - 1, 0)
+    nearest = np.where(np.abs(stamps[before] - times_T) <= np.abs(stamps[after] - times_T), before, after)
+    skew = np.abs(stamps[nearest] - times_T)
+    if skew.max() > SKEW_S:
+        raise DataError(where, f"camera {camera} has no image near frame {int(skew.argmax())}",
+                        got=f"{skew.max():.2f} s off", expected=f"<= {SKEW_S} s", fix="trim the recording")
+    return np.stack([found[int(i)][1] for i in nearest])
+
+
+def _commands(tape: _Tape, spec: RobotSpec, times_T: F64, position_TJ: F32) -> F32 | None:
+    """The trajectory in force at each time, evaluated there; None if no arm was sent any. A silent arm stays put."""
+    if not tape.commands:
+        return None
+    command = position_TJ.copy()
+    for arm, sent in tape.commands.items():
+        begins, part = [entry[0] for entry in sent], spec.arm_slice(arm)
+        for row, at in zip(command, times_T, strict=True):
+            index = bisect.bisect_right(begins, at) - 1
+            if index >= 0:
+                begin, offsets, points = sent[index]
+                row[part] = [np.interp(at - begin, offsets, column) for column in points.T]
+    return command
+
+
+def _known(tape: _Tape, labels: dict[str, F64], spec: RobotSpec) -> Arrays:
+    """Arrays that `mcap_write` stored, if it wrote them for this robot."""
+    if tape.whole.get("contract_hash") != spec.content_hash:
+        return {}
+    forms = tape.whole["labels"]
+    found: Arrays = {
+        name: labels[name].reshape(-1, *shape).astype(dtype) for name, (dtype, shape) in forms.items() if name in labels
+    }
+    return {**found, **{name: np.array(value) for name, value in tape.whole["episode"].items()}}
+
+
+class _Loader:
+    """Reads one file into a `_Tape`."""
+
+    def __init__(self, path: Path, spec: RobotSpec) -> None:
+        self._path, self._spec, self._tape, self._shrinker = path, spec, _Tape(), Shrinker(spec)
+        self._ends: dict[str, tuple[str, str]] = {}
+        for camera in spec.cameras:
+            self._ends |= {
+                camera.topic: ("image", camera.name), camera.topic + COMPRESSED: ("compressed", camera.name),
+                camera.info_topic: ("info", camera.name), f"{camera.name}/depth/image_raw": ("depth", camera.name),
+            }
+        self._ends |= {arm.command_topic: ("command", arm.name) for arm in spec.arms}
+        self._ends |= {spec.joint_state_topic: ("joints", ""), STATUS: ("status", ""), INSTRUCTION: ("text", ""),
+                       EPISODE: ("whole", "")}
+
+    def load(self) -> _Tape:
+        """The whole file; DataError if it is broken or another kind of file."""
+        try:
+            from mcap.exceptions import McapError
+            from mcap.reader import make_reader
+            from mcap_ros2.decoder import DecoderFactory
+        except ImportError as error:
+            fix = "pip install 'starry_ros[data]'"
+            raise RuntimeUnavailable("MCAP", "mcap-ros2-support is missing", fix=fix) from error
+        try:
+            with self._path.open("rb") as file:
+                reader = make_reader(file, decoder_factories=[DecoderFactory()])
+                summary = reader.get_summary()
+                topics = [channel.topic for channel in summary.channels.values()] if summary else []
+                wanted = [topic for topic in topics if self._role(topic) is not None]
+                for _schema, channel, message, decoded in reader.iter_decoded_messages(topics=wanted):
+                    self._take(channel.topic, message.log_time / 1e9, decoded)
+        except (McapError, OSError, ValueError, EOFError) as error:
+            raise DataError(str(self._path), f"cannot be read: {error}", fix="copy it again, or --skip-bad") from error
+        return self._tape
+
+    def _role(self, topic: str) -> tuple[str, str] | None:
+        """What a topic carries, whatever its namespace."""
+        for end, role in self._ends.items():
+            if topic == end or topic.endswith(f"/{end}"):
+                return role
+        _, found, name = topic.rpartition("/" + LABELS)
+        return ("label", name) if found else None
+
+    def _take(self, topic: str, logged_s: float, message: Any) -> None:
+        role, tape = self._role(topic), self._tape
+        if role is None:
+            return
+        kind, name = role
+        at = _stamp(message, logged_s)
+        if kind in ("image", "compressed"):
+            image = _decoded(name, message) if kind == "image" else decode_compressed(name, message.data)
+            tape.images.setdefault(name, []).append((at, self._shrinker.shrink(str(self._path), name, image)))
+        elif kind == "depth":
+            tape.depths.setdefault(name, []).append((at, _depth(message)))
+        elif kind == "joints":
+            self._joints(at, message)
+        elif kind == "command":
+            self._command(at, name, message)
+        elif kind == "status":
+            if message.instruction and message.epoch:
+                tape.texts.append((at, int(message.epoch), str(message.instruction)))
+        elif kind == "text":
+            tape.texts.append((logged_s, 0, str(message.data)))
+        elif kind == "whole":
+            tape.whole = json.loads(message.data)
+        elif kind == "label":
+            tape.labels.setdefault(name, []).append(np.array(message.data))
+        elif kind == "info" and name not in tape.calibration:
+            tape.calibration[name] = _calibration(name, message)
+
+    def _joints(self, at: float, message: Any) -> None:
+        spec, names = self._spec, list(message.name)
+        try:
+            position = spec.order_joints(names, list(message.position))
+            has = len(message.velocity) == len(names)
+            velocity = spec.order_joints(names, list(message.velocity)) if has else np.full(len(names), np.nan)
+        except InputError as error:
+            raise DataError(str(self._path), f"joint states at {at:.2f} s: {error}") from error
+        if not self._tape.joints or at > self._tape.joints[-1][0]:
+            self._tape.joints.append((at, position, velocity))
+
+    def _command(self, at: float, arm: str, message: Any) -> None:
+        if not message.points:
+            return
+        wanted = [joint.name for spec in self._spec.arms if spec.name == arm for joint in spec.joints]
+        names = list(message.joint_names)
+        if sorted(names) != sorted(wanted):
+            raise DataError(str(self._path), f"trajectory of {arm} names other joints", got=names, expected=wanted)
+        order = [names.index(name) for name in wanted]
+        offsets = np.array([p.time_from_start.sec + p.time_from_start.nanosec / 1e9 for p in message.points])
+        points = np.array([[p.positions[i] for i in order] for p in message.points])
+        self._tape.commands.setdefault(arm, []).append((at, offsets, points))
+
+
+def _stamp(message: Any, logged_s: float) -> float:
+    """The message's own time, or the time of its recording if it has none."""
+    header = getattr(message, "header", None)
+    stamp = 0.0 if header is None else header.stamp.sec + header.stamp.nanosec / 1e9
+    return stamp if stamp > 0 else logged_s
+
+
+def _decoded(camera: str, message: Any) -> U8:
+    return np.ascontiguousarray(
+        decode_image(camera, message.encoding, message.height, message.width, message.step, message.data)
+    )
+
+
+def _depth(message: Any) -> F32:
+    """Depth image in m: 16UC1 is in millimetres, 32FC1 in metres."""
+    dtype = np.dtype(np.uint16 if message.encoding in ("16UC1", "mono16") else np.float32)
+    rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.step)
+    depth = rows[:, : message.width * dtype.itemsize].copy().view(dtype).astype(np.float32)
+    return depth / 1000 if dtype == np.uint16 else depth
+
+
+def _calibration(camera: str, message: Any) -> CameraModel:
+    k = [float(value) for value in message.k]
+    return CameraModel(camera, message.width, message.height, k[0], k[4], k[2], k[5], np.eye(4))

@@ -1,0 +1,201 @@
+"""One recorded episode on its way in: any rate, any camera size; `to_episode` brings it to the form of `store`.
+
+Shapes: T frames as recorded, J joints in contract order, h w = a view's size on the canvas, H W = a camera's size.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
+from starry_ros.canvas.pack import CanvasPacker
+from starry_ros.data.contacts import annotate, future_plan
+from starry_ros.data.kinematics import RobotKinematics
+from starry_ros.data.store import Arrays, frame_names
+from starry_ros.errors import ContractError, DataError
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.types import F32, F64, U8, CameraModel
+
+ASPECT_TOLERANCE = 0.02
+GRID_TOLERANCE_S = 0.004
+
+
+@dataclass(frozen=True)
+class Recording:
+    """`views` hold each camera shrunk to its place on the canvas; `depths` [T, H, W] in m; `command_TJ` may be unknown.
+
+    `known` are arrays of `store` that came with the recording, such as value labels; they are kept as they are.
+    """
+
+    where: str
+    time_s_T: F64
+    views: dict[str, U8]
+    position_TJ: F32
+    texts: Sequence[str]
+    command_TJ: F32 | None = None
+    velocity_TJ: F32 | None = None
+    depths: dict[str, F32] = field(default_factory=dict)
+    calibration: dict[str, CameraModel] = field(default_factory=dict)
+    known: Arrays = field(default_factory=dict)
+
+
+class Shrinker:
+    """Images of any size to the view's size on the canvas, by the packer that serving uses."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self._spec, self._layout = spec, t_pose_layout(spec)
+        self._packers: dict[tuple[str, tuple[int, ...]], CanvasPacker] = {}
+
+    def shrink(self, where: str, camera: str, image_HWC: U8) -> U8:
+        """The view [h, w, 3]; an image that has this size already stays as it is. DataError on another aspect."""
+        content = self._layout.tile(camera).content
+        if image_HWC.shape[:2] == (content.height_px, content.width_px):
+            return image_HWC
+        key = camera, image_HWC.shape
+        if key not in self._packers:
+            self._packers[key] = self._packer(where, camera, *image_HWC.shape[:2])
+        view: U8 = self._packers[key].pack_images({camera: image_HWC})[content.slices]
+        return view.copy()
+
+    def _packer(self, where: str, camera: str, height_px: int, width_px: int) -> CanvasPacker:
+        spec = self._spec.camera(camera)
+        ratio = width_px / height_px * spec.height_px / spec.width_px
+        if abs(ratio - 1) > ASPECT_TOLERANCE:
+            raise DataError(
+                where, f"camera {camera} has another aspect than the robot contract", got=f"{width_px}x{height_px}",
+                expected=f"{spec.width_px}x{spec.height_px} or a multiple", fix="write its size in the contract",
+            )
+        cameras = tuple(
+            dataclasses.replace(one, width_px=width_px, height_px=height_px) if one.name == camera else one
+            for one in self._spec.cameras
+        )
+        return CanvasPacker(t_pose_layout(dataclasses.replace(self._spec, cameras=cameras)))
+
+
+def views_of(canvas_THWC: U8, layout: CanvasLayout) -> dict[str, U8]:
+    """Each camera's part of the canvases: what `Recording.views` holds."""
+    return {tile.camera: canvas_THWC[(slice(None), *tile.content.slices)] for tile in layout.tiles}
+
+
+def canvases_of(views: dict[str, U8], layout: CanvasLayout) -> U8:
+    """Inverse of `views_of`: canvases [T, H, W, 3], black where there is no view."""
+    frames = len(next(iter(views.values())))
+    canvas = np.zeros((frames, layout.height_px, layout.width_px, 3), dtype=np.uint8)
+    for tile in layout.tiles:
+        canvas[(slice(None), *tile.content.slices)] = views[tile.camera]
+    return canvas
+
+
+def to_episode(recording: Recording, spec: RobotSpec, kind: str = "recorded") -> Arrays:
+    """The episode at the model's rate with all labels. DataError names the recording and what is wrong with it."""
+    _check(recording, spec)
+    if "events_TEVF" not in recording.known or "plan_TKJ" not in recording.known:
+        recording = resampled(recording, spec.action.step_s)
+    layout, frames = t_pose_layout(spec), len(recording.time_s_T)
+    command = recording.command_TJ
+    plain = command if command is not None else _next(recording.position_TJ)
+    texts = list(dict.fromkeys(recording.texts))
+    arrays: Arrays = {
+        "canvas_THWC": canvases_of(recording.views, layout), "position_TJ": recording.position_TJ,
+        "velocity_TJ": _velocity(recording), "command_TJ": plain,
+        "plan_TKJ": future_plan(recording.position_TJ, plain, spec.action.chunk_steps),
+        "time_s_T": (recording.time_s_T - recording.time_s_T[0]).astype(np.float32),
+        "text_T": np.array([texts.index(text) for text in recording.texts], dtype=np.int32),
+        "texts": np.array(texts), "kind": np.array(kind), "failed": np.array(0),
+    }
+    if frames < 2:
+        raise DataError(recording.where, "is shorter than two frames")
+    if not {"events_TEVF", "stage_T", "empty_closed_T"} <= set(recording.known):
+        robot = RobotKinematics(spec, recording.calibration)
+        arrays = annotate(robot, layout, arrays, _depth_at(recording, spec), trust_command=command is not None)
+    return {**arrays, **recording.known}
+
+
+def _depth_at(recording: Recording, spec: RobotSpec):  # type: ignore[no-untyped-def]
+    if not recording.depths:
+        return None
+
+    def depth_at(frame: int, camera: str) -> NDArray[np.floating] | None:
+        if camera not in recording.depths:
+            return None
+        size = spec.camera(camera).width_px, spec.camera(camera).height_px
+        return cv2.resize(recording.depths[camera][frame], size, interpolation=cv2.INTER_NEAREST)
+
+    return depth_at
+
+
+def _check(recording: Recording, spec: RobotSpec) -> None:
+    where, joints = recording.where, len(spec.joints)
+    missing = sorted({camera.name for camera in spec.cameras} - set(recording.views))
+    if missing:
+        raise DataError(where, f"lacks cameras {missing}", got=sorted(recording.views), fix="map them with --camera")
+    for name, array in (("joint positions", recording.position_TJ), ("commands", recording.command_TJ)):
+        if array is None:
+            continue
+        if array.shape[1:] != (joints,):
+            raise DataError(where, f"has {name} of another width", got=array.shape[1:], expected=joints)
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if len(bad):
+            raise DataError(where, f"has non-finite {name}, first in frame {bad[0]}")
+    times = recording.time_s_T
+    if len(times) < 2 or not (np.diff(times) > 0).all():
+        raise DataError(where, "has fewer than two frames, or times that do not increase", got=f"{len(times)} frames")
+    lower, upper = spec.limit("lower"), spec.limit("upper")
+    slack = 0.05 * (upper - lower)
+    outside = (recording.position_TJ < lower - slack) | (recording.position_TJ > upper + slack)
+    if outside.any():
+        joint = int(np.flatnonzero(outside.any(axis=0))[0])
+        values = recording.position_TJ[:, joint]
+        raise DataError(
+            where, f"joint {spec.joint_names[joint]} leaves the contract's limits",
+            got=f"{values.min():.3g} to {values.max():.3g}", expected=f"{lower[joint]:.3g} to {upper[joint]:.3g}",
+            fix="check joint order, sign and unit (--gripper-range scales grippers)",
+        )
+
+
+def resampled(recording: Recording, step_s: float) -> Recording:
+    """The recording at times 0, step, 2 step, ...: joints interpolated, images and sentences the latest at that time.
+
+    A recording that has these times already is returned as it is.
+    """
+    times = recording.time_s_T - recording.time_s_T[0]
+    count = int(np.floor(times[-1] / step_s + 1e-6)) + 1
+    grid = np.arange(count) * step_s
+    if len(times) == count and np.abs(times - grid).max() <= GRID_TOLERANCE_S:
+        return recording
+    latest = np.clip(np.searchsorted(times, grid + GRID_TOLERANCE_S, side="right") - 1, 0, len(times) - 1)
+
+    def blend(array: F32 | None) -> F32 | None:
+        if array is None:
+            return None
+        return np.column_stack([np.interp(grid, times, column) for column in array.T]).astype(np.float32)
+
+    position = blend(recording.position_TJ)
+    if position is None:
+        raise ContractError(recording.where, "has no joints")
+    return dataclasses.replace(
+        recording, time_s_T=grid, position_TJ=position, command_TJ=blend(recording.command_TJ),
+        velocity_TJ=blend(recording.velocity_TJ), texts=[recording.texts[int(i)] for i in latest],
+        views={name: view[latest] for name, view in recording.views.items()},
+        depths={name: depth[latest] for name, depth in recording.depths.items()},
+        known={name: array[latest] if name in frame_names(recording.known) else array
+               for name, array in recording.known.items()},
+    )
+
+
+def _velocity(recording: Recording) -> F32:
+    if recording.velocity_TJ is not None:
+        return recording.velocity_TJ
+    velocity: F32 = np.gradient(recording.position_TJ, recording.time_s_T, axis=0).astype(np.float32)
+    return velocity
+
+
+def _next(position_TJ: F32) -> F32:
+    """Without commands, a frame's target is where the joints are (nothing better is known)."""
+    return position_TJ.copy()

@@ -1,0 +1,180 @@
+"""`starry data import` and `starry data export`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from starry_ros.data.journal import Journal, show_progress, tell_bad, work_through
+from starry_ros.data.lerobot_read import LeRobotReader, Mapping
+from starry_ros.data.lerobot_write import export_lerobot
+from starry_ros.data.mcap_read import read_mcap
+from starry_ros.data.mcap_write import export_mcap
+from starry_ros.data.recording import Recording, to_episode
+from starry_ros.data.store import episode_files, read_episode, read_meta, write_episode, write_meta
+from starry_ros.errors import ConfigError, DataError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.types import Record
+
+EPISODES_A_FILE = 1000
+
+
+def import_lerobot(folder: Path, out: Path, spec: RobotSpec, mapping: Mapping, skip_bad: bool = False) -> list[str]:
+    """Bring every episode of a LeRobot data set into `out`; returns what is wrong with those that were skipped."""
+    reader = LeRobotReader(folder, spec, mapping)
+    journal = Journal(out, "import", {"source": str(folder.resolve()), "contract_hash": spec.content_hash})
+    units = [f"episode {row['episode_index']}" for row in reader.rows]
+
+    def bring(index: int) -> None:
+        _store(out / "episodes" / f"{index:06d}.npz", reader.recording(index), spec)
+
+    return work_through(units, bring, skip_bad, journal)
+
+
+def import_mcap(
+    files: Sequence[Path], out: Path, spec: RobotSpec, instruction: str = "", skip_bad: bool = False
+) -> list[str]:
+    """Bring every episode of MCAP files into `out`: file number and episode number make its name."""
+    sources = [str(path.resolve()) for path in files]
+    journal = Journal(out, "import", {"source": "mcap", "instruction": instruction, "contract_hash": spec.content_hash})
+
+    def bring(index: int) -> None:
+        recordings = read_mcap(files[index], spec, instruction)
+        if not recordings:
+            raise DataError(str(files[index]), "holds no episode of a second or more")
+        for number, recording in enumerate(recordings):
+            _store(out / "episodes" / f"{index * EPISODES_A_FILE + number:06d}.npz", recording, spec)
+
+    return work_through(sources, bring, skip_bad, journal, "files")
+
+
+def _store(path: Path, recording: Recording, spec: RobotSpec) -> None:
+    """Label and write one episode; an error names the recording."""
+    try:
+        write_episode(path, to_episode(recording, spec))
+    except DataError as error:
+        raise error if recording.where in str(error) else DataError(recording.where, str(error)) from error
+
+
+def export(folder: Path, out: Path, spec: RobotSpec, kind: str, skip_bad: bool = False) -> list[str]:
+    """Write a data folder as `lerobot` or `mcap`; returns what is wrong with the episodes that were skipped."""
+    check_contract(folder, spec)
+    files = episode_files(folder)
+    if kind == "mcap":
+        def write(index: int) -> None:
+            path = out / f"{files[index].stem}.mcap"
+            if not path.exists():
+                export_mcap(path, read_episode(files[index]), spec)
+
+        return work_through([path.stem for path in files], write, skip_bad)
+    bad: list[str] = []
+    if skip_bad:
+        files = [path for path in files if _sound(path, bad)]
+    readers = [partial(read_episode, path) for path in files]
+    export_lerobot(readers, out, spec, partial(show_progress, what="episodes"))
+    return bad
+
+
+def _sound(path: Path, bad: list[str]) -> bool:
+    try:
+        read_episode(path)
+    except DataError as error:
+        bad.append(str(error))
+        return False
+    return True
+
+
+def check_contract(folder: Path, spec: RobotSpec) -> None:
+    """DataError if a folder's data belong to another robot."""
+    found = read_meta(folder).get("contract_hash", spec.content_hash)
+    if found != spec.content_hash:
+        expected = spec.content_hash
+        raise DataError(str(folder), "is of another robot", got=found, expected=expected, fix="give its --robot")
+
+
+def add_import_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry data import`."""
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", type=Path,
+                        help="the root folder of a LeRobot data set, MCAP files, or a folder of MCAP files")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken import into it is continued")
+    add_robot_argument(parser)
+    parser.add_argument("--instruction", default="", metavar="TEXT", help="sentence of MCAP files that name none")
+    parser.add_argument("--camera", action="append", default=[], metavar="NAME=FEATURE",
+                        help="LeRobot feature of a camera of the contract; may be given several times")
+    parser.add_argument("--by-position", action="store_true",
+                        help="the joints have the contract's order, whatever their names")
+    parser.add_argument("--degrees", action="store_true", help="the joints are in degrees")
+    parser.add_argument("--gripper-range", nargs=2, type=float, metavar=("CLOSED", "OPEN"),
+                        help="what the data say where the contract's gripper is at its lower and upper limit")
+    add_skip_argument(parser)
+
+
+def add_robot_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+
+
+def add_skip_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--skip-bad", action="store_true", help="name bad files and episodes and go on without them")
+
+
+def import_command(args: argparse.Namespace) -> int:
+    """`starry data import`: returns 0 when everything was brought in, 1 when something was skipped."""
+    spec = load_robot_spec(robot_file(args.robot))
+    files = _mcap_files(args.sources)
+    if files:
+        bad = import_mcap(files, args.out, spec, args.instruction, args.skip_bad)
+    elif len(args.sources) == 1:
+        cameras = dict(_pair(text) for text in args.camera)
+        gripper_range = tuple(args.gripper_range) if args.gripper_range else None
+        mapping = Mapping(cameras, args.by_position, args.degrees, gripper_range)  # type: ignore[arg-type]
+        bad = import_lerobot(args.sources[0], args.out, spec, mapping, args.skip_bad)
+    else:
+        got = [str(source) for source in args.sources]
+        raise ConfigError("starry data import", "takes one LeRobot folder, or MCAP files", got=got)
+    return finish(args.out, spec, bad)
+
+
+def finish(out: Path, spec: RobotSpec, bad: Sequence[str], **more: object) -> int:
+    """Write meta.json, say what there is and what was skipped; the exit code."""
+    tell_bad(bad)
+    meta: Record = write_meta(out, spec, **more)
+    print(f"{out}: {meta['episodes']} episodes, {meta['frames']} frames, data hash {meta['data_hash']}")
+    return 1 if bad else 0
+
+
+def _mcap_files(sources: Sequence[Path]) -> list[Path]:
+    """The MCAP files among, or in the folders of, `sources`."""
+    found: list[Path] = []
+    for source in sources:
+        if not source.exists():
+            raise DataError(str(source), "does not exist")
+        found += sorted(source.glob("*.mcap")) if source.is_dir() else [source] if source.suffix == ".mcap" else []
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign:
+        raise ConfigError("--camera", "is not NAME=FEATURE", got=text)
+    return name, value
+
+
+def add_export_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry data export`."""
+    parser.add_argument("folder", metavar="DIR", type=Path, help="a data folder")
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; a broken export into it is continued")
+    parser.add_argument("--format", choices=("lerobot", "mcap"), default="lerobot", help="default: %(default)s")
+    add_robot_argument(parser)
+    add_skip_argument(parser)
+
+
+def export_command(args: argparse.Namespace) -> int:
+    """`starry data export`: returns 0 when everything was written, 1 when something was skipped."""
+    spec = load_robot_spec(robot_file(args.robot))
+    bad = export(args.folder, args.out, spec, args.format, args.skip_bad)
+    tell_bad(bad)
+    print(f"{args.out}: written as {args.format}")
+    return 1 if bad else 0

@@ -1,0 +1,237 @@
+"""LeRobot and MCAP, out and in again: nothing is lost; what comes from elsewhere is brought to the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.canvas.pack import CanvasPacker
+from starry_ros.cli import main
+from starry_ros.data.lerobot_read import LeRobotReader, Mapping
+from starry_ros.data.mcap_read import read_mcap
+from starry_ros.data.mcap_write import export_mcap
+from starry_ros.data.recording import Recording, resampled, to_episode
+from starry_ros.data.store import episode_files, read_episode, write_episode
+from starry_ros.data.video import VideoWriter, read_video
+from starry_ros.errors import DataError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from test_data_store import episode
+
+SPEC = load_robot_spec(robot_file("bimanual_sim"))
+LAYOUT = t_pose_layout(SPEC)
+NAMES = list(SPEC.joint_names)
+
+
+def painted(seed: int, frames: int = 12) -> dict[str, np.ndarray]:
+    """An episode whose canvas is smooth in the views (cheap to code) and black outside, as a packed one is."""
+    arrays = episode(frames, seed, slice(2, 8))
+    coarse = arrays["canvas_THWC"][:, ::32, ::32]
+    arrays["canvas_THWC"] = np.stack([cv2.resize(image, (160, 192)) for image in coarse])
+    inside = np.zeros((192, 160, 1), np.uint8)
+    for tile in LAYOUT.tiles:
+        inside[tile.content.slices] = 1
+    return {**arrays, "canvas_THWC": arrays["canvas_THWC"] * inside}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for i in range(3):
+        write_episode(tmp_path / "made" / "episodes" / f"{i:06d}.npz", painted(i, 4 + i))
+    return tmp_path / "made"
+
+
+def same(first: Path, second: Path) -> None:
+    ours, theirs = read_episode(first), read_episode(second)
+    assert set(ours) <= set(theirs)
+    for name, array in ours.items():
+        assert np.array_equal(theirs[name], array), name
+        assert theirs[name].dtype.kind == array.dtype.kind, name
+
+
+def test_a_video_gives_back_every_pixel_from_any_frame_on(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (9, 30, 40, 3), dtype=np.uint8)
+    writer = VideoWriter(tmp_path / "a.mp4", 10, 30, 40)
+    writer.add(images)
+    writer.close()
+    for first in range(9):
+        assert np.array_equal(np.stack(list(read_video(tmp_path / "a.mp4", first / 10, 9 - first, 10))), images[first:])
+    with pytest.raises(DataError, match="ends early"):
+        list(read_video(tmp_path / "a.mp4", 0.5, 9, 10))
+    (tmp_path / "b.mp4").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=r"b\.mp4"):
+        list(read_video(tmp_path / "b.mp4", 0.0, 1, 10))
+
+
+def test_a_round_trip_through_lerobot_loses_nothing(folder, tmp_path):
+    assert main(["data", "export", str(folder), str(tmp_path / "lerobot")]) == 0
+    assert main(["data", "import", str(tmp_path / "lerobot"), "--out", str(tmp_path / "back")]) == 0
+    for first, second in zip(episode_files(folder), episode_files(tmp_path / "back"), strict=True):
+        same(first, second)
+
+
+def test_a_round_trip_through_mcap_loses_nothing(folder, tmp_path):
+    assert main(["data", "export", str(folder), str(tmp_path / "mcap"), "--format", "mcap"]) == 0
+    assert main(["data", "import", str(tmp_path / "mcap"), "--out", str(tmp_path / "back")]) == 0
+    for first, second in zip(episode_files(folder), episode_files(tmp_path / "back"), strict=True):
+        same(first, second)
+
+
+def test_the_lerobot_folder_follows_the_documented_format(folder, tmp_path):
+    main(["data", "export", str(folder), str(tmp_path)])
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    assert (info["codebase_version"], info["fps"], info["total_episodes"], info["total_frames"]) == ("v3.0", 10, 3, 15)
+    data = pq.read_table(tmp_path / info["data_path"].format(chunk_index=0, file_index=0))
+    for name, feature in info["features"].items():
+        if feature["dtype"] == "video":
+            assert (tmp_path / info["video_path"].format(video_key=name, chunk_index=0, file_index=0)).exists()
+            continue
+        wide = pa.types.is_fixed_size_list(data.schema.field(name).type)
+        assert feature["shape"] == [data.schema.field(name).type.list_size if wide else 1], name
+    assert data["index"].to_pylist() == list(range(15))
+    assert np.allclose(data["timestamp"].to_pylist()[4:7], [0.0, 0.1, 0.2])
+    tasks = pq.read_table(tmp_path / "meta/tasks.parquet")
+    assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["__index_level_0__"]
+    rows = pq.read_table(tmp_path / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+    key = "videos/observation.images.head/"
+    assert [(row[key + "from_timestamp"], row["dataset_from_index"], row["length"]) for row in rows] == [
+        (0.0, 0, 4), (pytest.approx(0.4), 4, 5), (pytest.approx(0.9), 9, 6)]
+    stats = json.loads((tmp_path / "meta/stats.json").read_text())
+    state = np.array(data["observation.state"].to_pylist())
+    assert np.allclose(stats["observation.state"]["mean"], state.mean(0), atol=1e-6)
+    assert np.allclose(stats["observation.state"]["std"], state.std(0), atol=1e-6)
+    assert np.shape(stats["observation.images.head"]["mean"]) == (3, 1, 1)
+    command = np.array(data["observation.command"].to_pylist())
+    assert np.allclose(np.array(data["action"].to_pylist())[:3], command[1:4])
+
+
+def test_an_export_is_continued_and_another_data_set_is_refused(folder, tmp_path, capsys):
+    out = tmp_path / "lerobot"
+    main(["data", "export", str(folder), str(out)])
+    video = out / "videos/observation.images.head/chunk-000/file-000.mp4"
+    before = video.stat().st_mtime_ns
+    (out / "meta/info.json").unlink()
+    assert main(["data", "export", str(folder), str(out)]) == 0
+    assert video.stat().st_mtime_ns == before
+    assert json.loads((out / "meta/info.json").read_text())["total_frames"] == 15
+    write_episode(folder / "episodes" / "000009.npz", painted(9))
+    assert main(["data", "export", str(folder), str(out)]) == 2
+    assert "another data set" in capsys.readouterr().err
+
+
+def write_v21(root: Path, frames: int = 40, hz: int = 20) -> dict[str, np.ndarray]:
+    """A LeRobotDataset v2.1 as others write it: cameras of 64x48, joints in reverse order and degrees, jaws 0 to 1."""
+    rng = np.random.default_rng(5)
+    time_s = np.arange(frames) / hz
+    joints = SPEC.limit("home") + 0.2 * np.sin(time_s)[:, None] * (1 - np.isin(np.arange(14), SPEC.gripper_indices))
+    stored = np.degrees(joints)
+    stored[:, list(SPEC.gripper_indices)] = 1.0
+    action = np.concatenate([stored[1:], stored[-1:]])
+    images = rng.integers(0, 256, (3, frames, 48, 64, 3), dtype=np.uint8)
+    names = {"motors": [f"{name}.pos" for name in NAMES[::-1]]}
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [14], "names": names},
+        "action": {"dtype": "float32", "shape": [14], "names": names},
+        "observation.images.top": {"dtype": "video", "shape": [48, 64, 3], "names": None},
+        "observation.images.left_wrist": {"dtype": "video", "shape": [48, 64, 3], "names": None},
+        "observation.images.right_wrist": {"dtype": "image", "shape": [48, 64, 3], "names": None},
+    }
+    info = {
+        "codebase_version": "v2.1", "fps": hz, "chunks_size": 1000, "features": features,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (root / "meta").mkdir(parents=True)
+    (root / "data/chunk-000").mkdir(parents=True)
+    (root / "meta/info.json").write_text(json.dumps(info))
+    (root / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "put the red block on the pad"}) + "\n")
+    (root / "meta/episodes.jsonl").write_text(json.dumps({"episode_index": 0, "tasks": ["x"], "length": frames}) + "\n")
+    for key, view in zip(("top", "left_wrist"), images, strict=False):
+        writer = VideoWriter(root / f"videos/chunk-000/observation.images.{key}/episode_000000.mp4", hz, 48, 64)
+        writer.add(view)
+        writer.close()
+    pngs = [{"bytes": cv2.imencode(".png", image[..., ::-1])[1].tobytes(), "path": None} for image in images[2]]
+    table = pa.table({
+        "observation.state": stored[:, ::-1].astype(np.float32).tolist(), "action": action[:, ::-1].tolist(),
+        "observation.images.right_wrist": pngs, "timestamp": time_s.astype(np.float32),
+        "frame_index": range(frames), "episode_index": [0] * frames, "index": range(frames), "task_index": [0] * frames,
+    })
+    pq.write_table(table, root / "data/chunk-000/episode_000000.parquet")
+    return {"images": images, "joints": joints}
+
+
+FOREIGN = Mapping({"head": "observation.images.top"}, degrees=True, gripper_range=(0.0, 1.0))
+
+
+def test_a_foreign_v21_data_set_comes_in_at_the_models_rate_and_order(tmp_path):
+    truth = write_v21(tmp_path)
+    made = to_episode(LeRobotReader(tmp_path, SPEC, FOREIGN).recording(0), SPEC)
+    assert len(made["time_s_T"]) == 20
+    assert np.allclose(made["position_TJ"], truth["joints"][::2], atol=1e-5)
+    assert np.allclose(made["plan_TKJ"][0, 4], truth["joints"][10], atol=1e-5)
+    cameras = tuple(dataclasses.replace(camera, width_px=64, height_px=48) for camera in SPEC.cameras)
+    packer = CanvasPacker(t_pose_layout(dataclasses.replace(SPEC, cameras=cameras)))
+    views = dict(zip(("head", "left_wrist", "right_wrist"), truth["images"][:, 6], strict=True))
+    assert np.array_equal(made["canvas_THWC"][3], packer.pack_images(views))
+    assert list(made["texts"]) == ["put the red block on the pad"]
+
+
+def test_what_cannot_be_matched_is_refused_by_name(tmp_path):
+    write_v21(tmp_path)
+    with pytest.raises(DataError, match=r"--camera head=FEATURE"):
+        LeRobotReader(tmp_path, SPEC)
+    right_unit = LeRobotReader(tmp_path, SPEC, dataclasses.replace(FOREIGN, gripper_range=None)).recording(0)
+    with pytest.raises(DataError, match="left_gripper leaves the contract's limits"):
+        to_episode(right_unit, SPEC)
+    info = json.loads((tmp_path / "meta/info.json").read_text())
+    info["features"]["observation.state"]["names"] = [f"motor_{i}" for i in range(14)]
+    (tmp_path / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"episode 0.*--by-position"):
+        LeRobotReader(tmp_path, SPEC, FOREIGN).recording(0)
+    with pytest.raises(DataError, match="another version"):
+        (tmp_path / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v1.6"}))
+        LeRobotReader(tmp_path, SPEC, FOREIGN)
+
+
+def test_a_broken_file_is_named_and_skipped_only_when_told_to(tmp_path, capsys):
+    good, broken = tmp_path / "in" / "a.mcap", tmp_path / "in" / "b.mcap"
+    export_mcap(good, painted(0), SPEC)
+    broken.write_bytes(good.read_bytes()[:5000])
+    arguments = ["data", "import", str(tmp_path / "in"), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "b.mcap" in capsys.readouterr().err
+    assert main([*arguments, "--skip-bad"]) == 1
+    assert "skipped" in capsys.readouterr().err
+    assert [path.stem for path in episode_files(tmp_path / "out")] == ["000000"]
+
+
+def test_an_mcap_of_another_robot_is_labelled_anew(tmp_path):
+    arrays = painted(0, 20)
+    export_mcap(tmp_path / "a.mcap", arrays, SPEC)
+    renamed = dataclasses.replace(SPEC, name="twin")
+    [recording] = read_mcap(tmp_path / "a.mcap", renamed)
+    assert not recording.known
+    made = to_episode(recording, renamed)
+    assert np.array_equal(made["position_TJ"], arrays["position_TJ"])
+    assert np.array_equal(made["command_TJ"], arrays["command_TJ"])
+    assert np.array_equal(made["canvas_THWC"], arrays["canvas_THWC"])
+    assert np.array_equal(made["plan_TKJ"][0], arrays["command_TJ"][1:17])
+
+
+def test_resampling_takes_the_latest_image_and_interpolates_joints():
+    time_s = np.array([0.0, 0.04, 0.11, 0.15, 0.21, 0.3])
+    position = np.column_stack([time_s] * 14).astype(np.float32)
+    views = {"head": np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)}
+    made = resampled(Recording("here", 5 + time_s, views, position, ["a"] * 3 + ["b"] * 3), 0.1)
+    assert np.allclose(made.time_s_T, [0, 0.1, 0.2, 0.3])
+    assert np.allclose(made.position_TJ[:, 0], [0, 0.1, 0.2, 0.3], atol=1e-6)
+    assert made.views["head"][:, 0, 0, 0].tolist() == [0, 1, 3, 5]
+    assert list(made.texts) == ["a", "a", "b", "b"]
