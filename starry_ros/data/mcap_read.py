@@ -82,7 +82,7 @@ def _recording(
     joint_s = np.array([entry[0] for entry in tape.joints])
     frames = [(at, image) for at, image in tape.images[head]
               if begin_s <= at < end_s and joint_s[0] <= at <= joint_s[-1]]
-    if not frames or frames[-1][0] - frames[0][0] < min(SHORTEST_S, end_s - begin_s - 1.0 + 1e-6):
+    if len(frames) < 2 or (not tape.whole and frames[-1][0] - frames[0][0] < SHORTEST_S):
         return None
     times = np.array([at for at, _ in frames])
     position, velocity = (_at(joint_s, np.array([entry[i] for entry in tape.joints]), times) for i in (1, 2))
