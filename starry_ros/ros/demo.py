@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--swap-after", type=float, default=1.2, metavar="S", help="seconds from arm to change (1.2)")
     parser.add_argument("--time-limit", type=float, default=15.0, metavar="S", help="seconds an episode may take (15)")
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder of the results (demo)")
+    parser.add_argument("--record", action="store_true", help="record every topic into an MCAP file in the same folder")
+    parser.add_argument("--imagine", action="store_true", help="publish what the model imagines, too; costs a decoder pass")
     add_json_argument(parser)
 
 
@@ -58,7 +60,7 @@ def demo_command(args: argparse.Namespace) -> int:
     """Run the episodes; 0 when all bars were met, 1 when one was missed or the graph failed, 130 after Ctrl-C."""
     if args.episodes < 1:
         raise ConfigError("--episodes", "is not positive", got=args.episodes, expected=">= 1")
-    graph = _without_captions(build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn"}))
+    graph = _graph(args)
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     for name, value in graph.env.items():
         os.environ.setdefault(name, value)
@@ -77,11 +79,16 @@ def demo_command(args: argparse.Namespace) -> int:
     return demo.report()
 
 
-def _without_captions(graph: Graph) -> Graph:
-    """The film has its own caption."""
+def _graph(args: argparse.Namespace) -> Graph:
+    """The graph with what a demonstration changes. The film has its own caption."""
+    graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn",
+                         "record": "true" if args.record else "false"})
+    changes = {
+        "value_map_visualizer": {"caption": False}, "recorder": {"output": str(args.out.resolve())},
+        "world_action": {"publish_imagined": args.imagine},
+    }
     return replace(graph, nodes=tuple(
-        replace(node, parameters={**node.parameters, "caption": False}) if node.name == "value_map_visualizer" else node
-        for node in graph.nodes
+        replace(node, parameters={**node.parameters, **changes.get(node.name, {})}) for node in graph.nodes
     ))
 
 

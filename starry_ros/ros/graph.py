@@ -108,7 +108,7 @@ def build_graph(values: Mapping[str, str] | None = None) -> Graph:
     if on["sim"]:
         nodes.insert(0, _node("sim_robot", {"robot": robot}))
     if on["record"]:
-        nodes.append(_node("recorder", {}, respawn=True))
+        nodes.append(_node("recorder", {"robot": robot, "model": model}, respawn=True))
     if on["rviz"]:
         nodes.append(_rviz(chosen["namespace"].strip("/")))
     return Graph(tuple(nodes), chosen["namespace"].strip("/"), chosen["log_level"], _environment())

@@ -1,41 +1,54 @@
-"""Node `recorder`: every topic of the graph, raw, into one MCAP file that any MCAP or rosbag2 tool replays.
+"""Node `recorder`: every topic of the graph, raw, into one MCAP file a session, or only the seconds around a fault.
 
-Messages stay serialised. They pass to the writing thread through a queue that is bounded in bytes; what does not fit is
-dropped and counted, so a slow disk never grows the process or blocks the graph.
+Messages stay serialised and go to the writing thread through a queue that is bounded in bytes; what does not fit is
+dropped and counted, so a slow disk never grows the process or blocks the graph. A full disk ends the recording with an
+error in the diagnostics; the node stays, and takes no message any more.
 """
 
 from __future__ import annotations
 
-import importlib
 import queue
 import re
-import sys
+import shutil
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcap.writer import CompressionType, Writer
+import yaml
 from rclpy.clock import Clock, ClockType
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from std_srvs.srv import Trigger
 
-from starry_ros import __file__ as package_file
 from starry_ros.errors import RuntimeUnavailable
-from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
-from starry_ros.ros.params import Parameter, declare
+from starry_ros.msg import ExecutorStatus
+from starry_ros.recording.ring import Ring
+from starry_ros.recording.session_file import Channel, Record, SessionFile, describe
+from starry_ros.ros.definitions import full_definition, message_class
+from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
+from starry_ros.ros.node_parameters import ParameterCollector
+from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.run import StarryNode, run
 from starry_ros.ros.worker import Worker
+from starry_ros.timing import nanoseconds
 
-DISCOVERY_PERIOD_S = 0.5
 PARAMETERS = (
+    ROBOT,
+    Parameter("model", "tiny", "Model that the graph runs; its hashes are noted in the file."),
     Parameter("output", "recordings", "Folder of the recording; the file is named after the time of the start."),
     Parameter("buffer_mib", 64, "Memory for messages that wait for the disk, in MiB.", 1, 4096),
-    Parameter("exclude", "", "Regular expression of topics to leave out; empty records everything."),
+    Parameter("exclude", "/value_map/|/plan/markers$|/imagined/", "Regular expression of topics to leave out; empty "
+              "records everything. What the visualiser paints on demand can be painted again from the rest."),
+    Parameter("min_free_mib", 256, "Recording ends when the disk has less than this left, in MiB.", 0, 2**20),
+    Parameter("ring_s", 0.0, "Keep only the last seconds in memory and write them when a fault comes; 0 writes all.",
+              0.0, 600.0),
+    Parameter("after_s", 3.0, "How long to go on writing after a fault, in seconds.", 0.0, 60.0),
 )
-_PLAIN = re.compile(r"^(bool|byte|char|w?string|u?int(8|16|32|64)|float(32|64))\b")
-_FIELD = re.compile(r"^([A-Za-z][\w/]*)(<=\d+)?(\[[^\]]*\])?\s+\w+")
+DISCOVERY_PERIOD_S = 0.5
+SYNC_S = 0.4
+MIB = 2**20
 
 
 class RecorderNode(StarryNode):
@@ -43,43 +56,56 @@ class RecorderNode(StarryNode):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        values = declare(self, *PARAMETERS)
-        self.path = Path(values["output"]).expanduser() / f"{datetime.now():%Y%m%d_%H%M%S}.mcap"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._values = declare(self, *PARAMETERS)
+        values = self._values
+        self._folder = Path(values["output"]).expanduser()
         self._exclude = re.compile(values["exclude"]) if values["exclude"] else None
-        self._room_bytes = values["buffer_mib"] * 2**20
-        self._queue: queue.SimpleQueue[tuple[str, bytes, int]] = queue.SimpleQueue()
-        self._waiting_bytes = self._written = self._dropped = 0
-        self._types: dict[str, str] = {}
-        self._channels: dict[str, int] = {}
-        self._file = self.path.open("wb")
-        self._writer = Writer(self._file, compression=CompressionType.LZ4)
-        self._writer.start(profile="ros2", library="starry_ros")
-        self._worker = Worker("recorder", self._write_some, self.fail)
+        self._queue: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        self._waiting_bytes = self._written = self._dropped = self._files = 0
+        self._channels: dict[str, Channel] = {}
+        self._latched: set[str] = set()
+        self._unknown: set[str] = set()
+        self._about = describe(values["robot"], values["model"])
+        self._collector = ParameterCollector(self)
+        self._ring = Ring(nanoseconds(values["ring_s"]), values["buffer_mib"] * MIB) if values["ring_s"] else None
+        self._file: SessionFile | None = None
+        self._problem, self._mode = "", ""
+        self._trigger: str | None = None
+        self._until_s = self._synced_s = 0.0
+        if self._ring is None:
+            self._guarded(self._open_file)
+        self._worker = Worker("recorder", self._work, self.fail)
         self._worker.start()
         self.create_timer(DISCOVERY_PERIOD_S, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.create_service(Trigger, "~/save", self._on_save)
         Diagnostics(self, self._health)
-        self.get_logger().info(f"recording to {self.path}")
 
     def close(self) -> None:
         """Write what waits and finish the file."""
         self._worker.close()
         while not self._queue.empty():
-            self._write_some()
-        self._writer.finish()
-        self._file.close()
+            self._take()
+        self._guarded(self._close_file)
+
+    # In the executor's thread
 
     def _discover(self) -> None:
         for topic, types in self.get_topic_names_and_types():
-            if topic in self._types or (self._exclude and self._exclude.search(topic)):
+            known = topic in self._channels or topic in self._unknown
+            if known or (self._exclude and self._exclude.search(topic)) or not self.count_publishers(topic):
                 continue
-            self._types[topic] = types[0]
             try:
-                kind = message_class(types[0])
-            except (ImportError, AttributeError):
+                kind, definition = message_class(types[0]), full_definition(types[0])
+            except (ImportError, AttributeError, RuntimeUnavailable):
+                self._unknown.add(topic)
                 self.get_logger().warning(f"{topic} is not recorded: {types[0]} is not installed")
                 continue
-            self.create_subscription(kind, topic, partial(self._on_message, topic), self._matching_qos(topic), raw=True)
+            qos = self._matching_qos(topic)
+            self._channels[topic] = Channel(topic, types[0], definition, _qos_yaml(qos))
+            if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+                self._latched.add(topic)
+            self.create_subscription(kind, topic, self._listener(topic, types[0]), qos, raw=True)
+        self._collector.look()
 
     def _matching_qos(self, topic: str) -> QoSProfile:
         """As strong as every publisher offers, so that all of them match."""
@@ -87,83 +113,150 @@ class RecorderNode(StarryNode):
         reliable = bool(offers) and all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
         latched = bool(offers) and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
         return QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=50,
+            history=HistoryPolicy.KEEP_LAST, depth=100,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
 
-    def _on_message(self, topic: str, data: bytes) -> None:
-        if self._waiting_bytes + len(data) > self._room_bytes:
-            self._dropped += 1
-            return
-        self._waiting_bytes += len(data)
-        self._queue.put((topic, data, time.time_ns()))
+    def _listener(self, topic: str, kind: str) -> Any:
+        watched = self._ring is not None and kind == "starry_ros/msg/ExecutorStatus"
 
-    def _write_some(self) -> None:
+        def on_message(data: bytes, info: Any) -> None:
+            now_ns = time.time_ns()
+            if watched:
+                self._watch(data)
+            if self._waiting_bytes + len(data) > self._values["buffer_mib"] * MIB or self._stopped:
+                self._dropped += 1
+                return
+            self._waiting_bytes += len(data)
+            self._queue.put(Record(topic, data, now_ns, info["source_timestamp"] or now_ns))
+
+        return on_message
+
+    @property
+    def _stopped(self) -> bool:
+        return bool(self._problem) and self._ring is None
+
+    def _watch(self, data: bytes) -> None:
+        mode = deserialize_message(data, ExecutorStatus).mode_name
+        if mode == "FAULT" and self._mode != mode:
+            self._trigger = "fault"
+        self._mode = mode
+
+    def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if self._ring is None:
+            response.message = "everything is being recorded already"
+        else:
+            self._trigger = "saved"
+            response.success, response.message = True, f"the last {self._values['ring_s']:g} s go to {self._folder}"
+        return response
+
+    # In the writing thread
+
+    def _work(self) -> None:
+        self._take()
+        if self._trigger is not None:
+            self._guarded(partial(self._begin_around_fault, self._trigger))
+            self._trigger = None
+        now_s = time.monotonic()
+        if now_s - self._synced_s >= SYNC_S:
+            self._synced_s = now_s
+            self._guarded(self._sync)
+        if self._ring is not None and self._file is not None and now_s > self._until_s:
+            self._guarded(self._close_file)
+
+    def _take(self) -> None:
+        """Write one waiting message, or keep it in the ring."""
         try:
-            topic, data, received_ns = self._queue.get(timeout=0.1)
+            record = self._queue.get(timeout=0.1)
         except queue.Empty:
             return
-        self._waiting_bytes -= len(data)
-        if topic not in self._channels:
-            self._channels[topic] = self._open_channel(topic)
-        self._writer.add_message(self._channels[topic], log_time=received_ns, data=data, publish_time=received_ns)
+        self._waiting_bytes -= len(record.data)
+        if self._file is not None:
+            self._guarded(partial(self._write, self._file, record))
+        elif self._ring is not None:
+            self._ring.add(record, latched=record.topic in self._latched)
+
+    def _write(self, file: SessionFile, record: Record) -> None:
+        file.write(self._channels[record.topic], record)
         self._written += 1
 
-    def _open_channel(self, topic: str) -> int:
-        name = self._types[topic]
-        schema = self._writer.register_schema(name, "ros2msg", full_definition(name).encode())
-        return self._writer.register_channel(topic, "cdr", schema)
+    def _open_file(self, suffix: str = "") -> None:
+        self._check_disk()
+        name = f"{datetime.now():%Y%m%d_%H%M%S}{suffix}"
+        path = self._folder / f"{name}.mcap"
+        while path.exists():
+            path = path.with_name(f"{path.stem}_.mcap")
+        self._file = SessionFile(path, *self._about)
+        self._files += 1
+        self.get_logger().info(f"recording to {path}")
+
+    def _begin_around_fault(self, why: str) -> None:
+        """What the ring holds becomes the beginning of a file that goes on for `after_s`."""
+        self._until_s = time.monotonic() + self._values["after_s"]
+        if self._ring is not None and self._file is None:
+            self._problem = ""
+            self._open_file(f"_{why}")
+            for record in self._ring.drain():
+                if self._file is not None:
+                    self._write(self._file, record)
+
+    def _sync(self) -> None:
+        if self._file is not None:
+            self._check_disk()
+            for name, data in self._collector.found():
+                self._file.attach(name, data)
+            self._file.sync()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            for name, data in self._collector.found():
+                file.attach(name, data)
+            file.close()
+
+    def _check_disk(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        free_mib = shutil.disk_usage(self._folder).free // MIB
+        if free_mib < self._values["min_free_mib"]:
+            self._guarded(self._close_file)
+            raise OSError(f"{free_mib} MiB left, at least {self._values['min_free_mib']} MiB kept free")
+
+    def _guarded(self, action: Any) -> None:
+        """Do it; a disk that refuses ends this file, not the node."""
+        try:
+            action()
+        except OSError as error:
+            self._problem = f"disk: {error.strerror or error}; free space in {self._folder} and start again"
+            self.get_logger().error(self._problem)
+            if self._file is not None:
+                file, self._file = self._file, None
+                file.abandon()
 
     def _health(self) -> Health:
-        values = {"file": self.path, "written": self._written, "dropped": self._dropped, "topics": len(self._channels)}
-        return Health(WARN if self._dropped else OK, "dropping" if self._dropped else "recording", values)
+        """ERROR: the disk refused, nothing is recorded. WARN: messages dropped, or types of topics not installed."""
+        file = self._file
+        values = {
+            "file": file.path if file else "", "files": self._files, "written": self._written, "dropped": self._dropped,
+            "topics": len(self._channels), "not_installed": len(self._unknown), "waiting_bytes": self._waiting_bytes,
+            "ring_bytes": self._ring.bytes if self._ring else 0,
+        }
+        if self._problem:
+            return Health(ERROR, self._problem, values)
+        if self._dropped or self._unknown:
+            return Health(WARN, f"{self._dropped} messages dropped, {len(self._unknown)} topics not installed", values)
+        return Health(OK, "recording" if file else "waiting for a fault", values)
 
 
-def message_class(name: str) -> Any:
-    """The Python class of `package/msg/Type`."""
-    package, folder, kind = name.split("/")
-    return getattr(importlib.import_module(f"{package}.{folder}"), kind)
-
-
-def full_definition(name: str) -> str:
-    """Text of a message definition followed by those of every message it contains, as MCAP wants it."""
-    texts = {name: _definition(name)}
-    pending = [name]
-    while pending:
-        for used in _used_types(pending[0], texts[pending[0]]):
-            if used not in texts:
-                texts[used] = _definition(used)
-                pending.append(used)
-        pending.pop(0)
-    parts = [texts.pop(name)]
-    parts += [f"MSG: {used.replace('/msg/', '/')}\n{text}" for used, text in texts.items()]
-    return ("\n" + "=" * 80 + "\n").join(parts)
-
-
-def _used_types(owner: str, text: str) -> Iterator[str]:
-    for line in text.splitlines():
-        field = _FIELD.match(line.split("#")[0].strip())
-        if field is None or _PLAIN.match(field[1]):
-            continue
-        package, _, kind = field[1].rpartition("/")
-        yield f"{package.removesuffix('/msg') or owner.split('/')[0]}/msg/{kind}"
-
-
-def _definition(name: str) -> str:
-    for prefix in _prefixes(name.split("/")[0]):
-        path = prefix / "share" / f"{name}.msg"
-        if path.is_file():
-            return path.read_text(encoding="utf-8")
-    raise RuntimeUnavailable("recorder", f"the definition of {name} is not installed", fix="install its share folder")
-
-
-def _prefixes(package: str) -> Iterator[Path]:
-    """Folders that may hold share/<package>: above its Python module, the interpreter's, above this package."""
-    module_file = importlib.import_module(package).__file__ or ""
-    yield from Path(module_file).resolve().parents
-    yield Path(sys.prefix)
-    yield from Path(package_file).resolve().parents
+def _qos_yaml(qos: QoSProfile) -> str:
+    """As rosbag2 notes it, so that it plays latched topics latched."""
+    profile = {
+        "history": 1, "depth": qos.depth, "reliability": int(qos.reliability), "durability": int(qos.durability),
+        "deadline": {"sec": 9223372036, "nsec": 854775807}, "lifespan": {"sec": 9223372036, "nsec": 854775807},
+        "liveliness": 1, "liveliness_lease_duration": {"sec": 9223372036, "nsec": 854775807},
+        "avoid_ros_namespace_conventions": False,
+    }
+    return str(yaml.safe_dump([profile], sort_keys=False))
 
 
 def main() -> None:

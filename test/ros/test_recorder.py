@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 from sensor_msgs.msg import Image
-from starry_ros.msg import CanvasInfo, CanvasTile
+from starry_ros.msg import CanvasInfo, CanvasTile, ExecutorStatus
 from std_msgs.msg import String
 
+from starry_ros.recording.recover import recover
 from starry_ros.ros.convert import image_message
 from starry_ros.ros.qos import LATCHED, SENSOR, STATE
 
@@ -34,13 +36,73 @@ def test_every_topic_is_recorded_raw_and_decodes_to_what_was_sent(world: Any, tm
     world.spin(0.5)
     assert recorder.stop(signal.SIGINT) == 0
     assert "Traceback" not in recorder.text()
-    with next((tmp_path / "bags").glob("*.mcap")).open("rb") as file:
-        heard: dict[str, list[Any]] = {}
-        for _, channel, _, message in make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages():
-            heard.setdefault(channel.topic, []).append(message)
+    heard = read(next((tmp_path / "bags").glob("*.mcap")))
     assert heard["/note"][0].data == "said before anybody listened"
     assert heard["/canvas_info"][-1].tiles[0].camera == "head"
     assert heard["/canvas_info"][-1].tiles[0].age_s == 0.25
     assert "/diagnostics" in heard
     got = [bytes(message.data) for message in heard["/head/image_raw"]]
     assert got == [picture.tobytes() for picture in sent]
+
+
+def read(path: Path) -> dict[str, list[Any]]:
+    """Decoded messages by topic, by mcap's own reader."""
+    heard: dict[str, list[Any]] = {}
+    with path.open("rb") as file:
+        for _, channel, _, message in make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages():
+            heard.setdefault(channel.topic, []).append(message)
+    return heard
+
+
+def test_a_killed_recorder_loses_at_most_the_last_second(world: Any, tmp_path: Path) -> None:
+    notes = world.node.create_publisher(String, "note", STATE)
+    recorder = world.start("recorder", output=str(tmp_path / "bags"))
+    world.until(notes.get_subscription_count, 60, "the recorder")
+    sent_s = []
+    for index in range(80):
+        notes.publish(String(data=str(index)))
+        sent_s.append(time.monotonic())
+        world.spin(0.04)
+    killed_s = time.monotonic()
+    recorder.process.kill()
+    recorder.process.wait()
+    recovered = recover(next((tmp_path / "bags").glob("*.mcap")))
+    heard = [int(message.data) for message in read(recovered.path)["/note"]]
+    safe = sum(killed_s - at_s > 1.0 for at_s in sent_s)
+    assert heard == list(range(len(heard)))
+    assert len(heard) >= safe >= 40
+    with recovered.path.open("rb") as file:
+        names = {attachment.name for attachment in make_reader(file).iter_attachments()}
+    assert {"robot.yaml", "parameters/recorder.yaml"} <= names
+
+
+def test_a_full_disk_is_said_and_the_node_lives_on(world: Any, tmp_path: Path) -> None:
+    recorder = world.start("recorder", output=str(tmp_path / "bags"), min_free_mib=2**20)
+    world.until(lambda: "MiB left" in world.message("recorder"), 60, "the complaint")
+    assert world.message("recorder").startswith("disk: ")
+    world.spin(1.0)
+    assert recorder.process.poll() is None
+    assert not list((tmp_path / "bags").glob("*.mcap"))
+
+
+def test_a_ring_writes_the_seconds_around_a_fault_and_nothing_before(world: Any, tmp_path: Path) -> None:
+    notes = world.node.create_publisher(String, "note", STATE)
+    statuses = world.node.create_publisher(ExecutorStatus, "executor_status", LATCHED)
+    world.start("recorder", output=str(tmp_path / "bags"), ring_s=1.0, after_s=0.8)
+    world.until(lambda: notes.get_subscription_count() and statuses.get_subscription_count(), 60, "the recorder")
+
+    def run(count: int, first: int, mode: str) -> None:
+        for index in range(first, first + count):
+            notes.publish(String(data=str(index)))
+            statuses.publish(ExecutorStatus(mode_name=mode))
+            world.spin(0.05)
+
+    run(60, 0, "RUN")
+    assert not list((tmp_path / "bags").glob("*"))
+    run(60, 60, "FAULT")
+    world.until(lambda: world.message("recorder") == "waiting for a fault", 10, "the end of the file")
+    (path,) = (tmp_path / "bags").glob("*_fault.mcap")
+    heard = [int(message.data) for message in read(path)["/note"]]
+    assert heard == list(range(heard[0], heard[-1] + 1))
+    assert 30 <= heard[0] < 59
+    assert 64 <= heard[-1] < 110

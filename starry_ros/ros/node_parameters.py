@@ -1,0 +1,54 @@
+"""The parameters of every node of the graph, asked for once a node: a recording notes what it was a recording of."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import yaml
+from rclpy.node import Node
+from rclpy.parameter import parameter_value_to_python
+from rclpy.parameter_client import AsyncParameterClient
+
+
+class ParameterCollector:
+    """`look` often, from the executor's thread; `found` gives what has come, from any thread."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._asked: set[str] = set()
+        self._waiting: dict[str, AsyncParameterClient] = {}
+        self._found: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+
+    def look(self) -> None:
+        """Ask nodes that have appeared and whose services are there."""
+        for name, namespace in self._node.get_node_names_and_namespaces():
+            full = f"{namespace.rstrip('/')}/{name}"
+            if full not in self._asked and not name.startswith("_"):
+                self._asked.add(full)
+                self._waiting[full] = AsyncParameterClient(self._node, full)
+        for full, client in list(self._waiting.items()):
+            if client.services_are_ready():
+                del self._waiting[full]
+                client.list_parameters(callback=partial(self._on_names, full, client))
+
+    def found(self) -> Iterator[tuple[str, bytes]]:
+        """Name of the file and its YAML, once a node."""
+        while not self._found.empty():
+            yield self._found.get()
+
+    def _on_names(self, full: str, client: AsyncParameterClient, future: Any) -> None:
+        names = list(future.result().result.names)
+        client.get_parameters(names, callback=partial(self._on_values, full, names))
+
+    def _on_values(self, full: str, names: list[str], future: Any) -> None:
+        values = [_plain(parameter_value_to_python(value)) for value in future.result().values]
+        content = {full: {"ros__parameters": dict(zip(names, values, strict=True))}}
+        text = str(yaml.safe_dump(content, sort_keys=True))
+        self._found.put((f"parameters{full}.yaml", text.encode()))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if hasattr(value, "tolist") or isinstance(value, (tuple, bytes)) else value
