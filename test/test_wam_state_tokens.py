@@ -61,7 +61,7 @@ def test_the_decoder_reads_the_state_everywhere_and_the_loss_is_its_velocity_err
     assert ((base - other).abs().amax(dim=(0, 1)) > 1e-7).all()
     mixed = torch.stack([0.75 * z[0] + 0.25 * noise[0], noise[1]])
     error = model.decoder(mixed, t, state) - (noise - z)
-    assert float(model.loss(z, noise, t).detach()) == pytest.approx(float((error**2).mean().detach()), rel=1e-5)
+    assert float(model.loss(z, noise, t, state).detach()) == pytest.approx(float((error**2).mean().detach()), rel=1e-5)
 
 
 def test_files_keep_every_bit_and_damage_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Train the state autoencoder on the frames of a data set: `starry train-state-tokens`.
 
-Needs images only, no actions. Seeded and resumable. Every tenth episode is held out: `starry eval-state-tokens`
-measures there.
+With `action_weight` 0 it learns from images alone, as StaMo does. Otherwise a linear head also has to tell the joints'
+displacement from the motion: the states of a robot's own data then turn straight where its actions are straight. The
+head is dropped. Seeded and resumable. Every tenth episode is held out: `starry eval-state-tokens` measures there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from starry_ros.errors import ConfigError
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
@@ -24,6 +26,7 @@ from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.train import encoder
 from starry_ros.types import F32
 from starry_ros.wam.autoencoder import load_autoencoder
+from starry_ros.wam.normalise import ARM_SCALE_FLOOR_RAD
 from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.state_tokens import StateAutoencoder, save_states
 
@@ -40,6 +43,8 @@ class StatesTraining:
     learning_rate: float = 2e-3
     warm_up: int = 50
     average_decay: float = 0.99
+    action_weight: float = 1.0
+    longest_motion: int = 8
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -66,35 +71,47 @@ class StatesTrainer:
         self.frames: I64 = np.flatnonzero(~held_out(data))
         torch.manual_seed(training.seed)
         self.model = StateAutoencoder(config)
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=training.learning_rate, weight_decay=0.01)
-        self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.progress = load_state(out, self.model, self.average, self.optimiser)
+        self.head = nn.Linear(config.tokens * config.state_width, data.position_FJ.shape[1], bias=False)
+        self.trained = nn.ModuleDict({"states": self.model, "head": self.head})
+        self.scale_J = np.maximum(data.position_FJ.std(0), ARM_SCALE_FLOOR_RAD)
+        self.optimiser = torch.optim.AdamW(self.trained.parameters(), lr=training.learning_rate, weight_decay=0.01)
+        self.average = {name: value.clone() for name, value in self.trained.state_dict().items()}
+        self.progress = load_state(out, self.trained, self.average, self.optimiser)
 
-    def step(self) -> float:
-        """One update; batch and noise depend on (seed, step) alone. Returns the loss."""
-        step = self.progress.step
+    def step(self) -> dict[str, float]:
+        """One update on pairs of frames; they and the noise depend on (seed, step) alone. Returns the loss terms."""
+        step, data = self.progress.step, self.data
         rng = np.random.default_rng([self.training.seed, step])
-        frame = np.sort(rng.choice(self.frames, self.training.batch))
-        latents = torch.from_numpy(self.data.latents_FCYX[frame].astype(np.float32))
+        before = np.sort(rng.choice(self.frames, self.training.batch // 2))
+        after = np.minimum(before + rng.integers(1, self.training.longest_motion + 1, len(before)), data.last_F[before])
+        latents = torch.from_numpy(data.latents_FCYX[np.concatenate([before, after])].astype(np.float32))
         noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
-        loss = self.model.loss(latents, noise, _times(rng, len(frame)))
+        state = self.model.encode(latents)
+        terms = {"flow": self.model.loss(latents, noise, _times(rng, len(latents)), state)}
+        if self.training.action_weight:
+            start, end = state.flatten(1).chunk(2)
+            moved = torch.from_numpy((data.position_FJ[after] - data.position_FJ[before]) / self.scale_J).float()
+            terms["motion"] = (self.head(end - start) - moved).square().mean()
+        loss = terms["flow"] + self.training.action_weight * terms.get("motion", torch.zeros(()))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
         for group in self.optimiser.param_groups:
             group["lr"] = self.training.rate(step)
         self.optimiser.step()
         decay = min(self.training.average_decay, (1 + step) / (10 + step))
-        for name, value in self.model.state_dict().items():
+        for name, value in self.trained.state_dict().items():
             self.average[name].lerp_(value, 1 - decay)
         self.progress.step += 1
-        return float(loss.detach())
+        return {name: float(term.detach()) for name, term in terms.items()}
 
     def save(self) -> None:
         """State to resume from, and the averaged weights as a model."""
-        save_state(self.out, self.model, self.average, self.optimiser, self.progress)
+        save_state(self.out, self.trained, self.average, self.optimiser, self.progress)
         averaged = StateAutoencoder(self.model.config)
-        averaged.load_state_dict(self.average)
+        prefix = "states."
+        averaged.load_state_dict({name.removeprefix(prefix): value for name, value in self.average.items()
+                                  if name.startswith(prefix)})
         save_states(self.out, averaged, {"steps_done": self.progress.step, **dataclasses.asdict(self.training)})
 
 
@@ -105,16 +122,17 @@ def _times(rng: np.random.Generator, size: int) -> torch.Tensor:
 
 def run(trainer: StatesTrainer, minutes: float | None, report: Callable[[str], None] = print) -> None:
     """Train to the last step or for `minutes`; saves every 100 steps and at the end."""
-    started, losses = time.monotonic(), []
+    started, rows = time.monotonic(), []
     before = trainer.progress.seconds
     while trainer.progress.step < trainer.training.steps:
-        losses.append(trainer.step())
+        rows.append(trainer.step())
         elapsed = time.monotonic() - started
         trainer.progress = Progress(trainer.progress.step, before + elapsed)
         if trainer.progress.step % 100 == 0:
             trainer.save()
-            report(f"step {trainer.progress.step} loss {np.mean(losses):.4f} {elapsed / 60:.1f} min")
-            losses = []
+            means = "  ".join(f"{name} {np.mean([row[name] for row in rows]):.4f}" for name in rows[0])
+            report(f"step {trainer.progress.step}  {means}  {elapsed / 60:.1f} min")
+            rows = []
         if minutes is not None and elapsed > 60 * minutes:
             break
     trainer.save()
@@ -149,6 +167,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
     parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=plan.batch, help="frames a step (default: %(default)s)")
+    parser.add_argument("--action-weight", type=float, default=plan.action_weight,
+                        help="weight of telling the joints' displacement; 0 learns from images alone "
+                             "(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
 
@@ -156,10 +177,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def train_state_tokens_command(args: argparse.Namespace) -> int:
     """`starry train-state-tokens`: returns 0 when the run is saved."""
     for name in ("steps", "batch"):
-        if getattr(args, name) < 1:
-            raise ConfigError(f"--{name}", "is not positive", got=getattr(args, name), expected=">= 1")
+        if getattr(args, name) < 2:
+            raise ConfigError(f"--{name}", "is too small", got=getattr(args, name), expected=">= 2")
     data = load_data(args, args.out)
-    trainer = StatesTrainer(data, states_config(data), StatesTraining(args.steps, args.batch, args.seed), args.out)
+    training = StatesTraining(args.steps, args.batch, args.seed, action_weight=args.action_weight)
+    trainer = StatesTrainer(data, states_config(data), training, args.out)
     run(trainer, args.minutes)
     print(f"{trainer.progress.step} steps, written to {args.out}")
     return 0

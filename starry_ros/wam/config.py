@@ -160,6 +160,11 @@ class WamConfig:
         return self.frame_tokens + (self.value_start == "black")
 
     @property
+    def gasam(self) -> str:
+        """Which geometry weights bias the actions: "measured", "predicted", or "" for none."""
+        return "" if self.geometry is None or self.geometry.mode == "off" else self.geometry.mode
+
+    @property
     def past_tokens(self) -> int:
         """Tokens of a past frame in the history: the whole grid, or its compact state."""
         return self.frame_tokens if self.states is None else self.states.tokens

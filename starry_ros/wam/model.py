@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.detail import DetailStem, patchify
+from starry_ros.wam.geometry import GeometryExpert
 from starry_ros.wam.layers import MASKED, Keys, Stream, rope_table
 from starry_ros.wam.masks import ACTION, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE, VISIBLE
+from starry_ros.wam.state_tokens import StateEncoder
 from starry_ros.wam.value_head import LandingEmbedding, ValueHead, ValueOutput
 
 Groups = dict[str, Keys]
@@ -91,6 +93,10 @@ class WorldActionModel(nn.Module):
         self.landing = LandingEmbedding(c)
         self.action = Stream(c.layers, c.action.width, c.action.feed_forward, c.heads, c.head_dim)
         self.action_out = nn.Linear(c.action.width, c.joints)
+        self.geometry = None if c.geometry is None else GeometryExpert(c)
+        if c.states is not None:
+            self.compact = StateEncoder(c.states).requires_grad_(False)
+            self.compact_in = nn.Linear(c.states.state_width, c.video.width)
 
     # ---- conditions -------------------------------------------------------------------------------------------------
 
@@ -118,6 +124,15 @@ class WorldActionModel(nn.Module):
         h = h + self.frame_position + self.observed
         _, keys = self.video(h, _clean(h), rope, [])
         return Observation(keys, pixels)
+
+    def remember_state(self, latents_BCHW: Tensor, rope: Tensor) -> Keys:
+        """Encode an observed frame as its compact state: a few keys where `observe` gives one a token.
+
+        `rope` is that of the frame; the state stands where its first token does.
+        """
+        h = self.compact_in(self.compact(latents_BCHW)) + self.observed
+        _, keys = self.video(h, _clean(h), rope[..., :1, :].expand(*rope.shape[:-2], h.shape[1], -1), [])
+        return keys
 
     def remember_actions(self, executed_BUJ: Tensor, valid_BU: Tensor, rope: Tensor) -> Keys:
         """Encode the executed actions of one slot (normalised like states). They see only each other."""
@@ -226,10 +241,6 @@ class Ropes:
         """Action tokens at the given steps."""
         nowhere = torch.zeros_like(steps_N)
         return self._table(steps_N, nowhere, nowhere)
-
-    def turns(self, steps_S: list[int], tokens: int) -> Tensor:
-        """Turns by a number of steps in time, the same for every token of a slot [2, S tokens, P/2]."""
-        return self.actions(torch.tensor(steps_S).repeat_interleave(tokens))
 
     def _table(self, steps_N: Tensor, rows_N: Tensor, columns_N: Tensor) -> Tensor:
         return rope_table(steps_N, rows_N, columns_N, self.config.head_dim, self.config.rope_period)

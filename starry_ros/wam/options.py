@@ -32,8 +32,10 @@ class GeometryConfig:
     radius_m: float = 0.1
     strength: float = 1.0
     floor: float = 1e-2
+    carriers: tuple[int, ...] = (-1, 0, 1)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "carriers", tuple(self.carriers))
         require("geometry mode", self.mode, GASAM_MODES)
         if min(self.radius_m, self.floor, self.cell_px, self.hands) <= 0 or self.strength < 0:
             raise ConfigError("geometry", "radius_m, floor, cell_px and hands must be positive, strength not negative")

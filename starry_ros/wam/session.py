@@ -26,6 +26,7 @@ from starry_ros.errors import ContractError, InputError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import nanoseconds
 from starry_ros.types import F32, F64, ActionChunk, Canvas, LandingPoint, Plan, RobotState, ValueMap
+from starry_ros.wam.gasam import Scene, scene_arrays
 from starry_ros.wam.normalise import NormStats
 from starry_ros.wam.runtimes.base import Noise, Prediction, Runtime
 from starry_ros.wam.text import TextEncoder
@@ -89,8 +90,11 @@ class Session:
         self.instruction_id += 1
         return self.instruction_id
 
-    def observe(self, canvas: Canvas, state: RobotState) -> None:
-        """Take the newest frame and joint state. Frames must come in order of time; a refused one changes nothing."""
+    def observe(self, canvas: Canvas, state: RobotState, scene: Scene | None = None) -> None:
+        """Take the newest frame and joint state. Frames must come in order of time; a refused one changes nothing.
+
+        A model with geometry-aware attention also needs the frame's scene.
+        """
         self._check(canvas, state)
         if self._origin_ns is None:
             self._origin_ns = canvas.stamp_ns
@@ -98,6 +102,8 @@ class Session:
         if self._stamp_ns is not None and step - self._step >= self.config.min_spacing_steps:
             self._commit(step)
         self.runtime.observe(canvas.image_HWC, step)
+        if scene is not None:
+            self.runtime.look(scene_arrays(scene))
         self._step, self._stamp_ns, self._state = step, canvas.stamp_ns, state
 
     def _check(self, canvas: Canvas, state: RobotState) -> None:
@@ -174,7 +180,10 @@ class Session:
         def draw(*shape: int) -> F32:
             return rng.standard_normal((1, *shape), dtype=np.float32)
 
-        return Noise(draw(c.frame_tokens, c.latent_token_width), draw(c.frame_tokens, c.value_token_width),
+        value = draw(c.frame_tokens, c.value_token_width)
+        if c.value_start == "black":
+            value = np.full_like(value, -1.0)
+        return Noise(draw(c.frame_tokens, c.latent_token_width), value,
                      self.config.temperature * draw(c.chunk_steps, c.joints))
 
     def _chunk(self, positions_KJ: F64) -> ActionChunk:

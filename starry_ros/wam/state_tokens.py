@@ -89,10 +89,10 @@ class StateAutoencoder(nn.Module):
         """What happened between two frames: the difference of their states [B, S, D]."""
         return self.encode(after_BCHW) - self.encode(before_BCHW)
 
-    def loss(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor) -> Tensor:
-        """Mean squared error of the decoder's velocity."""
+    def loss(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, state_BSD: Tensor) -> Tensor:
+        """Mean squared error of the decoder's velocity, given the latents' states."""
         t = t_B[:, None, None, None]
-        velocity = self.decoder((1 - t) * latents_BCHW + t * noise_BCHW, t_B, self.encode(latents_BCHW))
+        velocity = self.decoder((1 - t) * latents_BCHW + t * noise_BCHW, t_B, state_BSD)
         return (velocity - (noise_BCHW - latents_BCHW)).square().mean()
 
     @torch.no_grad()

@@ -50,6 +50,9 @@ class Runtime(Protocol):
     def observe(self, canvas_HWC: U8, step: int) -> None:
         """Encode a canvas as the current frame, taken at integer step `step`. Replaces the current frame."""
 
+    def look(self, scene: dict[str, F32]) -> None:
+        """Take the scene of the current frame (`gasam.scene_arrays`), for models with geometry-aware attention."""
+
     def commit(self, actions_UJ: F32, valid_U: F32) -> None:
         """Move the current frame, with the actions executed after it (normalised like states), into the ring."""
 

@@ -1,4 +1,4 @@
-"""The model as seven graphs of plain tensors: the contract between training, export and every runtime.
+"""The model as a few graphs of plain tensors: the contract between training, export and every runtime.
 
 Names of inputs and outputs are the names in the exported files. Batch is 1. Noise, noise level `s`, step `ds` and
 rotation tables are inputs: a seed gives the same chunk on every runtime, and no graph computes an angle of time.
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from starry_ros.wam.autoencoder import Autoencoder, to_float
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.detail import unpatchify
+from starry_ros.wam.gasam import Scene, biased
 from starry_ros.wam.layers import MASKED, Keys
 from starry_ros.wam.masks import CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
 from starry_ros.wam.model import Sentence, WorldActionModel
+from starry_ros.wam.runtimes.joint_graph import LEVELS, OUTPUTS, Denoise
 
 
 @dataclass(frozen=True)
@@ -40,30 +42,55 @@ def graph_specs(c: WamConfig) -> tuple[GraphSpec, ...]:
         shape = (c.layers, 1, c.heads, tokens, p)
         return {f"{name}_k": shape, f"{name}_v": shape}
 
-    past = {**kv("past", c.history_slots * n), "past_valid": (1, c.history_slots * n)}
+    slots = c.history_slots * c.past_tokens
+    past = {**kv("past", slots), "past_valid": (1, slots)}
     executed = {**kv("executed", c.history_slots * u), "executed_valid": (1, c.history_slots * u)}
     level = {"s": (1,), "ds": (1,)}
     pixels = {"pixels": (1, c.detail_channels, *cells)}
     views = len(c.views)
     aim = {"landing": (1, c.value_events, views, 2), "seen": (1, c.value_events, views)}
+    bias = {} if not c.gasam else {"current_bias": (1, n), "value_bias": (1, n)}
+    text = {**kv("text", t), "mask": (1, t), "sentence": (1, 7, c.video.width)}
+    rope = {"rope": (2, n, p // 2)}
+    streams = (
+        GraphSpec("imagine", {"x": (1, n, c.latent_token_width), **level, **rope, **past, **kv("current", n),
+                              **executed, **text},
+                  ("x_next", "future_k", "future_v")),
+        GraphSpec("predict_value", {"m": (1, n, c.value_token_width), **level, **rope, **past, **kv("current", n),
+                                    **kv("future", n), **pixels},
+                  ("m_next", "value_k", "value_v", "map", "landing", "seen")),
+        GraphSpec("act", {"a": (1, c.chunk_steps, c.joints), **level, "rope": (2, 1 + c.chunk_steps, p // 2),
+                          **kv("current", n), **executed, **kv("value", c.value_keys), "state": (1, c.joints), **aim,
+                          **bias},
+                  ("a_next",)),
+    )
+    together = GraphSpec("denoise", {
+        "x": (1, n, c.latent_token_width), "m": (1, n, c.value_token_width), "a": (1, c.chunk_steps, c.joints),
+        **dict.fromkeys(LEVELS, (1,)), "rope_x": rope["rope"], "rope_m": rope["rope"],
+        "rope_a": (2, 1 + c.chunk_steps, p // 2), **past, **kv("current", n), **executed, **text, **pixels,
+        "state": (1, c.joints), **bias, **({"future_bias": (1, n)} if c.gasam else {}),
+    }, OUTPUTS)
     return (
         GraphSpec("encode_text", {"tokens": (1, t, c.text_width), "mask": (1, t)}, ("text_k", "text_v", "sentence")),
         GraphSpec("observe", {"canvas": (1, c.canvas_height_px, c.canvas_width_px, 3), "rope": (2, n, p // 2)},
-                  ("current_k", "current_v", "pixels", "latents")),
+                  ("current_k", "current_v", "pixels", "latents", *(() if c.states is None else ("slot_k", "slot_v")))),
         GraphSpec("remember_actions", {"actions": (1, u, c.joints), "valid": (1, u), "rope": (2, u, p // 2)},
                   ("executed_k", "executed_v")),
-        GraphSpec("imagine", {"x": (1, n, c.latent_token_width), **level, "rope": (2, n, p // 2), **past,
-                              **kv("current", n), **executed, **kv("text", t), "mask": (1, t),
-                              "sentence": (1, 7, c.video.width)},
-                  ("x_next", "future_k", "future_v")),
-        GraphSpec("predict_value", {"m": (1, n, c.value_token_width), **level, "rope": (2, n, p // 2), **past,
-                                    **kv("current", n), **kv("future", n), **pixels},
-                  ("m_next", "value_k", "value_v", "map", "landing", "seen")),
-        GraphSpec("act", {"a": (1, c.chunk_steps, c.joints), **level, "rope": (2, 1 + c.chunk_steps, p // 2),
-                          **kv("current", n), **executed, **kv("value", n), "state": (1, c.joints), **aim},
-                  ("a_next",)),
+        *((together,) if c.coupling == "joint" else streams),
+        *(() if c.gasam != "predicted" else (GraphSpec("foresee", {
+            **scene(c), "s_x": (1,), "s_a": (1,), **rope, **past, **kv("current", n), **executed,
+            **({} if c.coupling != "joint" else {**kv("text", t), "mask": (1, t)}),
+        }, ("future_weights",)),)),
         GraphSpec("decode", {"x": (1, n, c.latent_token_width)}, ("imagined",)),
     )
+
+
+def scene(c: WamConfig) -> dict[str, tuple[int, ...]]:
+    """Inputs that describe what the geometry knows of an instant."""
+    assert c.geometry is not None
+    cells = (c.canvas_height_px // c.geometry.cell_px, c.canvas_width_px // c.geometry.cell_px)
+    return {"depth": (1, *cells), "intrinsics": (1, len(c.views), 4), "poses": (1, len(c.views), 4, 4),
+            "hands": (1, c.geometry.hands, 3)}
 
 
 def _keys(k: Tensor, v: Tensor, valid: Tensor | None = None) -> Keys:
@@ -94,11 +121,14 @@ class EncodeText(_Graph):
 class Observe(_Graph):
     """Canvas (uint8) to keys, pixel embeddings and latents."""
 
-    def forward(self, canvas: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, canvas: Tensor, rope: Tensor) -> tuple[Tensor, ...]:
         image = to_float(canvas)
         latents = self.autoencoder.encode_float(image)
         observation = self.model.observe(latents, image, rope)
-        return (*_stack(observation.keys), observation.pixels, latents)
+        outputs = (*_stack(observation.keys), observation.pixels, latents)
+        if self.model.config.states is None:
+            return outputs
+        return (*outputs, *_stack(self.model.remember_state(latents, rope)))
 
 
 class RememberActions(_Graph):
@@ -146,13 +176,36 @@ class Act(_Graph):
     def forward(
         self, a: Tensor, s: Tensor, ds: Tensor, rope: Tensor, current_k: Tensor, current_v: Tensor,
         executed_k: Tensor, executed_v: Tensor, executed_valid: Tensor, value_k: Tensor, value_v: Tensor,
-        state: Tensor, landing: Tensor, seen: Tensor,
+        state: Tensor, landing: Tensor, seen: Tensor, current_bias: Tensor | None = None,
+        value_bias: Tensor | None = None,
     ) -> Tensor:
         groups = {
             CURRENT_FRAME: _keys(current_k, current_v), PAST_ACTIONS: _keys(executed_k, executed_v, executed_valid),
             VALUE: _keys(value_k, value_v),
         }
+        for name, bias in ((CURRENT_FRAME, current_bias), (VALUE, value_bias)):
+            if bias is not None:
+                groups[name] = biased(groups[name], bias[:, None, None, :])
         return a + ds * self.model.act(a[:, None], s, rope, groups, state, landing, seen)[:, 0]
+
+
+class Foresee(_Graph):
+    """Weights of the tokens to come, from the scene of now and what was observed."""
+
+    def forward(
+        self, depth: Tensor, intrinsics: Tensor, poses: Tensor, hands: Tensor, s_x: Tensor, s_a: Tensor, rope: Tensor,
+        past_k: Tensor, past_v: Tensor, past_valid: Tensor, current_k: Tensor, current_v: Tensor, executed_k: Tensor,
+        executed_v: Tensor, executed_valid: Tensor, text_k: Tensor | None = None, text_v: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        groups = {
+            PAST_FRAMES: _keys(past_k, past_v, past_valid), CURRENT_FRAME: _keys(current_k, current_v),
+            PAST_ACTIONS: _keys(executed_k, executed_v, executed_valid),
+        }
+        expert, now = self.model.geometry, Scene(depth, intrinsics, poses, hands)
+        assert expert is not None
+        text = None if text_k is None or text_v is None else _keys(text_k, text_v, mask)
+        return expert.future_weights(now, expert(now, s_x, s_a, rope, groups, text))
 
 
 class Decode(_Graph):
@@ -167,6 +220,7 @@ def build_graphs(model: WorldActionModel, autoencoder: Autoencoder) -> dict[str,
     """Every graph by name, in evaluation mode, sharing the given weights."""
     kinds = {
         "encode_text": EncodeText, "observe": Observe, "remember_actions": RememberActions, "imagine": Imagine,
-        "predict_value": PredictValue, "act": Act, "decode": Decode,
+        "predict_value": PredictValue, "act": Act, "denoise": Denoise, "foresee": Foresee, "decode": Decode,
     }
-    return {name: kind(model, autoencoder).eval() for name, kind in kinds.items()}
+    names = [spec.name for spec in graph_specs(model.config)]
+    return {name: kinds[name](model, autoencoder).eval() for name in names}

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from starry_ros.errors import InputError
 from starry_ros.types import F32, U8
 from starry_ros.wam.config import WamConfig
+from starry_ros.wam.gasam import CellGrid, measured_biases, predicted_biases
 from starry_ros.wam.kv_cache import Ring
 from starry_ros.wam.model import Ropes
 from starry_ros.wam.runtimes.base import Noise, Prediction
 from starry_ros.wam.runtimes.graphs import graph_specs
-from starry_ros.wam.sampler import levels
+from starry_ros.wam.sampler import joint_levels, levels
 
 Arrays = dict[str, np.ndarray]
 Engine = Callable[[Arrays], Arrays]
@@ -30,10 +32,12 @@ class GraphRunner:
         c = config
         self.frames, self.actions = (
             Ring(c.layers, c.heads, c.head_dim, c.history_slots, tokens, sinks=c.sink_slots)
-            for tokens in (c.frame_tokens, c.history_actions)
+            for tokens in (c.past_tokens, c.history_actions)
         )
         self._text: Arrays = {}
         self._current: Arrays = {}
+        self._grid = None if config.geometry is None else CellGrid(config)
+        self._scene: Arrays = {}
         self._step = 0
         self._branches: list[tuple[Arrays, int]] = []
 
@@ -43,15 +47,19 @@ class GraphRunner:
 
     def observe(self, canvas_HWC: U8, step: int) -> None:
         self._current = self._run("observe", {"canvas": canvas_HWC[None], "rope": self._ropes.frame(step).numpy()})
-        self._step = step
+        self._step, self._scene = step, {}
         self._place_sinks()
+
+    def look(self, scene: Arrays) -> None:
+        self._scene = scene
 
     def commit(self, actions_UJ: F32, valid_U: F32) -> None:
         import torch
 
         rope = self._ropes.actions(self._step + 1 + torch.arange(self.config.history_actions)).numpy()
         keys = self._run("remember_actions", {"actions": actions_UJ[None], "valid": valid_U[None], "rope": rope})
-        self.frames.write(self._current["current_k"], self._current["current_v"], step=self._step)
+        kind = "current" if self.config.states is None else "slot"
+        self.frames.write(self._current[f"{kind}_k"], self._current[f"{kind}_v"], step=self._step)
         self.actions.write(keys["executed_k"], keys["executed_v"], valid_U, step=self._step)
 
     def branch(self) -> None:
@@ -73,7 +81,7 @@ class GraphRunner:
     def reset(self) -> None:
         self.frames.reset()
         self.actions.reset()
-        self._current, self._branches = {}, []
+        self._current, self._scene, self._branches = {}, {}, []
 
     def predict(self, noise: Noise, state_J: F32) -> Prediction:
         c, at = self.config, {"start": time.monotonic()}
@@ -84,18 +92,19 @@ class GraphRunner:
         }
         ropes, step = self._ropes, self._step
         future, now, chunk = ropes.future(step), ropes.frame(step), ropes.chunk(step)
+        if c.coupling == "joint":
+            known |= self._denoise_jointly(noise, {"rope_x": future.numpy(), "rope_m": now.numpy(),
+                                                   "rope_a": chunk.numpy()}, known)
+            at["joint"] = time.monotonic()
+            return _prediction(known, at)
+        known |= self._weigh(known, 1.0, 1.0)
         known |= self._denoise("imagine", "x", noise.video, c.video_steps, future.numpy(), known)
         at["video"] = time.monotonic()
         known |= self._denoise("predict_value", "m", noise.value, c.value_steps, now.numpy(), known)
         at["value"] = time.monotonic()
         known |= self._denoise("act", "a", noise.action, c.action_steps, chunk.numpy(), known)
         at["action"] = time.monotonic()
-        moments = list(at.values())
-        return Prediction(
-            actions_KJ=known["a"][0], map_EYX=known["map"][0], landing_EV2=known["landing"][0],
-            seen_EV=1 / (1 + np.exp(-known["seen"][0])), latents=known["x"],
-            seconds=dict(zip(list(at)[1:], np.diff(moments).tolist(), strict=True)),
-        )
+        return _prediction(known, at)
 
     def decode(self, latents: F32) -> U8:
         image: U8 = self._run("decode", {"x": latents})["imagined"][0]
@@ -120,5 +129,38 @@ class GraphRunner:
             x = out[f"{variable}_next"]
         return {**out, variable: x}
 
+    def _denoise_jointly(self, noise: Noise, ropes: Arrays, known: Arrays) -> Arrays:
+        """Euler of all streams together, each on its own grid of noise levels."""
+        c, out = self.config, {}
+        now = {"x": noise.video, "m": noise.value, "a": noise.action}
+        for grid in joint_levels(c.video_steps, c.value_steps, c.action_steps):
+            for name, (s, ds) in zip(now, grid, strict=True):
+                known |= {f"s_{name}": np.full(1, s, np.float32), f"ds_{name}": np.full(1, ds, np.float32)}
+            known |= self._weigh(known, grid[0][0], grid[2][0])
+            out = self._run("denoise", {**known, **ropes, **now})
+            now = {name: out[f"{name}_next"] for name in now}
+        return {**out, **now}
+
+    def _weigh(self, known: Arrays, s_video: float, s_action: float) -> Arrays:
+        """Biases of geometry-aware attention, for the scene that `look` gave; nothing without a geometry part."""
+        if self._grid is None or not self.config.gasam:
+            return {}
+        if not self._scene:
+            raise InputError("plan", "the scene is unknown", fix="give observe() the depth, cameras and hands")
+        if self.config.gasam == "measured":
+            return measured_biases(self.config, self._grid, self._scene)
+        levels_now = {"s_x": np.full(1, s_video, np.float32), "s_a": np.full(1, s_action, np.float32)}
+        rope = {"rope": self._ropes.future(self._step).numpy()}
+        return predicted_biases(self.config, self._run("foresee", {**known, **self._scene, **levels_now, **rope}))
+
     def _run(self, graph: str, known: Arrays) -> Arrays:
         return self.engines[graph]({name: known[name] for name in self._inputs[graph]})
+
+
+def _prediction(known: Arrays, at: dict[str, float]) -> Prediction:
+    """What the last passes gave; `at` holds the start and the end of every stage."""
+    return Prediction(
+        actions_KJ=known["a"][0], map_EYX=known["map"][0], landing_EV2=known["landing"][0],
+        seen_EV=1 / (1 + np.exp(-known["seen"][0])), latents=known["x"],
+        seconds=dict(zip(list(at)[1:], np.diff(list(at.values())).tolist(), strict=True)),
+    )
