@@ -60,6 +60,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "Every topic, raw, with the robot contract, the parameters of all nodes, the model's hashes and the versions. "
         "Foxglove, mcap and rosbag2 open the file.",
     ),
+    ("replay",): Verb(
+        "make the plans of a recording again and compare", "starry_ros.ros.replay", "replay_command",
+        "Plans offline from the recorded canvases and joint states, and says where and by how much the plans differ: "
+        "not at all on the same runtime and weights. With --to-ros, feeds the sensors to a live graph instead.",
+    ),
     ("eval",): Verb(
         "measure the success of policies in closed loop", "starry_ros.training.evaluate", "evaluate_command",
         "Runs episodes in the simulated cell without ROS and reports success with 95 % intervals.",

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", type=float, default=15.0, metavar="S", help="seconds an episode may take (15)")
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder of the results (demo)")
     parser.add_argument("--record", action="store_true", help="record every topic into an MCAP file in the same folder")
-    parser.add_argument("--imagine", action="store_true", help="publish what the model imagines, too; costs a decoder pass")
+    parser.add_argument("--imagine", action="store_true", help="publish what the model imagines as well")
     add_json_argument(parser)
 
 

@@ -1,0 +1,78 @@
+"""A recording's cameras and joint states on the topics of a graph that runs, stamped as if they were measured now."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+
+from starry_ros.errors import DataError
+from starry_ros.recording.reader import Recording
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.ros.convert import stamp_ns, to_stamp
+from starry_ros.ros.definitions import message_class
+from starry_ros.ros.graph import dds_environment
+from starry_ros.ros.qos import SENSOR, STATE
+from starry_ros.ros.run import ros_session
+from starry_ros.timing import NS_PER_S
+
+DISCOVERY_S = 1.0
+
+
+def replay_sensors(recording: Recording, spec: RobotSpec, rate: float) -> int:
+    """Publish until the end of the recording, or Ctrl-C."""
+    for name, value in dds_environment().items():
+        os.environ.setdefault(name, value)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException), ros_session():
+        count = SensorPlayer(rclpy.create_node("replay"), recording, spec).play(rate)
+        print(f"{count} messages published")
+    return 0
+
+
+class SensorPlayer:
+    """Publishes what the robot measured."""
+
+    def __init__(self, node: Node, recording: Recording, spec: RobotSpec) -> None:
+        self._node, self._recording = node, recording
+        topics = [spec.joint_state_topic, *(topic for c in spec.cameras for topic in (c.topic, c.info_topic))]
+        self._wanted = {recording.namespace + topic: topic for topic in topics}
+        self._joint_states = spec.joint_state_topic
+        self._publishers: dict[str, tuple[type, Any]] = {}
+
+    def play(self, rate: float, wait: Callable[[float], None] = time.sleep) -> int:
+        """Publish at `rate` times the recorded speed; the number of messages. DataError when there are none."""
+        begin_ns = first_ns = 0
+        count = 0
+        for topic, kind, received_ns, data in self._recording.raw():
+            if topic not in self._wanted or not rclpy.ok():
+                continue
+            if topic not in self._publishers:
+                self._open(topic, kind)
+            if not first_ns:
+                wait(DISCOVERY_S)
+                first_ns, begin_ns = received_ns, self._node.get_clock().now().nanoseconds
+            due_ns = begin_ns + round((received_ns - first_ns) / rate)
+            late_ns = self._node.get_clock().now().nanoseconds - due_ns
+            if late_ns < 0:
+                wait(-late_ns / NS_PER_S)
+            message_type, publisher = self._publishers[topic]
+            message = deserialize_message(data, message_type)
+            age_ns = received_ns - stamp_ns(message.header.stamp)
+            message.header.stamp = to_stamp(max(0, due_ns - round(age_ns / rate)))
+            publisher.publish(message)
+            count += 1
+        if not count:
+            raise DataError(str(self._recording.path), "holds no sensor of this robot", expected=sorted(self._wanted))
+        return count
+
+    def _open(self, topic: str, kind: str) -> None:
+        name, message_type = self._wanted[topic], message_class(kind)
+        qos = STATE if name == self._joint_states else SENSOR
+        self._publishers[topic] = (message_type, self._node.create_publisher(message_type, name, qos))
