@@ -27,7 +27,7 @@ EXTRAS = {
     "ros": [
         "ros-jazzy-rclpy==7.1.6", "ros-rclpy[fastrtps]==7.1.6", "ros-jazzy-std-msgs", "ros-jazzy-sensor-msgs",
         "ros-jazzy-geometry-msgs", "ros-jazzy-trajectory-msgs", "ros-jazzy-std-srvs", "ros-jazzy-visualization-msgs",
-        "ros-jazzy-diagnostic-msgs", "ros-jazzy-rosgraph-msgs", "mcap", "mcap-ros2-support", "av",
+        "ros-jazzy-diagnostic-msgs", "ros-jazzy-rosgraph-msgs", "mcap", "mcap-ros2-support", "av", "mujoco>=3.3",
     ],
     "dev": ["pytest>=8,<9", "ruff", "mypy", "types-PyYAML", "colcon-core", "colcon-cmake", "colcon-ros"],
 }

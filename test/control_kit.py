@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from starry_ros.control.executor import Executor
-from starry_ros.robot_spec import load_robot_spec
+from starry_ros.robot_spec import KinematicsSpec, load_robot_spec
 from starry_ros.timing import nanoseconds
 from starry_ros.types import ActionChunk, JointCommand, RobotState
 
-SPEC = load_robot_spec(Path(__file__).parents[1] / "config" / "robots" / "bimanual_sim.yaml")
+FULL_SPEC = load_robot_spec(Path(__file__).parents[1] / "config" / "robots" / "bimanual_sim.yaml")
+SPEC = replace(FULL_SPEC, kinematics=KinematicsSpec("none", ""))
+"""Free in space: tests swing every joint as far as it goes."""
 HASH = SPEC.content_hash
 FORWARD_SPEC = replace(SPEC, command_interface="position_forward")
 JOINTS = len(SPEC.joint_names)

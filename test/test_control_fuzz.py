@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 import pytest
-from control_kit import FORWARD_SPEC, SPEC
+from control_kit import FORWARD_SPEC, FULL_SPEC, SPEC
 
 from starry_ros.bench.fuzz import ExecutorFuzzer, worst_use
 from starry_ros.control.schedule import Refusal
@@ -17,6 +17,12 @@ from starry_ros.robot_spec import RobotSpec
 
 CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "3000"))
 SEEDS = 6
+
+
+def test_no_random_plan_leads_out_of_the_workspace_or_brings_the_arms_together() -> None:
+    report = ExecutorFuzzer(FULL_SPEC, 21).run(CHUNKS // 20)
+    assert not report.problems, report.problems[:5]
+    assert report.accepted > report.chunks // 20
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

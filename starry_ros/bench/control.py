@@ -34,7 +34,10 @@ FUZZ_CHUNKS = 400
 
 def run(robot: RobotSpec, seconds: float = 8.0) -> list[Record]:
     """Rows `control/step`, `/look_ahead`, `/submit` in ms, `/tick_jitter` in ms, `/lag` in ticks, `/violations`."""
-    fast = replace(robot, rates=replace(robot.rates, control_hz=RATE_HZ))
+    everywhere = {axis: (-9.0, 9.0) for axis in robot.workspace_m}
+    fast = replace(
+        robot, rates=replace(robot.rates, control_hz=RATE_HZ), workspace_m=everywhere, arm_distance_m=-1.0
+    )  # the swing crosses the table; what it costs to look is measured all the same
     return [*_costs(fast, seconds / 2), _jitter(fast, seconds / 2), *_fuzz(robot)]
 
 

@@ -1,11 +1,13 @@
 """Random plans and events against the executor, with a limit checker that knows nothing of how commands are made.
 
-The checker differentiates the emitted positions at the control rate. A seed replays a run exactly.
+The checker differentiates the emitted positions at the control rate and looks at the arms in space. A seed replays a
+run exactly: `starry fuzz executor --seed S`.
 Shapes: K steps of a chunk, J joints, N commands.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,11 +16,20 @@ import numpy as np
 
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode
+from starry_ros.control.schedule import Refusal
+from starry_ros.control.space import OFF, Space
 from starry_ros.control.status import LookAhead
-from starry_ros.robot_spec import RobotSpec
+from starry_ros.paths import robot_file
+from starry_ros.report import BENCH_COLUMNS, add_json_argument, bench_row, print_table, write_report
+from starry_ros.robot_spec import COMMAND_INTERFACES, KinematicsSpec, RobotSpec, load_robot_spec
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.types import F64, ActionChunk, RobotState
 
+SPACE_STRIDE = 2
+"""Every how many commands the arms are looked at in space."""
+CHUNKS_A_SEED = 1000
+LOOK_EVERY = 3
+"""Every how many commands a look-ahead is sent."""
 TOLERANCE = 1e-6
 """Share of a limit that rounding may add to a third difference at the control rate."""
 
@@ -166,6 +177,7 @@ class ExecutorFuzzer:
         self._measured_J = spec.limit("home")
         self._target_J = self._measured_J
         self._run_NJ: list[F64] = []
+        self._space = None if spec.kinematics.format == OFF else Space(spec, margin_m=0.0)
         self.report = FuzzReport(seed)
 
     def run(self, chunks: int) -> FuzzReport:
@@ -189,6 +201,8 @@ class ExecutorFuzzer:
         command = self._executor.step(self._now_ns, state)
         if command is not None:
             self.report.commands += 1
+            if self._streams and self.report.commands % LOOK_EVERY == 0:
+                self._executor.look_ahead(self._now_ns)
             self._target_J = command.position_J
             if self._streams and command.time_ns - self._last_ns != self._period_ns:
                 self._close_run()  # it caught up with the clock: no uniform sequence across that
@@ -242,6 +256,9 @@ class ExecutorFuzzer:
         broken = [rule for rule, good in rules.items() if not good]
         self.report.problems += [f"look-ahead at {self._now_ns}: not {rule}" for rule in broken]
 
+    def _breach(self, position_J: F64) -> tuple[Refusal, str] | None:
+        return self._space.breach(position_J) if self._space is not None else None
+
     def _close_if_disarmed(self) -> None:
         """The next `arm` starts a new sequence, from the measured position."""
         if self._executor.status(self._now_ns).mode is Mode.DISARMED:
@@ -251,9 +268,49 @@ class ExecutorFuzzer:
         """Check one unbroken sequence of commands."""
         if self._run_NJ:
             use = worst_use(np.array(self._run_NJ), self._spec, self._spec.rates.control_hz)
+            breaches = {found[0] for found in map(self._breach, self._run_NJ[::SPACE_STRIDE]) if found is not None}
+            self.report.problems += [f"{reason} before {self._now_ns}" for reason in sorted(breaches)]
             self._run_NJ = []
             worst = self.report.worst_use
             for name, value in use.items():
                 worst[name] = max(worst.get(name, 0.0), value)
                 if value > 1 + TOLERANCE:
                     self.report.problems.append(f"{name} limit exceeded: {value:.9f} of it before {self._now_ns}")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `starry fuzz executor`."""
+    parser.add_argument("--robot", default="bimanual_sim", help="contract: a name or a file (default: %(default)s)")
+    parser.add_argument("--chunks", type=int, default=20_000, help="chunks to offer in all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="first seed; every 1000 chunks take another (default: 0)")
+    add_json_argument(parser)
+
+
+def fuzz_command(args: argparse.Namespace) -> int:
+    """`starry fuzz executor`: random plans and events; 1 when anything was not in order.
+
+    Seeds take turns: both command interfaces, in the contract's space and free of it (which tries more of the limits).
+    """
+    robot = load_robot_spec(robot_file(args.robot))
+    free = replace(robot, kinematics=KinematicsSpec(OFF, ""))
+    specs = [replace(spec, command_interface=way) for spec in (robot, free) for way in COMMAND_INTERFACES]
+    total, worst, problems = Counter[str](), 0.0, 0
+    for i in range(-(-args.chunks // CHUNKS_A_SEED)):
+        seed = args.seed + i
+        report = ExecutorFuzzer(specs[seed % len(specs)], seed).run(min(CHUNKS_A_SEED, args.chunks - i * CHUNKS_A_SEED))
+        total.update(chunks=report.chunks, commands=report.commands, accepted=report.accepted, **report.refused)
+        worst, problems = max(worst, *report.worst_use.values()), problems + len(report.problems)
+        counts = f"{report.chunks} chunks, {report.commands} commands, {len(report.problems)} problems"
+        print(f"seed {seed}: {counts}", flush=True)
+        for problem in report.problems[:5]:
+            print(f"  {problem}; replay: starry fuzz executor --seed {seed} --chunks {report.chunks}")
+    refused = {name: count for name, count in sorted(total.items()) if name in set(Refusal)}
+    rows = [
+        bench_row("fuzz/problems", problems, "", refused=refused),
+        bench_row("fuzz/chunks", total["chunks"], "", accepted=total["accepted"], commands=total["commands"]),
+        bench_row("fuzz/worst_limit_use", worst, "of the limit"),
+    ]
+    print_table(rows, BENCH_COLUMNS)
+    if args.json is not None:
+        write_report(args.json, rows, seed=args.seed, robot=robot.name, passed=not problems)
+    return int(problems > 0)

@@ -13,14 +13,16 @@ velocity, acceleration).
 
 from __future__ import annotations
 
-from collections import deque
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 
 from starry_ros.control.limits import Gate, Limits
+from starry_ros.control.outlook import Outlook
 from starry_ros.control.safety import BLOCKING, SERVICES, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
-from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
+from starry_ros.control.schedule import BORDERS, Knots, Merge, Refusal, Schedule
+from starry_ros.control.space import Space
 from starry_ros.control.splice import Method, Splice, Splicer
 from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
 from starry_ros.control.stop import StopPlanner
@@ -45,12 +47,13 @@ class Executor:
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._streams = spec.command_interface == "joint_trajectory"
         self._lead_ns = nanoseconds(self._config.lead_s) if self._streams else 0
-        self._recent: deque[tuple[int, F64]] = deque(maxlen=self._lead_ns // self._period_ns + 1)
+        self._space = Space.of(spec)
         limits = Limits.of(spec)
         self._lower_J, self._upper_J = limits.lower_J, limits.upper_J
         self._schedule = Schedule(spec, self._config.schedule)
         self._splicer = Splicer(limits)
-        self._stopper = StopPlanner(limits.for_planning())
+        self._stopper = StopPlanner(limits.for_planning(), self._space)
+        self._outlook = Outlook(spec, self._config, self._stopper, self._lead_ns)
         self._gate = Gate(limits, self._period_s)
         self._safety = SafetyMachine()
         self._watch = StateWatch(spec, self._config)
@@ -63,8 +66,7 @@ class Executor:
     def _stand(self, position_J: F64) -> None:
         """Forget all motion: the arms stand here and nothing was commanded yet."""
         self._command_ns: int | None = None
-        self._sent: tuple[int, Curve, float] | None = None
-        self._recent.clear()
+        self._outlook.forget()
         self._motion_3J = np.zeros((3, self._joints))
         self._motion_3J[0] = position_J
         self._set_curve(Curve.hold(position_J))
@@ -76,6 +78,7 @@ class Executor:
         self._slower, self._delay_s = 1.0, 0.0
         self._limited_J = np.zeros(self._joints, dtype=bool)
         self._splices = dict.fromkeys(Method, 0)
+        self._borders = dict.fromkeys(BORDERS, 0)
         self._jump = self._jump_worst = 0.0
         self._run_ticks = self._stalled_ticks = 0
         self._limited_ticks_J = np.zeros(self._joints, dtype=np.int64)
@@ -108,7 +111,7 @@ class Executor:
         elif not self._next_period(self._command_ns, now_ns):
             return None
         self._count()
-        self._recent.append((self._command_ns, self._motion_3J))
+        self._outlook.commanded(self._command_ns, self._motion_3J)
         position_J = np.clip(self._motion_3J[0], self._lower_J, self._upper_J)
         self._watch.commanded(position_J)
         return JointCommand(self._command_ns, position_J, self._motion_3J[1], self._motion_3J[2])
@@ -123,24 +126,23 @@ class Executor:
         if not self._streams:
             self._advance(now_ns)
             return True
-        if self._sent is not None and seconds(now_ns - self._sent[0]) > self._sent[2]:
+        if periods > 1 and self._outlook.in_its_stop(now_ns):
             self._adopt_sent(self._command_ns)
             self._rejoin(now_ns)
             return True
         for left in range(periods - 1, -1, -1):
             self._advance(now_ns)
             if left:
-                self._recent.append((self._command_ns - left * self._period_ns, self._motion_3J))
+                self._outlook.commanded(self._command_ns - left * self._period_ns, self._motion_3J)
         return True
 
     def _adopt_sent(self, at_ns: int) -> None:
         """Arms that began the stop of the last look-ahead are where it took them, not where the plan would have."""
-        if self._sent is not None:
-            sent_ns, curve, _ = self._sent
-            self._set_curve(curve.cut(seconds(at_ns - sent_ns)))
-            self._motion_3J = self._curve.at(0.0)
-            self._recent.clear()
-            self._sent = None
+        taken = self._outlook.taken(at_ns)
+        if taken is not None:
+            self._set_curve(taken)
+            self._motion_3J = taken.at(0.0)
+            self._outlook.forget()
 
     def _advance(self, now_ns: int) -> None:
         """One period along the active curve; a step that breaks a limit is replaced by the beginning of a stop."""
@@ -195,8 +197,7 @@ class Executor:
         self._heartbeat_ns = now_ns if self._heartbeat_ns is not None else None
         if self._command_ns is not None:
             self._command_ns = now_ns + self._lead_ns - self._period_ns
-        self._recent.clear()
-        self._sent = None
+        self._outlook.forget()
 
     def _apply_mode(self, now_ns: int) -> None:
         """Bring the motion in line with the mode."""
@@ -215,8 +216,8 @@ class Executor:
         at_ns = self._splice_time(now_ns)
         knots = self._schedule.ahead(at_ns)
         if knots is not None and self._safety.moving_allowed:
-            splice = self._splicer.splice(self._motion_3J, knots.relative_s(at_ns), knots.position_KJ, self._slower)
-            if splice is not None:
+            splice = self._reachable(knots, at_ns)
+            if isinstance(splice, Splice):
                 self._follow(splice)
 
     def _begin_stop(self) -> None:
@@ -238,13 +239,19 @@ class Executor:
         if isinstance(splice, Refusal):
             return self._schedule.refuse(splice)
         self._follow(splice)
-        return self._schedule.commit(chunk, knots, at_ns)
+        return self._schedule.commit(chunk, knots, at_ns, splice.border)
 
     def _reachable(self, knots: Knots, at_ns: int) -> Splice | Refusal:
         splice = self._splicer.splice(self._motion_3J, knots.relative_s(at_ns), knots.position_KJ, self._slower)
         if splice is None:
             return Refusal.UNREACHABLE
-        return Refusal.TOO_FAST if splice.delay_s > self._config.max_delay_s * self._slower else splice
+        if splice.delay_s > self._config.max_delay_s * self._slower:
+            return Refusal.TOO_FAST
+        breach = self._space.first_breach(splice.curve) if self._space is not None else None
+        if breach is None:
+            return splice
+        stopped = self._stopper.stop_before(splice.curve, breach[0])
+        return breach[1] if stopped is None else replace(splice, curve=stopped, border=breach[1])
 
     def _splice_time(self, now_ns: int) -> int:
         """The time that the last command stands for: the command's own, unless the calls stopped coming."""
@@ -258,6 +265,8 @@ class Executor:
         self._set_curve(splice.curve)
         self._delay_s, self._limited_J = splice.delay_s, splice.limited_J
         self._splices[splice.method] += 1
+        if splice.border is not None:
+            self._borders[splice.border] += 1
         self._jump = float(np.abs(splice.jump_J).max())
         self._jump_worst = max(self._jump_worst, self._jump)
 
@@ -275,7 +284,7 @@ class Executor:
         """Start to follow plans, from where the arms stand. Plans observed before this moment are refused."""
         mode = self._safety.mode
         if TABLE[mode, Event.ARM] is not None:
-            obstacle = self._watch.obstacle_to_start(now_ns)
+            obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at_start(mode)
             if obstacle is None and mode is not Mode.DISARMED and not self._at_rest:
                 obstacle = "the arms are still stopping"
             if obstacle is not None:
@@ -285,6 +294,14 @@ class Executor:
             self._schedule.reset(None, now_ns)
             self._begin_run(mode)
         return reply
+
+    def _breach_at_start(self, mode: Mode) -> str | None:
+        """Why arms that were moved while disarmed must not start from where they stand, in words, or None."""
+        state = self._watch.state
+        if mode is not Mode.DISARMED or self._space is None or state is None:
+            return None
+        breach = self._space.breach(np.clip(state.position_J, self._lower_J, self._upper_J))
+        return None if breach is None else f"{breach[1]} ({breach[0]}); move the arms apart and inside by hand"
 
     def _begin_run(self, before: Mode) -> None:
         """From DISARMED the arms start where they are measured; otherwise they already stand where commanded."""
@@ -346,29 +363,8 @@ class Executor:
         """
         if self._safety.mode is Mode.DISARMED:
             return None
-        config, step_s = self._config, self._config.look_ahead_step_s
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
-        follow_s = np.inf
-        if self._safety.moving_allowed:
-            lead_s = seconds(self._lead_ns)
-            least_s, rest_s = max(0.0, config.bridge_s - lead_s), config.rest_within_s - lead_s
-            follow_s = self._stopper.turn_s(self._curve, self._curve_s, least_s, rest_s)
-        ahead = self._stopper.follow_then_stop(self._curve, self._curve_s, follow_s)
-        self._sent = command_ns, ahead, follow_s
-        steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
-        future_s = np.arange(1, steps + 1, dtype=np.float64) * step_s
-        motion_N3J = ahead.sample(np.append(future_s[:-1], max(future_s[-1], ahead.duration_s)))
-        start_ns, past = self._already_commanded(command_ns)
-        time_s_N = np.concatenate(([seconds(t - start_ns) for t, _ in past], future_s + seconds(command_ns - start_ns)))
-        motion_N3J = np.concatenate(([motion for _, motion in past], motion_N3J)) if past else motion_N3J
-        position_NJ = np.clip(motion_N3J[:, 0], self._lower_J, self._upper_J)
-        return LookAhead(start_ns, time_s_N, position_NJ, motion_N3J[:, 1], motion_N3J[:, 2])
-
-    def _already_commanded(self, command_ns: int) -> tuple[int, list[tuple[int, F64]]]:
-        """Start of a look-ahead and its points up to the last command, which a controller may not have reached yet."""
-        stride = max(1, round(self._config.look_ahead_step_s / self._period_s))
-        recent = list(self._recent)[::-stride][::-1]
-        return (recent[0][0], recent[1:]) if recent else (command_ns, [])
+        return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
 
     def status(self, now_ns: int) -> ExecutorStatus:
         """Everything worth publishing about this moment."""
@@ -387,6 +383,7 @@ class Executor:
             delay_s=self._delay_s,
             stall_share=self._stalled_ticks / run_ticks,
             splices=MappingProxyType(dict(self._splices)),
+            borders=MappingProxyType(dict(self._borders)),
             splice_jump=self._jump,
             splice_jump_worst=self._jump_worst,
             refused=schedule.refused,

@@ -41,15 +41,25 @@ class Refusal(StrEnum):
     TOO_FAR_AHEAD = "too_far_ahead"
     UNREACHABLE = "unreachable"
     TOO_FAST = "too_fast"
+    OUTSIDE_WORKSPACE = "outside_workspace"
+    ARMS_TOO_CLOSE = "arms_too_close"
+
+
+BORDERS = (Refusal.OUTSIDE_WORKSPACE, Refusal.ARMS_TOO_CLOSE)
+"""What a plan may run into in space."""
 
 
 @dataclass(frozen=True)
 class Merge:
-    """Answer to a chunk. `dropped_steps` of an accepted one lay in the past."""
+    """Answer to a chunk. `dropped_steps` of an accepted one lay in the past.
+
+    `border` says that the plan would leave the space of the arms, and is followed only up to a stop before that.
+    """
 
     accepted: bool
     reason: Refusal | None = None
     dropped_steps: int = 0
+    border: Refusal | None = None
 
 
 @dataclass(frozen=True)
@@ -190,14 +200,14 @@ class Schedule:
         first = sum(time_ns < oldest_ns for time_ns in knots.time_ns)
         return Knots(knots.time_ns[first:], knots.position_KJ[first:])
 
-    def commit(self, chunk: ActionChunk, knots: Knots, now_ns: int) -> Merge:
+    def commit(self, chunk: ActionChunk, knots: Knots, now_ns: int, border: Refusal | None = None) -> Merge:
         """Make `knots` the plan of record."""
         if chunk.epoch != self.epoch:
             self._ids.clear()
         self.epoch, self.chunk, self.knots = chunk.epoch, chunk, knots
         self._ids.append(chunk.chunk_id)
         past = sum(chunk.start_ns + step * chunk.step_ns <= now_ns for step in range(len(chunk.positions_KJ)))
-        return Merge(True, None, past)
+        return Merge(True, None, past, border)
 
     def ahead(self, now_ns: int) -> Knots | None:
         """What is known now, or None when nothing lies ahead."""

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.control.limits import JerkLimiter, Limits, admits, admitted, demand
+from starry_ros.control.schedule import Refusal
 from starry_ros.control.trajectory import LEAST_PIECE_S, Curve, merge_times, taylor, through_knots
 from starry_ros.types import F64
 
@@ -61,7 +62,7 @@ class Splice:
     """A plan as a curve. Times in s: the arms finish `delay_s` after the plan's own time.
 
     `jump_J` and `jump_velocity_J` are plan minus command at the moment of the splice (the command itself never jumps);
-    `limited_J` marks joints whose limits the plan exceeded.
+    `limited_J` marks joints whose limits the plan exceeded; `border` says where the curve stops short of the plan.
     """
 
     curve: Curve
@@ -70,6 +71,7 @@ class Splice:
     jump_J: F64
     jump_velocity_J: F64
     limited_J: BoolJ
+    border: Refusal | None = None
 
 
 @dataclass(frozen=True)

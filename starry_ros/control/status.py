@@ -49,8 +49,9 @@ class ExecutorStatus:
     `reason` is the event that led to the mode, or `no_chunk` while the arms wait for a plan. `slack_s` is how long the
     known plan still lasts, `delay_s` how much later than planned it will end, `stall_share` the share of running ticks
     spent waiting. `splice_jump` is the greatest position difference between a new plan and the command at a splice, the
-    last one and the worst since `arm` (the command itself never jumps). `limit_activity_J` is the share of running
-    ticks in which a joint's plan was slowed by its limits; `tracking_error_J` is measured against commanded position.
+    last one and the worst since `arm` (the command itself never jumps). `borders` counts plans that were followed only
+    up to a border of the space. `limit_activity_J` is the share of running ticks in which a joint's plan was slowed by
+    its limits; `tracking_error_J` is measured against commanded position.
     """
 
     mode: Mode
@@ -64,6 +65,7 @@ class ExecutorStatus:
     delay_s: float
     stall_share: float
     splices: Mapping[Method, int]
+    borders: Mapping[Refusal, int]
     splice_jump: float
     splice_jump_worst: float
     refused: Mapping[Refusal, int]

@@ -12,12 +12,14 @@ from __future__ import annotations
 import numpy as np
 
 from starry_ros.control.limits import JerkLimiter, Limits, admits
+from starry_ros.control.space import Space
 from starry_ros.control.trajectory import Curve
 from starry_ros.types import F64
 
 RETRY_STEP_S = 0.02
 RETRIES = 5
 TURN_STEP_S = 0.01
+BORDER_STEP_S, LEAST_FOLLOW_S = 0.05, 0.04
 
 
 def stop_time_s(motion_C3J: F64, limits: Limits) -> F64:
@@ -39,8 +41,8 @@ def stop_time_s(motion_C3J: F64, limits: Limits) -> F64:
 class StopPlanner:
     """Plans stops of all joints."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, space: Space | None = None) -> None:
+        self._limits, self._space = limits, space
         self._limiter = JerkLimiter(limits)
 
     def stop(self, curve: Curve, at_s: float) -> Curve:
@@ -69,7 +71,24 @@ class StopPlanner:
             turn_s = follow_s + attempt * RETRY_STEP_S
             if turn_s >= rest.duration_s:
                 break
-            tail = self._limiter.stop(rest.at(turn_s))
-            if tail is not None and admits(tail, self._limits):
-                return rest.then(turn_s, tail)
+            stopped = self._turn(rest, turn_s)
+            if stopped is not None:
+                return stopped
         return rest
+
+    def stop_before(self, curve: Curve, border_s: float) -> Curve | None:
+        """As much of a curve as leaves room for a stop inside the space, which it leaves at `border_s`, or None."""
+        for turn_s in np.arange(border_s - BORDER_STEP_S, LEAST_FOLLOW_S, -BORDER_STEP_S).tolist():
+            stopped = self._turn(curve, turn_s)
+            if stopped is not None:
+                return stopped
+        return None
+
+    def _turn(self, curve: Curve, turn_s: float) -> Curve | None:
+        """The curve until `turn_s` and then the fastest stop, if that obeys every limit."""
+        tail = self._limiter.stop(curve.at(turn_s))
+        if tail is None or not admits(tail, self._limits):
+            return None
+        stopped = curve.then(turn_s, tail)
+        outside = self._space is not None and self._space.first_breach(stopped, turn_s) is not None
+        return None if outside else stopped

@@ -2,7 +2,9 @@
 
 In: plans, joint states, emergency stop, heartbeat, and the services `arm`, `hold`, `stop`, `reset_fault`. Out: a short
 trajectory an arm, about 50 times a second, that follows the plan and ends at rest: should this process die, the
-controller in the driver stops the arm by itself. Nothing is sent to an arm that another node commands.
+controller in the driver stops the arm by itself. With `command_interface: position_forward`, a set-point an arm every
+control period instead: second best, for such a controller holds still at once when nothing comes. Nothing is sent to an
+arm that another node commands.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, Empty
+from std_msgs.msg import Bool, Empty, Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
@@ -24,7 +26,14 @@ from starry_ros.errors import ConfigError, InputError
 from starry_ros.msg import ActionChunk, ExecutorStatus, WorldActionStatus
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.convert import EdgeClock, chunk_of, executor_status_message, state_of, trajectory_message
+from starry_ros.ros.convert import (
+    EdgeClock,
+    chunk_of,
+    executor_status_message,
+    set_point_message,
+    state_of,
+    trajectory_message,
+)
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import COMMAND, LATCHED, PLAN, SAFETY, STATE
@@ -76,6 +85,8 @@ class ActionExecutorNode(StarryNode):
         self._make_interfaces()
 
     def _make_interfaces(self) -> None:
+        self._streams = self._spec.command_interface == "joint_trajectory"
+        self._kind = JointTrajectory if self._streams else Float64MultiArray
         self._topics = {arm.name: self.resolve_topic_name(arm.command_topic) for arm in self._spec.arms}
         self._statuses = self.create_publisher(ExecutorStatus, "executor_status", LATCHED)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
@@ -150,7 +161,7 @@ class ActionExecutorNode(StarryNode):
             ))
         elif not self._commands and self._edge.now_ns() >= self._take_arms_ns:
             self._commands = {
-                arm.name: self.create_publisher(JointTrajectory, arm.command_topic, COMMAND) for arm in self._spec.arms
+                arm.name: self.create_publisher(self._kind, arm.command_topic, COMMAND) for arm in self._spec.arms
             }
         self._second_owner = bool(taken)
         self._apply_estop()
@@ -159,12 +170,15 @@ class ActionExecutorNode(StarryNode):
 
     def _tick(self) -> None:
         now_ns = self._edge.now_ns()
-        self._control.step(now_ns, self._newest)
+        command = self._control.step(now_ns, self._newest)
         if self._due_ns:
             self._lateness.add(abs(seconds(now_ns - self._due_ns)))
         self._due_ns = now_ns + nanoseconds(1.0 / self._spec.rates.control_hz)
-        if self._commands and self._command_rate.due(now_ns):
+        if self._commands and self._streams and self._command_rate.due(now_ns):
             self._publish_commands(now_ns)
+        elif self._commands and not self._streams and command is not None:
+            for arm in self._spec.arms:
+                self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
 
@@ -201,6 +215,7 @@ class ActionExecutorNode(StarryNode):
             "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
             "gate_interventions": status.gate_interventions,
             **{f"refused.{reason}": count for reason, count in refused.items() if count},
+            **{f"border.{reason}": count for reason, count in status.borders.items() if count},
         }
         return Health(LEVELS.get(status.mode, OK), f"{status.mode} {values['reason']}", values)
 

@@ -15,7 +15,7 @@ from builtin_interfaces.msg import Duration as DurationMsg
 from builtin_interfaces.msg import Time as TimeMsg
 from rclpy.clock import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
-from std_msgs.msg import Header
+from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from starry_ros import msg as messages
@@ -206,6 +206,12 @@ def trajectory_message(
             for time_s, (position, velocity, acceleration) in zip(time_s_K.tolist(), signed.tolist(), strict=True)
         ],
     )
+
+
+def set_point_message(spec: RobotSpec, arm: ArmSpec, position_J: F64) -> Float64MultiArray:
+    """One arm's set-points, for `command_interface: position_forward`."""
+    part = spec.arm_slice(arm.name)
+    return Float64MultiArray(data=(position_J[part] * spec.limit("sign")[part]).tolist())
 
 
 def trajectory_of(message: JointTrajectory, clock: EdgeClock) -> Trajectory:

@@ -11,10 +11,11 @@ import queue
 import time
 from functools import partial
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from std_msgs.msg import Bool, String
+from std_msgs.msg import Bool, Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import Marker, MarkerArray
 
@@ -42,6 +43,7 @@ from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.sim.trajectory_controller import Trajectory
 from starry_ros.srv import ResetEpisode
 from starry_ros.timing import seconds
+from starry_ros.types import F64
 
 PARAMETERS = (
     ROBOT,
@@ -62,7 +64,7 @@ class SimRobotNode(StarryNode):
         self._values = declare(self, *PARAMETERS)
         self._spec = load_robot_spec(robot_file(self._values["robot"]))
         self._edge = EdgeClock(self.get_clock())
-        self._commands: queue.SimpleQueue[tuple[str, Trajectory]] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[tuple[str, Trajectory | F64]] = queue.SimpleQueue()
         self._simulation: Simulation | None = None
         self._frames = {camera.name: 0 for camera in self._spec.cameras}
         self._last_frame_ns = dict.fromkeys(self._frames, 0)
@@ -85,8 +87,10 @@ class SimRobotNode(StarryNode):
         self._success = self.create_publisher(Bool, "ground_truth/success", LATCHED)
         self._placed = self.create_publisher(String, "ground_truth/placed", LATCHED)
         self._objects = self.create_publisher(MarkerArray, "ground_truth/objects", STATE)
+        streams = self._spec.command_interface == "joint_trajectory"
+        kind, take = (JointTrajectory, self._on_command) if streams else (Float64MultiArray, self._on_set_point)
         for arm in self._spec.arms:
-            self.create_subscription(JointTrajectory, arm.command_topic, partial(self._on_command, arm.name), COMMAND)
+            self.create_subscription(kind, arm.command_topic, partial(take, arm.name), COMMAND)
         self.create_service(ResetEpisode, "reset_episode", self._on_reset)
         Diagnostics(self, self._health, self._spec.name)
 
@@ -98,6 +102,11 @@ class SimRobotNode(StarryNode):
 
     def _on_command(self, arm: str, message: JointTrajectory) -> None:
         self._commands.put((arm, trajectory_of(message, self._edge)))
+
+    def _on_set_point(self, arm: str, message: Float64MultiArray) -> None:
+        signs = self._spec.limit("sign")[self._spec.arm_slice(arm)]
+        position = np.asarray(message.data, dtype=np.float64)
+        self._commands.put((arm, position * signs if position.shape == signs.shape else position))
 
     async def _on_reset(self, request: ResetEpisode.Request, response: ResetEpisode.Response) -> ResetEpisode.Response:
         task, setting = request.task or self._values["task"], request.setting or self._values["setting"]
@@ -147,8 +156,11 @@ class SimRobotNode(StarryNode):
     def _reset(self, task: str, setting: str, seed: int) -> str:
         return (self._simulation or self._load()).reset(task, setting, seed)
 
-    def _accept(self, driver: SimulatedDriver, arm: str, trajectory: Trajectory) -> None:
-        rejection = driver.accept(arm, trajectory)
+    def _accept(self, driver: SimulatedDriver, arm: str, command: Trajectory | F64) -> None:
+        if not isinstance(command, Trajectory):
+            driver.set_point(arm, command)
+            return
+        rejection = driver.accept(arm, command)
         if rejection is not None:
             self.get_logger().warning(f"{arm} arm: trajectory rejected: {rejection}", throttle_duration_sec=1.0)
 

@@ -13,9 +13,8 @@ import numpy as np
 
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.sim.backend import mujoco
-from starry_ros.sim.cell import COLOURS, Cell, Layout
-from starry_ros.sim.tasks import SETTINGS, TASKS, Check, evaluation_case, make_check, sentence
+from starry_ros.sim.cell import Cell, Layout
+from starry_ros.sim.tasks import SETTINGS, TASKS, Check, evaluation_case, make_check, sentence, task_of
 from starry_ros.sim.trajectory_controller import Rejection, Trajectory, TrajectoryController
 from starry_ros.timing import nanoseconds, seconds
 from starry_ros.types import F64, U8, CameraModel, RobotState
@@ -49,6 +48,15 @@ class SimulatedDriver:
         if rejection is not None:
             self.rejected[f"{arm}.{rejection}"] += 1
         return rejection
+
+    def set_point(self, arm: str, position_A: F64) -> bool:
+        """A set-point for an arm, without interpolation, as of a forward position controller; False if unusable."""
+        fits = position_A.shape == (len(self._controllers[arm].joint_names),) and bool(np.isfinite(position_A).all())
+        if fits:
+            self._controllers[arm].reset(position_A, self.time_ns)
+        else:
+            self.rejected[f"{arm}.bad_set_point"] += 1
+        return fits
 
     def desired(self) -> F64:
         """What the controllers ask of the joints now, in contract order."""
@@ -98,15 +106,16 @@ class Scene:
             if value not in known:
                 raise ConfigError(name, "is unknown", got=repr(value), expected=list(known))
         self.task = task
-        self.layout, self.colour, self.instruction = evaluation_case(seed, task)
+        self.layout, self.colour, self.instruction = evaluation_case(seed, task, setting)
         self.restart()
         return self.instruction
 
     def restart(self, start_J: F64 | None = None) -> None:
         """Lay the same episode out again, with the arms at `start_J` (default: home)."""
         self._cell.reset(self.layout, start_J)
-        self._checks = {colour: make_check(self.task, colour) for colour in COLOURS}
-        self._placed = dict.fromkeys(COLOURS, False)
+        targets = task_of(self.task).targets
+        self._checks = {target: make_check(self.task, target) for target in targets}
+        self._placed = dict.fromkeys(targets, False)
 
     def ask_for(self, colour: str) -> str:
         """From now on another block is named; the new sentence."""
@@ -143,7 +152,7 @@ class CameraRig:
         if self._pending:
             self.skipped += 1
             return
-        mujoco.mj_copyData(self._view.data, self._view.model, cell.data)
+        self._view.match(cell)
         self._pending, self.time_ns = list(self._cameras), time_ns
 
     def develop(self) -> tuple[str, U8, CameraModel] | None:
