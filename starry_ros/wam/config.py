@@ -45,7 +45,8 @@ class WamConfig:
 
     `future_steps` is how far ahead the imagined frame lies, `history_slots` how many past observations the ring holds,
     `history_actions` how many executed actions a slot holds at most; all in steps of `step_s` seconds. The first
-    `sink_slots` observations of an episode are never evicted.
+    `sink_slots` observations of an episode are never evicted. `prefix_steps` is how many steps of a committed prefix
+    the model was trained to go on from; 0 is none.
 
     Options, off by default (see `options`): `coupling` "joint" lets all streams attend to each other; `value_start`
     "black" starts the value stream from a black map and a learned token; `layout` "rgbd" puts depth beside the canvas;
@@ -82,6 +83,7 @@ class WamConfig:
     action_steps: int = 6
     snap_grippers: bool = True
     sink_slots: int = added(0)
+    prefix_steps: int = added(0)
     coupling: str = added("intent_causal")
     value_start: str = added("noise")
     layout: str = added("rgb")

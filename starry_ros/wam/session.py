@@ -18,6 +18,8 @@ Shapes: K chunk steps, J joints, U actions a history slot, E events, V views.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +30,7 @@ from starry_ros.timing import nanoseconds
 from starry_ros.types import F32, F64, ActionChunk, Canvas, LandingPoint, Plan, RobotState, ValueMap
 from starry_ros.wam.gasam import Scene, scene_arrays
 from starry_ros.wam.normalise import NormStats
-from starry_ros.wam.runtimes.base import Noise, Prediction, Runtime
+from starry_ros.wam.runtimes.base import WHOLE_PLAN, Effort, Noise, Prediction, Runtime
 from starry_ros.wam.text import TextEncoder
 
 
@@ -120,16 +122,47 @@ class Session:
             raise InputError("joint state", "is not finite or of the wrong length", got=state.position_J,
                              expected=f"{len(self._lower)} finite positions")
 
-    def plan(self) -> Plan:
-        """Plan from the newest observation. Raises InputError before the first observation or sentence."""
+    @property
+    def last_chunk(self) -> ActionChunk | None:
+        """The newest plan of this epoch."""
+        return self._last
+
+    @property
+    def observed_ns(self) -> int | None:
+        """Stamp of the newest observation of this epoch."""
+        return self._stamp_ns
+
+    def in_model_units(self, positions_DJ: F64) -> F32:
+        """The first steps of a chunk in model units."""
+        assert self._state is not None
+        missing = self.runtime.config.chunk_steps - len(positions_DJ)
+        whole = np.concatenate((positions_DJ, np.repeat(positions_DJ[-1:], missing, axis=0)))
+        model_KJ = self._stats.actions_to_model(whole, self._state.position_J)
+        return model_KJ[: len(positions_DJ)].astype(np.float32)
+
+    def supposing(self, positions_DJ: F64) -> AbstractContextManager[None]:
+        """Within this context, plans know that these positions will be commanded in the next D steps."""
+        size = self.runtime.config.history_actions, self.runtime.config.joints
+        actions, valid = np.zeros(size, np.float32), np.zeros(size[0], np.float32)
+        actions[: len(positions_DJ)] = self._stats.state_to_model(positions_DJ[: size[0]])
+        valid[: len(positions_DJ)] = 1.0
+        return self.runtime.supposing(actions, valid)
+
+    def plan(self, effort: Effort = WHOLE_PLAN, shape: Callable[[F64], F64] | None = None) -> Plan:
+        """Plan from the newest observation; `shape` may change the chunk's positions before it is named.
+
+        Raises InputError before the first observation or sentence.
+        """
         if self._stamp_ns is None or self._state is None:
             raise InputError("plan", "nothing has been observed yet", fix="call observe first")
         if not self.instruction:
             raise InputError("plan", "there is no instruction", fix="call reset or set_instruction first")
         start = time.monotonic()
         noise = self._noise()
-        prediction = self.runtime.predict(noise, self._stats.state_to_model(self._state.position_J).astype(np.float32))
-        chunk = self._chunk(self._stats.actions_from_model(prediction.actions_KJ, self._state.position_J))
+        state_J = self._stats.state_to_model(self._state.position_J).astype(np.float32)
+        prediction = self.runtime.predict(noise, state_J, effort)
+        positions_KJ = self._stats.actions_from_model(prediction.actions_KJ, self._state.position_J)
+        chunk = self._chunk(positions_KJ if shape is None else shape(positions_KJ))
         imagined = self.runtime.decode(prediction.latents) if self.config.imagine else None
         timing = {**prediction.seconds, "total": time.monotonic() - start}
         return Plan(chunk, self._value_map(prediction), imagined, timing)

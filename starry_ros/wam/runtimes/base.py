@@ -6,6 +6,7 @@ session above it knows nothing of engines.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -38,6 +39,26 @@ class Prediction:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Effort:
+    """What of a plan is computed anew, and what its chunk begins with.
+
+    Without `video` the last imagined frame serves again, without `value` the last map as well. `known_DJ` are the first
+    steps of the chunk in model units: they are put back, at the noise level of the moment, at every denoising step.
+    `target_KJ` and `weight_K` pull the chunk towards known steps by gradient instead; engines that give one only.
+    """
+
+    video_steps: int | None = None
+    video: bool = True
+    value: bool = True
+    known_DJ: F32 | None = None
+    target_KJ: F32 | None = None
+    weight_K: F32 | None = None
+
+
+WHOLE_PLAN = Effort()
+
+
 class Runtime(Protocol):
     """An engine with one episode's memory."""
 
@@ -68,8 +89,11 @@ class Runtime(Protocol):
     def reset(self) -> None:
         """Forget frames and actions; the sentence stays."""
 
-    def predict(self, noise: Noise, state_J: F32) -> Prediction:
+    def predict(self, noise: Noise, state_J: F32, effort: Effort = WHOLE_PLAN) -> Prediction:
         """Run video, value and action streams from the given noise."""
+
+    def supposing(self, actions_UJ: F32, valid_U: F32) -> AbstractContextManager[None]:
+        """Within this context the current frame is followed by these actions, as if they had been executed."""
 
     def decode(self, latents: F32) -> U8:
         """An imagined frame's tokens to a canvas [H, W, 3]."""

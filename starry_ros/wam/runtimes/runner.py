@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from starry_ros.errors import InputError
+from starry_ros.errors import InputError, RuntimeUnavailable
 from starry_ros.types import F32, U8
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.gasam import CellGrid, measured_biases, predicted_biases
+from starry_ros.wam.guidance import strength
 from starry_ros.wam.kv_cache import Ring
 from starry_ros.wam.model import Ropes
-from starry_ros.wam.runtimes.base import Noise, Prediction
+from starry_ros.wam.runtimes.base import WHOLE_PLAN, Effort, Noise, Prediction
 from starry_ros.wam.runtimes.graphs import graph_specs
 from starry_ros.wam.sampler import joint_levels, levels
 
@@ -40,6 +42,7 @@ class GraphRunner:
         self._scene: Arrays = {}
         self._step = 0
         self._branches: list[tuple[Arrays, int]] = []
+        self._last: Arrays = {}
 
     def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
         mask = np.asarray(mask_T, np.float32)[None]
@@ -62,6 +65,19 @@ class GraphRunner:
         self.frames.write(self._current[f"{kind}_k"], self._current[f"{kind}_v"], step=self._step)
         self.actions.write(keys["executed_k"], keys["executed_v"], valid_U, step=self._step)
 
+    @contextlib.contextmanager
+    def supposing(self, actions_UJ: F32, valid_U: F32) -> Iterator[None]:
+        import torch
+
+        rope = self._ropes.actions(self._step + 1 + torch.arange(self.config.history_actions)).numpy()
+        keys = self._run("remember_actions", {"actions": actions_UJ[None], "valid": valid_U[None], "rope": rope})
+        self.actions.branch()
+        self.actions.write(keys["executed_k"], keys["executed_v"], valid_U, step=self._step)
+        try:
+            yield
+        finally:
+            self.actions.drop()
+
     def branch(self) -> None:
         for ring in (self.frames, self.actions):
             ring.branch()
@@ -81,9 +97,9 @@ class GraphRunner:
     def reset(self) -> None:
         self.frames.reset()
         self.actions.reset()
-        self._current, self._scene, self._branches = {}, {}, []
+        self._current, self._scene, self._branches, self._last = {}, {}, [], {}
 
-    def predict(self, noise: Noise, state_J: F32) -> Prediction:
+    def predict(self, noise: Noise, state_J: F32, effort: Effort = WHOLE_PLAN) -> Prediction:
         c, at = self.config, {"start": time.monotonic()}
         known: Arrays = {
             **self._current, **self._text, "state": np.asarray(state_J, np.float32)[None],
@@ -98,11 +114,18 @@ class GraphRunner:
             at["joint"] = time.monotonic()
             return _prediction(known, at)
         known |= self._weigh(known, 1.0, 1.0)
-        known |= self._denoise("imagine", "x", noise.video, c.video_steps, future.numpy(), known)
+        last, self._last = self._last, {}
+        if effort.video or not last:
+            steps = effort.video_steps or c.video_steps
+            self._last |= self._denoise("imagine", "x", noise.video, steps, future.numpy(), known)
+        known |= last | self._last
         at["video"] = time.monotonic()
-        known |= self._denoise("predict_value", "m", noise.value, c.value_steps, now.numpy(), known)
+        if effort.value or not last:
+            self._last |= self._denoise("predict_value", "m", noise.value, c.value_steps, now.numpy(), known)
+        self._last = last | self._last
+        known |= self._last
         at["value"] = time.monotonic()
-        known |= self._denoise("act", "a", noise.action, c.action_steps, chunk.numpy(), known)
+        known |= self._denoise("act", "a", noise.action, c.action_steps, chunk.numpy(), known, effort)
         at["action"] = time.monotonic()
         return _prediction(known, at)
 
@@ -120,14 +143,29 @@ class GraphRunner:
             turns = [max(0, self._step - self.config.sink_age_steps - step) for step in ring.steps[: ring.sinks]]
             ring.turn_sinks(self._ropes.actions(torch.tensor(turns).repeat_interleave(ring.tokens)).numpy())
 
-    def _denoise(self, graph: str, variable: str, start: F32, steps: int, rope: F32, known: Arrays) -> Arrays:
+    def _denoise(
+        self, graph: str, variable: str, start: F32, steps: int, rope: F32, known: Arrays, effort: Effort = WHOLE_PLAN
+    ) -> Arrays:
         """Euler from noise to clean; returns the variable and everything else that the last pass gave."""
         x, out = np.asarray(start, np.float32), {}
         for s, ds in levels(steps):
             level = {"s": np.full(1, s, np.float32), "ds": np.full(1, ds, np.float32)}
-            out = self._run(graph, {**known, variable: x, **level, "rope": rope})
+            x = _put_back(x, start, effort.known_DJ, s)
+            inputs = {**known, variable: x, **level, "rope": rope}
+            out = self._run(graph, inputs)
             x = out[f"{variable}_next"]
-        return {**out, variable: x}
+            if effort.target_KJ is not None and effort.weight_K is not None:
+                x = x - ds * strength(s) * self._pull(inputs, effort.target_KJ, effort.weight_K)
+        return {**out, variable: _put_back(x, start, effort.known_DJ, 0.0)}
+
+    def _pull(self, inputs: Arrays, target_KJ: F32, weight_K: F32) -> F32:
+        if "act_pull" not in self.engines:
+            fix = "use runtime torch, or another way to splice"
+            raise RuntimeUnavailable(f"runtime {self.name}", "gives no gradient for guided inpainting", fix=fix)
+        asked = {name: inputs[name] for name in self._inputs["act"]}
+        asked |= {"target": target_KJ[None], "weight": weight_K[None, :, None]}
+        pulled: F32 = self.engines["act_pull"](asked)["pull"]
+        return pulled
 
     def _denoise_jointly(self, noise: Noise, ropes: Arrays, known: Arrays) -> Arrays:
         """Euler of all streams together, each on its own grid of noise levels."""
@@ -155,6 +193,16 @@ class GraphRunner:
 
     def _run(self, graph: str, known: Arrays) -> Arrays:
         return self.engines[graph]({name: known[name] for name in self._inputs[graph]})
+
+
+def _put_back(x: F32, start: F32, known_DJ: F32 | None, s: float) -> F32:
+    """The first steps of a chunk [1, K, J] replaced by known ones at noise level s."""
+    if known_DJ is None or not len(known_DJ):
+        return x
+    kept = slice(0, len(known_DJ))
+    x = np.array(x)
+    x[:, kept] = (1 - s) * known_DJ + s * np.asarray(start)[:, kept]
+    return x
 
 
 def _prediction(known: Arrays, at: dict[str, float]) -> Prediction:

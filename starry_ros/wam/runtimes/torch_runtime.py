@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from starry_ros.wam.autoencoder import Autoencoder
+from starry_ros.wam.guidance import pull
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.runtimes.graphs import GraphSpec, build_graphs, graph_specs
 from starry_ros.wam.runtimes.runner import Arrays, GraphRunner
@@ -18,7 +19,28 @@ def torch_runtime(model: WorldActionModel, autoencoder: Autoencoder, device: str
     """A runner over the modules themselves."""
     graphs = build_graphs(model.to(device), autoencoder.to(device))
     engines = {spec.name: _engine(graphs[spec.name], spec, device) for spec in graph_specs(model.config)}
+    if "act" in graphs:
+        spec = next(spec for spec in graph_specs(model.config) if spec.name == "act")
+        engines["act_pull"] = _pull_engine(graphs["act"], spec, device)
     return GraphRunner("torch", model.config, engines)
+
+
+def _pull_engine(act: nn.Module, spec: GraphSpec, device: str) -> Callable[[Arrays], Arrays]:
+    """The gradient that guided inpainting follows; the act graph gives a_next = a + v ds."""
+
+    def run(arrays: Arrays) -> Arrays:
+        tensors = {name: torch.from_numpy(np.array(value)).to(device) for name, value in arrays.items()}
+        target, weight = tensors.pop("target"), tensors.pop("weight")
+
+        def velocity(a: torch.Tensor) -> torch.Tensor:
+            following = act(*({**tensors, "a": a}[name] for name in spec.inputs))
+            following = following[0] if isinstance(following, tuple) else following
+            return (following - a) / tensors["ds"]
+
+        pulled = pull(velocity, tensors["a"], float(tensors["s"]), target, weight)
+        return {"pull": pulled.cpu().numpy()}
+
+    return run
 
 
 def _engine(graph: nn.Module, spec: GraphSpec, device: str) -> Callable[[Arrays], Arrays]:

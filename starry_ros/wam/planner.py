@@ -1,0 +1,205 @@
+"""When to plan, from what, and how a new chunk is tied to the running one.
+
+| mode | plans |
+|---|---|
+| sync | when the executed part of a chunk is over; the arms wait meanwhile |
+| async_naive | while the last chunk runs, as if the arms stood still until the plan is there |
+| async_grounded | while the last chunk runs, knowing what will be commanded until the plan is there |
+
+The grounded mode takes what the last chunk commands within the expected latency as a *committed prefix*: it is put at
+the head of the new chunk unchanged, and with `trained_prefix` the model knows it as clean tokens after the newest real
+frame, so that the future it imagines is the one these actions lead to. The tokens are written into a speculative part
+of the history and dropped after the plan; when their time has come, what really happened is committed instead.
+
+| splice | the steps after the prefix |
+|---|---|
+| trained_prefix | decoded by a model that was trained with random prefixes |
+| guided | pulled towards the last chunk by the gradient of the denoiser (PyTorch only) |
+| put_back | the prefix is put back, noised, at every denoising step; for models without training for prefixes |
+| linear_blend | faded linearly from the last chunk to the new one where both are known |
+| hard_switch | as decoded; the prefix is cut over to |
+
+Shapes: K chunk steps, D committed steps, J joints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+import numpy as np
+
+from starry_ros.errors import ConfigError
+from starry_ros.timing import Clock, LatencyWindow, MonotonicClock, nanoseconds, seconds
+from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
+from starry_ros.wam.guidance import soft_weights
+from starry_ros.wam.ladder import Ladder, LadderConfig, Rung
+from starry_ros.wam.runtimes.base import Effort
+from starry_ros.wam.session import Session
+
+
+class PlanMode(StrEnum):
+    """When and from what plans are made."""
+
+    SYNC = "sync"
+    ASYNC_NAIVE = "async_naive"
+    ASYNC_GROUNDED = "async_grounded"
+
+
+class SpliceMethod(StrEnum):
+    """How a new chunk goes on from the last one; `auto` is trained_prefix if the model can, else put_back."""
+
+    AUTO = "auto"
+    TRAINED_PREFIX = "trained_prefix"
+    GUIDED = "guided"
+    PUT_BACK = "put_back"
+    LINEAR_BLEND = "linear_blend"
+    HARD_SWITCH = "hard_switch"
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Times in seconds. `replan_s` is from one observation to the next while moving, `execute_s` the part of a chunk
+    that the sync mode executes. The committed prefix covers `latency_s`, or the measured percentile where it is None.
+    """
+
+    mode: PlanMode = PlanMode.ASYNC_NAIVE
+    splice: SpliceMethod = SpliceMethod.AUTO
+    replan_s: float = 0.4
+    execute_s: float = 0.8
+    latency_s: float | None = None
+    latency_percentile: float = 95.0
+    ladder: LadderConfig = field(default_factory=LadderConfig)
+
+
+class Planner:
+    """One session, planned for in one mode. Not thread-safe."""
+
+    def __init__(self, session: Session, config: PlannerConfig | None = None, clock: Clock | None = None) -> None:
+        self.session, self.config = session, config or PlannerConfig()
+        self._clock = clock or MonotonicClock()
+        model = session.runtime.config
+        self.ladder = Ladder(self.config.ladder, model.video_steps)
+        self._whole_only = model.coupling == "joint"
+        self._max_prefix = model.history_actions
+        self.method = _method(self.config.splice, model.prefix_steps)
+        self._latency = LatencyWindow(32)
+        self._running: ActionChunk | None = None
+        self._next_ns: int | None = None
+
+    def reset(self, instruction: str) -> int:
+        """Start an episode; returns its epoch."""
+        epoch = self.session.reset(instruction)
+        self._running = self._next_ns = None
+        return epoch
+
+    def set_instruction(self, text: str) -> int:
+        """Swap the sentence and plan at once; the committed prefix of the old one is still carried out."""
+        self._next_ns = None
+        return self.session.set_instruction(text)
+
+    def due(self, now_ns: int) -> bool:
+        """Whether it is time to observe and plan."""
+        return self._next_ns is None or now_ns >= self._next_ns
+
+    def observe(self, canvas: Canvas, state: RobotState) -> None:
+        """Take a real frame into the history. Done between plans too, so that only the last frame is left to a plan."""
+        self.session.observe(canvas, state)
+
+    def plan(self, now_ns: int, asked_ns: int | None = None) -> Plan | None:
+        """Plan from the newest observation, which was asked for at `asked_ns`; None on the rungs that make no plan."""
+        known_s = seconds(self._running.end_ns - now_ns) if self._running is not None else math.inf
+        rung = self.ladder.choose(now_ns, known_s if known_s > 0 else math.inf)
+        if self._whole_only and rung not in (Rung.FULL, Rung.HOLD, Rung.STOP):
+            rung = Rung.FULL
+        if rung in (Rung.HOLD, Rung.STOP):
+            self._next_ns = now_ns + nanoseconds(self.config.replan_s)
+            return None
+        begin_ns = self._clock.now_ns()
+        plan = self._planned(self.ladder.effort(rung))
+        took_s = seconds(self._clock.now_ns() - begin_ns)
+        waited_s = seconds(now_ns - asked_ns) if asked_ns is not None else 0.0
+        self.ladder.add(rung, plan.timing_s, waited_s + took_s, now_ns)
+        self._latency.add(waited_s + took_s)
+        if self.config.mode is PlanMode.SYNC:
+            plan = replace(plan, chunk=self._from_arrival(plan.chunk))
+        self._running = plan.chunk
+        sync = self.config.mode is PlanMode.SYNC
+        self._next_ns = plan.chunk.end_ns if sync else now_ns + nanoseconds(self.config.replan_s)
+        return plan
+
+    def _from_arrival(self, chunk: ActionChunk) -> ActionChunk:
+        """The same steps from the moment on at which the chunk is in force: the arms have waited for it."""
+        latency_s = self.config.latency_s
+        arrival_ns = self._clock.now_ns() if latency_s is None else chunk.observation_ns + nanoseconds(latency_s)
+        return replace(chunk, start_ns=max(chunk.observation_ns, arrival_ns) + chunk.step_ns)
+
+    def arrived(self, latency_s: float) -> None:
+        """Tell how long a plan took from its observation until it was in force, where that is known from outside."""
+        self._latency.add(latency_s)
+
+    def committed(self) -> F64:
+        """What will be commanded [D, J] from the newest observation until a plan made now is in force."""
+        last, observed_ns = self._running, self.session.observed_ns
+        none: F64 = np.zeros((0, len(self.session.spec.joint_names)))
+        if self.config.mode is not PlanMode.ASYNC_GROUNDED or last is None or observed_ns is None:
+            return none
+        expected_s = self.config.latency_s
+        if expected_s is None:
+            expected_s = self._latency.percentile_s(self.config.latency_percentile) or 0.0
+        wanted = min(self._max_prefix, math.ceil(expected_s / self.session.spec.action.step_s - 1e-9))
+        known = self._known(last, observed_ns)
+        return known[:wanted]
+
+    def _known(self, last: ActionChunk, observed_ns: int) -> F64:
+        """What the last chunk says of the steps after an observation [<= K, J], by interpolation between its steps."""
+        steps = self.session.runtime.config.chunk_steps
+        step_s = seconds(last.step_ns)
+        times_K = seconds(observed_ns - last.start_ns) + step_s * np.arange(1.0, steps + 1)
+        own_K = step_s * np.arange(len(last.positions_KJ))
+        if times_K[0] < -step_s:
+            return np.zeros((0, last.positions_KJ.shape[1]))
+        inside = times_K <= own_K[-1] + 1e-9
+        return np.stack([np.interp(times_K[inside], own_K, column) for column in last.positions_KJ.T], axis=1)
+
+    def _planned(self, effort: Effort) -> Plan:
+        prefix_DJ = self.committed()
+        last, observed_ns = self._running, self.session.observed_ns
+        known_KJ = prefix_DJ if last is None or observed_ns is None else self._known(last, observed_ns)
+        suppose: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if len(prefix_DJ):
+            if self.method is SpliceMethod.TRAINED_PREFIX:
+                suppose = self.session.supposing(prefix_DJ)
+            elif self.method is SpliceMethod.PUT_BACK:
+                effort = replace(effort, known_DJ=self.session.in_model_units(prefix_DJ))
+            elif self.method is SpliceMethod.GUIDED:
+                steps = self.session.runtime.config.chunk_steps
+                whole = np.concatenate((known_KJ, np.repeat(known_KJ[-1:], steps - len(known_KJ), axis=0)))
+                weights_K = soft_weights(steps, len(prefix_DJ), len(known_KJ))
+                effort = replace(effort, target_KJ=self.session.in_model_units(whole), weight_K=weights_K)
+        with suppose:
+            return self.session.plan(effort, lambda positions_KJ: self._tied(positions_KJ, prefix_DJ, known_KJ))
+
+    def _tied(self, positions_KJ: F64, prefix_DJ: F64, known_KJ: F64) -> F64:
+        """The decoded chunk behind its committed prefix; in sync mode only the part that is executed."""
+        positions = np.array(positions_KJ)
+        committed = len(prefix_DJ)
+        if self.method is SpliceMethod.LINEAR_BLEND and committed:
+            shares = np.clip((np.arange(len(known_KJ)) - committed + 1) / max(1, len(known_KJ) - committed), 0, 1)
+            positions[: len(known_KJ)] = known_KJ + shares[:, None] * (positions[: len(known_KJ)] - known_KJ)
+        positions[:committed] = prefix_DJ
+        if self.config.mode is PlanMode.SYNC:
+            positions = positions[: max(1, round(self.config.execute_s / self.session.spec.action.step_s))]
+        return positions
+
+
+def _method(asked: SpliceMethod, prefix_steps: int) -> SpliceMethod:
+    if asked is SpliceMethod.AUTO:
+        return SpliceMethod.TRAINED_PREFIX if prefix_steps else SpliceMethod.PUT_BACK
+    if asked is SpliceMethod.TRAINED_PREFIX and not prefix_steps:
+        raise ConfigError("splice", "the model was not trained with prefixes", got=asked.value,
+                          expected=[method.value for method in SpliceMethod if method is not asked],
+                          fix="choose another, or train with --prefix")
+    return asked

@@ -1,0 +1,128 @@
+"""The ladder of degraded planning on a fake clock: every rung is reached and left for the reason the table names."""
+
+from __future__ import annotations
+
+import pytest
+
+from starry_ros.timing import NS_PER_S, nanoseconds
+from starry_ros.wam.ladder import Ladder, LadderConfig, Rung
+
+CONFIG = LadderConfig(budget_s=0.5, warm_up=2, probe_s=2.0, window_s=10.0, stop_after_s=5.0)
+FAST = {"video": 0.04, "value": 0.01, "action": 0.05}
+
+
+class Planning:
+    """A planner every 0.4 s on a machine whose stages take what is set."""
+
+    def __init__(self, video_steps: int = 1, config: LadderConfig = CONFIG) -> None:
+        self.ladder, self.now_ns, self.stages_s, self.rest_s = Ladder(config, video_steps), NS_PER_S, dict(FAST), 0.02
+        self.video_steps = video_steps
+
+    def plan(self, times: int = 1) -> list[Rung]:
+        seen = []
+        for _ in range(times):
+            rung = self.ladder.choose(self.now_ns)
+            seen.append(rung)
+            if rung not in (Rung.HOLD, Rung.STOP):
+                effort = self.ladder.effort(rung)
+                stages = dict(self.stages_s)
+                if effort.video_steps is not None:
+                    stages["video"] *= effort.video_steps / self.video_steps
+                stages["video"] *= effort.video
+                stages["value"] *= effort.value
+                total_s = sum(stages.values()) + self.rest_s
+                self.ladder.add(rung, stages, total_s, self.now_ns + nanoseconds(total_s))
+            self.now_ns += nanoseconds(0.4)
+        return seen
+
+
+def settled(planning: Planning, times: int = 40) -> set[Rung]:
+    """Rungs of the last plans, probes of higher ones left out."""
+    seen = planning.plan(times)[times // 2 :]
+    return {rung for rung in seen if seen.count(rung) > len(seen) // 4}
+
+
+def test_a_fast_machine_plans_fully() -> None:
+    assert set(Planning().plan(30)) == {Rung.FULL}
+
+
+@pytest.mark.parametrize(("stages_s", "rung"), [
+    ({"video": 0.6, "value": 0.05, "action": 0.05}, Rung.FEWER_VIDEO_STEPS),
+    ({"video": 1.0, "value": 0.05, "action": 0.05}, Rung.REUSE_LATENTS),
+    ({"video": 1.0, "value": 0.5, "action": 0.05}, Rung.ACTION_ONLY),
+    ({"video": 1.0, "value": 0.5, "action": 0.6}, Rung.HOLD),
+])
+def test_each_rung_is_taken_where_it_is_the_highest_that_fits(stages_s: dict[str, float], rung: Rung) -> None:
+    planning = Planning(video_steps=4)
+    planning.plan(10)
+    planning.stages_s = stages_s
+    seen = planning.plan(12)
+    assert rung in seen
+    assert seen.count(rung) == max(seen.count(other) for other in set(seen))
+    assert planning.ladder.plans[rung] > 0
+
+
+def test_a_model_of_one_video_step_has_no_rung_of_fewer() -> None:
+    planning = Planning(video_steps=1)
+    planning.plan(5)
+    planning.stages_s = {"video": 0.9, "value": 0.01, "action": 0.05}
+    assert Rung.FEWER_VIDEO_STEPS not in planning.plan(40)
+
+
+def test_the_warm_up_does_not_count() -> None:
+    planning = Planning()
+    planning.stages_s = {"video": 3.0, "value": 3.0, "action": 3.0}
+    planning.plan(2)
+    planning.stages_s = dict(FAST)
+    assert set(planning.plan(20)) == {Rung.FULL}
+
+
+def test_one_slow_plan_among_many_changes_nothing() -> None:
+    planning = Planning()
+    planning.plan(20)
+    planning.stages_s = {"video": 2.0, "value": 0.01, "action": 0.05}
+    planning.plan(1)
+    planning.stages_s = dict(FAST)
+    assert set(planning.plan(20)) == {Rung.FULL}
+
+
+def test_a_machine_that_recovers_is_planned_on_fully_again() -> None:
+    planning = Planning()
+    planning.plan(10)
+    planning.stages_s = {"video": 1.0, "value": 0.3, "action": 0.3}
+    assert Rung.FULL not in settled(planning)
+    planning.stages_s = dict(FAST)
+    planning.plan(40)
+    assert set(planning.plan(10)) == {Rung.FULL}
+
+
+def test_what_is_reused_is_never_too_old() -> None:
+    planning = Planning()
+    planning.plan(10)
+    planning.stages_s = {"video": 1.0, "value": 0.5, "action": 0.05}
+    dreamed_ns = planning.now_ns
+    for _ in range(60):
+        (rung,) = planning.plan(1)
+        if rung is Rung.FULL:
+            dreamed_ns = planning.now_ns
+        if rung in (Rung.REUSE_LATENTS, Rung.ACTION_ONLY):
+            assert planning.now_ns - dreamed_ns < nanoseconds(CONFIG.dream_age_s + 2.0)
+
+
+def test_hold_becomes_stop_when_nothing_fits_for_too_long_and_ends_when_something_does() -> None:
+    planning = Planning()
+    planning.plan(10)
+    planning.stages_s = {"video": 2.0, "value": 2.0, "action": 2.0}
+    assert Rung.STOP in planning.plan(40)
+    planning.stages_s = dict(FAST)
+    planning.plan(60)
+    assert set(planning.plan(5)) == {Rung.FULL}
+
+
+def test_little_time_left_on_the_known_plan_asks_for_a_quicker_one() -> None:
+    planning = Planning()
+    planning.plan(10)
+    planning.stages_s = {"video": 0.2, "value": 0.02, "action": 0.05}
+    planning.plan(20)
+    assert planning.ladder.choose(planning.now_ns, known_s=10.0) is Rung.FULL
+    assert planning.ladder.choose(planning.now_ns, known_s=0.15) is Rung.REUSE_LATENTS
