@@ -86,10 +86,10 @@ class Recording:
             for _, channel, message, decoded in found:
                 yield Heard(full[channel.topic], message.log_time, message.publish_time, decoded)
 
-    def raw(self, start_ns: int | None = None) -> Iterator[tuple[str, str, int, bytes]]:
-        """(full topic, type, time received, CDR bytes) of every message."""
+    def raw(self, topics: Sequence[str] | None = None) -> Iterator[tuple[str, str, int, bytes]]:
+        """(full topic, type, time received, CDR bytes) of every message, or of those topics (full names)."""
         with self.path.open("rb") as stream:
-            for schema, channel, message in make_reader(stream).iter_messages(start_time=start_ns):
+            for schema, channel, message in make_reader(stream).iter_messages(topics):
                 yield channel.topic, schema.name if schema else "", message.log_time, message.data
 
     def spec(self) -> RobotSpec:

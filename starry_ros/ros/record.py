@@ -1,4 +1,4 @@
-"""`starry record`: records the graph that is running, or repairs a recording whose writer was killed."""
+"""`starry record`: records the graph that is running or a simulated session, or repairs a recording that was cut."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 import os
 from pathlib import Path
 
-from starry_ros.ros.graph import dds_environment
+from starry_ros.paths import model_dir, robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.ros.graph import RUNTIMES, dds_environment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--after", type=float, default=3.0, metavar="S", help="seconds to write after a fault (3)")
     parser.add_argument("--recover", type=Path, nargs="+", metavar="FILE",
                         help="do not record: write FILE.recovered.mcap with everything readable in FILE")
+    parser.add_argument("--simulate", type=Path, metavar="FILE",
+                        help="do not record the graph: play episodes in simulated time, at any speed of this machine")
+    parser.add_argument("--episodes", type=int, default=1, metavar="N", help="episodes with --simulate (1)")
+    parser.add_argument("--seed", type=int, default=0, help="first scene with --simulate (0)")
+    parser.add_argument("--swap-after", type=float, default=0.0, metavar="S",
+                        help="with --simulate: change the sentence so long after the start; 0 never")
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="runtime with --simulate (auto)")
 
 
 def record_command(args: argparse.Namespace) -> int:
-    """Record until Ctrl-C, or recover files."""
+    """Record until Ctrl-C, simulate, or recover files."""
     if args.recover:
         return _recover(args.recover)
+    if args.simulate:
+        return _simulate(args)
     from starry_ros.ros.recorder_node import RecorderNode
     from starry_ros.ros.run import run
 
@@ -38,6 +49,16 @@ def record_command(args: argparse.Namespace) -> int:
         values["exclude"] = args.exclude
     words = [word for name, value in values.items() for word in ("-p", f"{name}:={json.dumps(value)}")]
     return run(RecorderNode, ["--ros-args", *words])
+
+
+def _simulate(args: argparse.Namespace) -> int:
+    from starry_ros.ros.simulated_session import SimulatedConfig, simulate
+
+    spec = load_robot_spec(robot_file(args.robot))
+    config = SimulatedConfig(episodes=args.episodes, seed=args.seed, swap_after_s=args.swap_after)
+    done = simulate(spec, model_dir(args.model), args.runtime, args.simulate, config, args.model)
+    print(f"{args.simulate}: {done['episodes']} episodes, {done['successes']} succeeded, {done['messages']} messages")
+    return 0
 
 
 def _recover(files: list[Path]) -> int:

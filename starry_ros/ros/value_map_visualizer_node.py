@@ -173,7 +173,7 @@ class ValueMapVisualizerNode(StarryNode):
         ]
         commands = [
             self.create_subscription(JointTrajectory, arm.command_topic, partial(self._on_command, arm.name), COMMAND)
-            for arm in self._spec.arms
+            for arm in self._spec.arms if self._spec.command_interface == "joint_trajectory"
         ]
         return [
             *infos, *commands,
