@@ -1,0 +1,246 @@
+"""The world-action model around a Wan video stream, and its decoding loop over a fixed history.
+
+    observed latents -> video port, no noise -----+---------------+------------------+
+    executed actions -> action port, no noise ----+               |                  |
+    sentence -> text attention of the video stream|               |                  |
+                                                  v               v                  v
+                                       imagine: next latents -> value: map -> act: action chunk
+
+Who sees whom is `masks.VISIBLE`. Regions of the field lie so that what video and value look at is one piece:
+
+    | executed actions, R slots | past latents, R slots | current | future | value | action |
+    |<------------------------ video ----------------------------------->|
+                                |<----------------- value -------------------->|
+    action: executed, current, value, action (all short; copied together)
+
+A checkpoint whose actions share the video stream's blocks (LingBot-VA) was trained on another table: every token sees
+the sentence and all that lies before it, and actions see the future latents. Such a model is run that way.
+
+Shapes: N tokens of a chunk of latents, U actions of a chunk, R history slots, W numbers a video token, J joints.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from starry_ros.wam.kv_cache import Ring
+from starry_ros.wam.layers import MASKED
+from starry_ros.wam.sampler import levels
+from starry_ros.wam.wan.config import WanConfig
+from starry_ros.wam.wan.streams import Field, LayerKV, Port, Stream, rope_table
+
+EXECUTED, PAST, CURRENT, FUTURE, VALUE, ACTION = "executed", "past", "current", "future", "value", "action"
+
+
+class WanModel(nn.Module):
+    """Weights: a video stream, and a value and an action stream of their own or the video stream's blocks."""
+
+    def __init__(self, config: WanConfig) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        shared = {"layers": c.layers, "heads": c.heads, "head_dim": c.head_dim, "floor": c.norm_floor}
+        self.video = Stream(width=c.width, feed_forward=c.feed_forward, text_width=c.text_width, **shared)  # type: ignore[arg-type]
+        self.video_port = Port(c.token_width, c.width, c.time_features)
+        for name, given, token in (("value", c.value, c.token_width), ("action", c.action, c.joints)):
+            own = given and Stream(width=given.width, feed_forward=given.feed_forward, **shared)  # type: ignore[arg-type]
+            self.add_module(name, own)
+            needed = given is not None or name == "action"
+            width = given.width if given else c.width
+            self.add_module(f"{name}_port", Port(token, width, c.time_features) if needed else None)
+
+    def stream_of(self, name: str) -> Stream:
+        """The stream that carries video, value or action tokens."""
+        stream = self.video if name == "video" or getattr(self, name) is None else getattr(self, name)
+        assert isinstance(stream, Stream)
+        return stream
+
+    def port_of(self, name: str) -> Port:
+        """How tokens of that name enter."""
+        port = getattr(self, f"{name}_port")
+        assert isinstance(port, Port)
+        return port
+
+
+@dataclass(frozen=True)
+class ChunkNoise:
+    """Starting points: video [1, N, W], value [1, N, W] and action [1, U, J]."""
+
+    video: Tensor
+    value: Tensor | None
+    action: Tensor
+
+
+@dataclass(frozen=True)
+class ChunkPrediction:
+    """Clean tokens of the next chunk, shaped like the noise they came from."""
+
+    video: Tensor
+    value: Tensor | None
+    action: Tensor
+
+
+def regions(config: WanConfig) -> dict[str, slice]:
+    """Where each group lies in the field."""
+    c = config
+    value = c.chunk_tokens if c.value else 0
+    sizes = {EXECUTED: c.history_chunks * c.chunk_actions, PAST: c.history_chunks * c.chunk_tokens,
+             CURRENT: c.chunk_tokens, FUTURE: c.chunk_tokens, VALUE: value, ACTION: c.chunk_actions}
+    ends = list(itertools.accumulate(sizes.values()))
+    return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
+
+
+class WanRuntime:
+    """One episode's memory and the decoding loop, on the device and in the type of the model's weights.
+
+    `cache_dtype` may be narrower than the weights'. Buffers are made once and never move.
+    """
+
+    def __init__(self, model: WanModel, cache_dtype: torch.dtype | None = None) -> None:
+        self.model, self.config = model, model.config
+        weight = model.video_port.enter.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        self.regions = regions(self.config)
+        self.field, self.frames, self.actions = _memory(self.config, self.regions, self.device,
+                                                        cache_dtype or self.dtype)
+        self._text: list[LayerKV] | None = None
+        self._step = 0
+
+    @property
+    def bytes(self) -> int:
+        """Memory of keys, values and the slots kept aside."""
+        own = sum(buffer.nbytes for ring in (self.frames, self.actions)
+                  for buffer in (ring._sink_keys, ring._aside_keys, ring._aside_values, ring._aside_valid))
+        return int(self.field.keys.nbytes + self.field.values.nbytes) + own
+
+    @torch.inference_mode()
+    def set_text(self, tokens_TD: Tensor) -> None:
+        """Take a sentence's embedding [T, D], zeros after its last token. History stays valid: it never saw it."""
+        self._text = self.model.video.encode_text(self._own(tokens_TD)[None])
+
+    @torch.inference_mode()
+    def observe(self, latents_1NW: Tensor, frame: int) -> None:
+        """Encode a chunk of real latents, its first latent frame at time `frame`. Replaces the current chunk."""
+        self._step = frame
+        place = self.regions[CURRENT]
+        self._pass("video", self._own(latents_1NW), 0.0, self._frame_rope(frame), place, self._before(place))
+
+    @torch.inference_mode()
+    def commit(self, actions_1UJ: Tensor) -> None:
+        """Move the current chunk, with the actions executed during it, into the history."""
+        place = self.regions[ACTION]
+        see = (slice(0, self.regions[CURRENT].stop), place) if self._shared else (place,)
+        self._pass("action", self._own(actions_1UJ), 0.0, self._action_rope(self._step), place, see)
+        current = self.regions[CURRENT]
+        self.frames.write(self.field.keys[:, :, :, current], self.field.values[:, :, :, current], step=self._step)
+        self.actions.write(self.field.keys[:, :, :, place], self.field.values[:, :, :, place], step=self._step)
+
+    def branch(self) -> None:
+        """What is committed from now on is speculative."""
+        self.frames.branch()
+        self.actions.branch()
+
+    def drop(self) -> None:
+        """Return to the history at the last `branch`; observe again before predicting."""
+        self.frames.drop()
+        self.actions.drop()
+
+    def accept(self) -> None:
+        """Let what was committed since the last `branch` stand."""
+        self.frames.accept()
+        self.actions.accept()
+
+    def reset(self) -> None:
+        """Forget the history; the sentence stays."""
+        self.frames.reset()
+        self.actions.reset()
+
+    @torch.inference_mode()
+    def predict(self, noise: ChunkNoise) -> ChunkPrediction:
+        """Video, then value, then action, each for its own number of steps, the finished ones frozen."""
+        c, at = self.config, self.regions
+        ahead = self._step + c.chunk_latents
+        rope = self._frame_rope(ahead)
+        video = self._denoise("video", noise.video, c.video_steps, c.shift, rope, at[FUTURE],
+                              (slice(0, at[FUTURE].stop),))
+        value = None
+        if noise.value is not None:
+            value = self._denoise("value", noise.value, c.value_steps, c.shift, rope, at[VALUE],
+                                  (slice(at[PAST].start, at[VALUE].stop),))
+        see = (at[EXECUTED], at[CURRENT], *((at[VALUE],) if noise.value is not None else ()), at[ACTION])
+        if self._shared:
+            self._pass("video", video.to(self.dtype), 0.0, rope, at[FUTURE], (slice(0, at[FUTURE].stop),))
+            see = (slice(0, at[ACTION].stop),)
+        action = self._denoise("action", noise.action, c.action_steps, 1.0, self._action_rope(ahead), at[ACTION], see)
+        return ChunkPrediction(video, value, action)
+
+    def _denoise(self, name: str, noise: Tensor, steps: int, shift: float, rope: Tensor, place: slice,
+                 see: tuple[slice, ...]) -> Tensor:
+        x = self._own(noise).float()
+        for s, ds in levels(steps, shift):
+            x = x + ds * self._pass(name, x.to(self.dtype), s, rope, place, see).float()
+        return x
+
+    def _pass(self, name: str, x: Tensor, s: float, rope: Tensor, place: slice, see: tuple[slice, ...]) -> Tensor:
+        model, level = self.model, torch.full((1,), s, device=self.device)
+        text = self._text if self._shared or place == self.regions[FUTURE] else None
+        self.field.bias = None if self.frames.written >= self.frames.slots else self._bias()
+        velocity: Tensor = model.stream_of(name)(model.port_of(name), x, level, rope, self.field, place, see, text)
+        return velocity
+
+    @property
+    def _shared(self) -> bool:
+        return self.model.action is None
+
+    def _before(self, place: slice) -> tuple[slice, ...]:
+        """What observed latents see: themselves, or all before them where weights were trained so."""
+        return (slice(0, place.stop),) if self._shared else (place,)
+
+    def _bias(self) -> Tensor:
+        """Hide the slots that do not exist [1, 1, 1, K]."""
+        total = self.field.keys.shape[3]
+        exists = torch.ones(total, device=self.device, dtype=self.dtype)
+        exists[self.regions[PAST]] = self.frames.valid[0].to(self.dtype)
+        exists[self.regions[EXECUTED]] = self.actions.valid[0].to(self.dtype)
+        return ((1 - exists) * MASKED)[None, None, None]
+
+    def _frame_rope(self, first: int) -> Tensor:
+        c = self.config
+        token = torch.arange(c.chunk_tokens)
+        within = token % c.frame_tokens
+        return rope_table(first + token // c.frame_tokens, within // c.columns, within % c.columns,
+                          c.head_dim).to(self.device)
+
+    def _action_rope(self, first: int) -> Tensor:
+        """Action k of a latent frame f lies at time f + k / (n + 1), beside the canvas (row and column -1)."""
+        c = self.config
+        token = torch.arange(c.chunk_actions)
+        n = c.actions_per_latent
+        times = first + token // n + (token % n).double() / (n + 1)
+        beside = -torch.ones(c.chunk_actions)
+        return rope_table(times, beside, beside, c.head_dim).to(self.device)
+
+    def _own(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype)
+
+
+def _memory(c: WanConfig, at: dict[str, slice], device: torch.device, dtype: torch.dtype) -> tuple[Field, Ring, Ring]:
+    """The field, and two rings whose keys and values are regions of it."""
+    shape = (c.layers, 1, c.heads, at[ACTION].stop, c.head_dim)
+    field = Field(*(torch.zeros(shape, device=device, dtype=dtype) for _ in range(2)))
+
+    def ring(name: str, tokens: int) -> Ring:
+        views = iter([field.keys[:, :, :, at[name]], field.values[:, :, :, at[name]]])
+
+        def zeros(wanted: tuple[int, ...]) -> Tensor:
+            """The ring's first two buffers are its regions of the field; the others are its own."""
+            view = next(views, None)
+            return torch.zeros(wanted, device=device, dtype=dtype) if view is None else view
+
+        return Ring(c.layers, c.heads, c.head_dim, c.history_chunks, tokens, zeros=zeros)
+
+    return field, ring(PAST, c.chunk_tokens), ring(EXECUTED, c.chunk_actions)

@@ -1,0 +1,327 @@
+"""Wan2.2's video autoencoder: causal in time, strides (4, 16, 16), streaming.
+
+The first frame alone becomes one latent frame; after it every four frames become one. Each causal layer remembers the
+last frames it saw in a `VaeState`, so frames may come piece by piece: the result is that of the whole video at once.
+Modules carry the names of the public safetensors (`AutoencoderKLWan`).
+
+Shapes: B batch, C channels, T frames, H x W pixels, h x w = H/16 x W/16 latent cells, Z latent channels.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from starry_ros.errors import CheckpointError, InputError
+
+VaeState = dict[nn.Module, Tensor]
+"""Last frames by layer. Tensors in it are never written to: a shallow copy is a snapshot."""
+GROUP = 4
+"""Frames that become one latent frame, after the first."""
+_FIX = "use the vae folder of Wan2.2-TI2V-5B-Diffusers"
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """Widths and the latent statistics that make each channel zero-mean and unit-variance."""
+
+    encoder_width: int = 160
+    decoder_width: int = 256
+    latent_channels: int = 48
+    multiples: tuple[int, ...] = (1, 2, 4, 4)
+    residuals: int = 2
+    halves_time: tuple[bool, ...] = (False, True, True)
+    patch: int = 2
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    @staticmethod
+    def from_json_dict(raw: Mapping[str, Any], where: str) -> VaeConfig:
+        """Out of the folder's config.json. Raises CheckpointError on another architecture, such as Wan2.1's."""
+        try:
+            if not raw["is_residual"] or raw["patch_size"] is None or raw.get("attn_scales"):
+                raise CheckpointError(where, "is not a Wan2.2 VAE", fix=_FIX)
+            return VaeConfig(
+                raw["base_dim"], raw["decoder_base_dim"], raw["z_dim"], tuple(raw["dim_mult"]), raw["num_res_blocks"],
+                tuple(raw["temperal_downsample"]), raw["patch_size"], tuple(raw["latents_mean"]),
+                tuple(raw["latents_std"]))
+        except KeyError as error:
+            raise CheckpointError(where, f"lacks {error}", fix=_FIX) from error
+
+
+class CausalConv(nn.Conv3d):
+    """Convolution that sees the present and the past only."""
+
+    def __init__(self, inner: int, outer: int, kernel: tuple[int, int, int], stride: tuple[int, int, int] = (1, 1, 1),
+                 causal: bool = True) -> None:
+        super().__init__(inner, outer, kernel, stride, (0, kernel[1] // 2, kernel[2] // 2))
+        self.past = kernel[0] - 1 if causal else 1
+
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+        if self.past:
+            before = state.get(self)
+            if before is None:
+                before = x.new_zeros((*x.shape[:2], self.past, *x.shape[3:]))
+            x = torch.cat([before, x], dim=2)
+            state[self] = x[:, :, -self.past :]
+        return super().forward(x)
+
+
+class RmsNorm(nn.Module):
+    """Unit root mean square over channels, times a gain."""
+
+    def __init__(self, width: int, axes: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(width, *([1] * axes)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1) * self.gamma.shape[0] ** 0.5 * self.gamma
+
+
+class Residual(nn.Module):
+    """x (or a 1x1x1 of it) + two causal convolutions."""
+
+    def __init__(self, inner: int, outer: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = RmsNorm(inner, 3), CausalConv(inner, outer, (3, 3, 3))
+        self.norm2, self.conv2 = RmsNorm(outer, 3), CausalConv(outer, outer, (3, 3, 3))
+        self.conv_shortcut = CausalConv(inner, outer, (1, 1, 1)) if inner != outer else None
+
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), state)
+        h = self.conv2(F.silu(self.norm2(h)), state)
+        out: Tensor = h + (x if self.conv_shortcut is None else self.conv_shortcut(x, state))
+        return out
+
+
+class FrameAttention(nn.Module):
+    """One-headed attention within each frame."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = RmsNorm(width, 2)
+        self.to_qkv, self.proj = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = _frames(x)
+        q, k, v = self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2).chunk(3, dim=-1)
+        mixed = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        out = self.proj(mixed.transpose(1, 2).reshape(frames.shape))
+        return x + _video(out, x.shape[0])
+
+
+class Middle(nn.Module):
+    """Residual, attention, residual."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.attentions = nn.ModuleList([FrameAttention(width)])
+        self.resnets = nn.ModuleList([Residual(width, width), Residual(width, width)])
+
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+        out: Tensor = self.resnets[1](self.attentions[0](self.resnets[0](x, state)), state)
+        return out
+
+
+class Halve(nn.Module):
+    """Half the height and width, and half the time: the first frame of all stays alone."""
+
+    def __init__(self, width: int, time: bool) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(width, width, 3, 2))
+        self.time_conv = CausalConv(width, width, (3, 1, 1), (2, 1, 1), causal=False) if time else None
+
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+        x = _video(self.resample(_frames(x)), x.shape[0])
+        if self.time_conv is None:
+            return x
+        if self.time_conv not in state:
+            state[self.time_conv] = x[:, :, -1:]
+            return x
+        out: Tensor = self.time_conv(x, state)
+        return out
+
+
+class Double(nn.Module):
+    """Inverse of `Halve`: every frame but the first becomes two."""
+
+    def __init__(self, width: int, time: bool) -> None:
+        super().__init__()
+        self.resample = nn.Sequential(nn.Upsample(scale_factor=(2.0, 2.0), mode="nearest-exact"),
+                                      nn.Conv2d(width, width, 3, padding=1))
+        self.time_conv = CausalConv(width, 2 * width, (3, 1, 1)) if time else None
+
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+        if self.time_conv is not None:
+            if self.time_conv not in state:  # the first frame does not double, and the next ones never see it
+                state[self.time_conv] = x.new_zeros((*x.shape[:2], 2, *x.shape[3:]))
+            else:
+                x = self.time_conv(x, state).unflatten(1, (2, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+        return _video(self.resample(_frames(x)), x.shape[0])
+
+
+class Down(nn.Module):
+    """Residual blocks and a halving, beside a shortcut that averages."""
+
+    def __init__(self, inner: int, outer: int, residuals: int, halve: bool, time: bool) -> None:
+        super().__init__()
+        self.outer, self.factors = outer, (2 if time else 1, 2 if halve else 1)
+        self.resnets = nn.ModuleList(Residual(inner if i == 0 else outer, outer) for i in range(residuals))
+        self.downsampler = Halve(outer, time) if halve else None
+
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+        short = self._average(x)
+        for block in self.resnets:
+            x = block(x, state)
+        return short + (x if self.downsampler is None else self.downsampler(x, state))
+
+    def _average(self, x: Tensor) -> Tensor:
+        """Cells of space and time into channels, channels averaged in groups; a lone frame gets an empty one before."""
+        time, space = self.factors
+        x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % time, 0))
+        cells = x.unflatten(4, (-1, space)).unflatten(3, (-1, space)).unflatten(2, (-1, time))
+        return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4).unflatten(1, (self.outer, -1)).mean(2)
+
+
+class Up(nn.Module):
+    """Residual blocks and a doubling, beside a shortcut that repeats."""
+
+    def __init__(self, inner: int, outer: int, residuals: int, double: bool, time: bool) -> None:
+        super().__init__()
+        self.outer, self.factors = outer, (2 if time else 1, 2)
+        self.resnets = nn.ModuleList(Residual(inner if i == 0 else outer, outer) for i in range(residuals + 1))
+        self.upsampler = Double(outer, time) if double else None
+
+    def forward(self, x: Tensor, state: VaeState, first: bool) -> Tensor:
+        short = None if self.upsampler is None else self._repeat(x, first)
+        for block in self.resnets:
+            x = block(x, state)
+        if self.upsampler is None or short is None:
+            return x
+        out: Tensor = self.upsampler(x, state) + short
+        return out
+
+    def _repeat(self, x: Tensor, first: bool) -> Tensor:
+        """Channels into cells of space and time; of the very first frame only its last copy."""
+        time, space = self.factors
+        x = x.repeat_interleave(self.outer * time * space * space // x.shape[1], dim=1)
+        cells = x.unflatten(1, (self.outer, time, space, space)).permute(0, 1, 5, 2, 6, 3, 7, 4)
+        video = cells.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        return video[:, :, time - 1 :] if first else video
+
+
+class Encoder(nn.Module):
+    """Frames to twice the latent channels: mean and log variance."""
+
+    def __init__(self, c: VaeConfig) -> None:
+        super().__init__()
+        widths = [c.encoder_width * m for m in (1, *c.multiples)]
+        self.conv_in = CausalConv(3 * c.patch**2, widths[0], (3, 3, 3))
+        self.down_blocks = nn.ModuleList(
+            Down(inner, outer, c.residuals, i < len(c.halves_time), i < len(c.halves_time) and c.halves_time[i])
+            for i, (inner, outer) in enumerate(itertools.pairwise(widths)))
+        self.mid_block = Middle(widths[-1])
+        self.norm_out = RmsNorm(widths[-1], 3)
+        self.conv_out = CausalConv(widths[-1], 2 * c.latent_channels, (3, 3, 3))
+
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+        x = self.conv_in(x, state)
+        for block in self.down_blocks:
+            x = block(x, state)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(self.mid_block(x, state))), state)
+        return out
+
+
+class Decoder(nn.Module):
+    """Latents to frames."""
+
+    def __init__(self, c: VaeConfig) -> None:
+        super().__init__()
+        widths = [c.decoder_width * m for m in (c.multiples[-1], *reversed(c.multiples))]
+        times = [*reversed(c.halves_time), False]
+        self.conv_in = CausalConv(c.latent_channels, widths[0], (3, 3, 3))
+        self.mid_block = Middle(widths[0])
+        self.up_blocks = nn.ModuleList(
+            Up(inner, outer, c.residuals, i < len(c.halves_time), times[i])
+            for i, (inner, outer) in enumerate(itertools.pairwise(widths)))
+        self.norm_out = RmsNorm(widths[-1], 3)
+        self.conv_out = CausalConv(widths[-1], 3 * c.patch**2, (3, 3, 3))
+
+    def forward(self, z: Tensor, state: VaeState, first: bool) -> Tensor:
+        x = self.mid_block(self.conv_in(z, state), state)
+        for block in self.up_blocks:
+            x = block(x, state, first)
+        out: Tensor = self.conv_out(F.silu(self.norm_out(x)), state)
+        return out
+
+
+class WanVae(nn.Module):
+    """Frames in [-1, 1] to normalised latents and back."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        z = config.latent_channels
+        self.encoder, self.decoder = Encoder(config), Decoder(config)
+        self.quant_conv, self.post_quant_conv = (CausalConv(n, n, (1, 1, 1)) for n in (2 * z, z))
+
+    @torch.inference_mode()
+    def encode(self, frames_B3THW: Tensor, state: VaeState | None = None) -> Tensor:
+        """Latents [B, Z, t, h, w]. A new (empty) state takes 1 + 4 n frames, one that has seen some takes 4 n.
+
+        Raises InputError on another number of frames.
+        """
+        state = {} if state is None else state
+        frames, parts = _into_patches(frames_B3THW, self.config.patch), []
+        head = 0 if state else 1
+        if (frames.shape[2] - head) % GROUP or frames.shape[2] < 1:
+            raise InputError("video", "cannot be cut into latent frames", got=f"{frames.shape[2]} frames",
+                             expected=f"{head} + a multiple of {GROUP}")
+        if head:
+            parts.append(self.encoder(frames[:, :, :1], state))
+        for start in range(head, frames.shape[2], GROUP):
+            parts.append(self.encoder(frames[:, :, start : start + GROUP], state))
+        mean = self.quant_conv(torch.cat(parts, dim=2), state).chunk(2, dim=1)[0]
+        return (mean - self._row(self.config.mean, mean, 0.0)) / self._row(self.config.std, mean, 1.0)
+
+    @torch.inference_mode()
+    def decode(self, z_BZthw: Tensor, state: VaeState | None = None) -> Tensor:
+        """Frames [B, 3, T, H, W] in [-1, 1]: 1 for the first latent of a state, 4 for each after it."""
+        state = {} if state is None else state
+        scaled = z_BZthw * self._row(self.config.std, z_BZthw, 1.0) + self._row(self.config.mean, z_BZthw, 0.0)
+        z, parts = self.post_quant_conv(scaled, state), []
+        for i in range(z.shape[2]):
+            parts.append(self.decoder(z[:, :, i : i + 1], state, first=not state))
+        return _out_of_patches(torch.cat(parts, dim=2), self.config.patch).clamp(-1, 1)
+
+    def _row(self, values: tuple[float, ...], like: Tensor, default: float) -> Tensor:
+        given = values or (default,) * self.config.latent_channels
+        return torch.tensor(given, device=like.device, dtype=like.dtype)[None, :, None, None, None]
+
+
+def _frames(x: Tensor) -> Tensor:
+    """[B, C, T, H, W] to [B T, C, H, W]."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def _video(x: Tensor, batch: int) -> Tensor:
+    """Inverse of `_frames`."""
+    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _into_patches(x: Tensor, p: int) -> Tensor:
+    """Pixels of p x p patches into channels, columns before rows."""
+    cells = x.unflatten(4, (-1, p)).unflatten(3, (-1, p))
+    return cells.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
+
+
+def _out_of_patches(x: Tensor, p: int) -> Tensor:
+    """Inverse of `_into_patches`."""
+    cells = x.unflatten(1, (-1, p, p))
+    return cells.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4)

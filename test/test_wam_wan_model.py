@@ -1,0 +1,214 @@
+"""The Wan-size model's decoding over its field, against the same streams run on nothing but what the table shows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from starry_ros.errors import InputError
+from starry_ros.wam.config import StreamConfig
+from starry_ros.wam.sampler import levels
+from starry_ros.wam.wan.config import WanConfig
+from starry_ros.wam.wan.model import ChunkNoise, ChunkPrediction, WanModel, WanRuntime
+from starry_ros.wam.wan.streams import Field, rope_table
+
+SMALL = WanConfig(
+    name="small", canvas_height_px=64, canvas_width_px=96, layers=2, heads=2, head_dim=12, feed_forward=32,
+    value=StreamConfig(16, 24), action=StreamConfig(16, 24), text_width=8, text_tokens=5, time_features=16,
+    actions_per_latent=3, joints=4, history_chunks=3, latent_channels=4, video_steps=2, value_steps=2, action_steps=3,
+)
+SHARED = dataclasses.replace(SMALL, name="shared", action=None, value=None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def model_of(config: WanConfig) -> WanModel:
+    torch.manual_seed(0)
+    model = WanModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+class Episode:
+    """Seeded observations, actions and noises of a config."""
+
+    def __init__(self, config: WanConfig, seed: int = 0) -> None:
+        self.config, self._generator = config, torch.Generator().manual_seed(seed)
+
+    def draw(self, *shape: int) -> Tensor:
+        return torch.randn(*shape, generator=self._generator)
+
+    def latents(self) -> Tensor:
+        return self.draw(1, self.config.chunk_tokens, self.config.token_width)
+
+    def actions(self) -> Tensor:
+        return self.draw(1, self.config.chunk_actions, self.config.joints)
+
+    def noise(self) -> ChunkNoise:
+        return ChunkNoise(self.latents(), self.latents() if self.config.value else None, self.actions())
+
+
+Slot = tuple[int, Tensor, Tensor | None]
+"""A chunk: its first frame's time, its latents, and the actions during it."""
+
+
+class Uncached:
+    """Every key anew at every denoising step: a group's keys are made by a pass over just what that group sees."""
+
+    def __init__(self, model: WanModel) -> None:
+        self.model, self.c = model, model.config
+
+    def frame_rope(self, first: int) -> Tensor:
+        c = self.c
+        place = [(first + f, row, column) for f in range(c.chunk_latents) for row in range(c.rows)
+                 for column in range(c.columns)]
+        return rope_table(*torch.tensor(place).T, c.head_dim)
+
+    def action_rope(self, first: int) -> Tensor:
+        n = self.c.actions_per_latent
+        times = [first + f + k / (n + 1) for f in range(self.c.chunk_latents) for k in range(n)]
+        nowhere = -torch.ones(len(times))
+        return rope_table(torch.tensor(times, dtype=torch.float64), nowhere, nowhere, self.c.head_dim)
+
+    def run(self, name: str, x: Tensor, s: float, rope: Tensor, seen: list[Field],
+            text: Tensor | None = None) -> tuple[Tensor, Field]:
+        """Velocity, and the own keys of a stream that sees `seen` and itself."""
+        known = sum(field.keys.shape[3] for field in seen)
+        shape = (self.c.layers, 1, self.c.heads, known + x.shape[1], self.c.head_dim)
+        field = Field(torch.zeros(shape), torch.zeros(shape))
+        if seen:
+            field.keys[:, :, :, :known] = torch.cat([part.keys for part in seen], 3)
+            field.values[:, :, :, :known] = torch.cat([part.values for part in seen], 3)
+        place = slice(known, known + x.shape[1])
+        words = None if text is None else self.model.video.encode_text(text[None])
+        velocity = self.model.stream_of(name)(self.model.port_of(name), x, torch.full((1,), s), rope, field, place,
+                                              (slice(0, place.stop),), words)
+        return velocity, Field(field.keys[:, :, :, place], field.values[:, :, :, place])
+
+    @torch.inference_mode()
+    def predict(self, past: list[Slot], now: Slot, text: Tensor, noise: ChunkNoise) -> ChunkPrediction:
+        c, ahead = self.c, now[0] + self.c.chunk_latents
+        past = past[-c.history_chunks :]
+
+        def groups() -> tuple[list[Field], Field, list[Field]]:
+            frames = [self.run("video", latents, 0.0, self.frame_rope(t), [])[1] for t, latents, _ in past]
+            actions = [self.run("action", done, 0.0, self.action_rope(t), [])[1] for t, _, done in past
+                       if done is not None]
+            return frames, self.run("video", now[1], 0.0, self.frame_rope(now[0]), [])[1], actions
+
+        x, m, a = noise.video, noise.value, noise.action
+        assert m is not None
+        for s, ds in levels(c.video_steps, c.shift):
+            frames, current, actions = groups()
+            v, future = self.run("video", x, s, self.frame_rope(ahead), [*actions, *frames, current], text)
+            x = x + ds * v
+        for s, ds in levels(c.value_steps, c.shift):
+            frames, current, _ = groups()
+            v, value = self.run("value", m, s, self.frame_rope(ahead), [*frames, current, future])
+            m = m + ds * v
+        for s, ds in levels(c.action_steps):
+            _, current, actions = groups()
+            v, _ = self.run("action", a, s, self.action_rope(ahead), [*actions, current, value])
+            a = a + ds * v
+        return ChunkPrediction(x, m, a)
+
+
+def difference(a: ChunkPrediction, b: ChunkPrediction) -> float:
+    pairs = [(a.video, b.video), (a.action, b.action)]
+    if a.value is not None and b.value is not None:
+        pairs.append((a.value, b.value))
+    return max(float((mine - its).abs().max()) for mine, its in pairs)
+
+
+def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_roll_back_and_commit() -> None:
+    model, play = model_of(SMALL), Episode(SMALL)
+    runtime, plain = WanRuntime(model), Uncached(model)
+    text = play.draw(5, 8)
+    runtime.set_text(text)
+    past: list[Slot] = []
+    saved: list[list[Slot]] = []
+    addresses = [buffer.data_ptr() for buffer in (runtime.field.keys, runtime.field.values)]
+    worst, frame = 0.0, 0
+    for word in ["", "", "b", "", "d", "", "", "ba", "", "b", "d", ""]:
+        now: Slot = (frame, play.latents(), None)
+        if "b" in word:
+            runtime.branch()
+            saved.append(past)
+        if "a" in word:
+            runtime.accept()
+            saved.pop()
+        if "d" in word:
+            runtime.drop()
+            past = saved.pop()
+        runtime.observe(now[1], frame)
+        noise = play.noise()
+        worst = max(worst, difference(runtime.predict(noise), plain.predict(past, now, text, noise)))
+        done = play.actions()
+        runtime.commit(done)
+        past = [*past, (frame, now[1], done)]
+        frame += SMALL.chunk_latents if len(past) != 5 else 10**6
+    assert runtime.frames.written == len(past) > 2 * SMALL.history_chunks
+    assert worst < 1e-5
+    assert addresses == [buffer.data_ptr() for buffer in (runtime.field.keys, runtime.field.values)]
+
+
+def test_a_new_sentence_changes_the_plan_and_keeps_the_history() -> None:
+    model, play = model_of(SMALL), Episode(SMALL)
+    runtime, noise = WanRuntime(model), play.noise()
+    plans = []
+    runtime.observe(play.latents(), 0)
+    for text in (play.draw(5, 8), play.draw(5, 8)):
+        before = runtime.frames.snapshot()
+        runtime.set_text(text)
+        plans.append(runtime.predict(noise))
+        assert torch.equal(before.keys, runtime.frames.snapshot().keys)
+    assert difference(*plans) > 1e-3
+
+
+def test_sentence_and_future_reach_actions_by_the_value_map_alone_unless_the_blocks_are_shared() -> None:
+    for config in (SMALL, SHARED):
+        model, play = model_of(config), Episode(config)
+        runtime, noise = WanRuntime(model), dataclasses.replace(play.noise(), value=None)
+        runtime.observe(play.latents(), 0)
+        plans = []
+        for text, video in ((play.draw(5, 8), noise.video), (play.draw(5, 8), play.latents())):
+            runtime.set_text(text)
+            plans.append(runtime.predict(dataclasses.replace(noise, video=video)))
+        assert float((plans[0].video - plans[1].video).abs().max()) > 1e-3
+        assert torch.equal(plans[0].action, plans[1].action) == (config is SMALL)
+
+
+def test_half_precision_storage_halves_the_memory_and_stays_close() -> None:
+    model, play = model_of(SMALL), Episode(SMALL)
+    narrow, wide = WanRuntime(model, torch.bfloat16), WanRuntime(model)
+    assert narrow.bytes * 2 == wide.bytes
+    text, noise = play.draw(5, 8), play.noise()
+    for i in range(4):
+        latents, done = play.latents(), play.actions()
+        for runtime in (narrow, wide):
+            runtime.set_text(text)
+            runtime.observe(latents, 2 * i)
+            if i < 3:
+                runtime.commit(done)
+    gap = difference(narrow.predict(noise), wide.predict(noise))
+    assert 0 < gap < 0.1
+
+
+def test_a_branch_that_writes_more_than_it_may_is_refused() -> None:
+    runtime, play = WanRuntime(model_of(SMALL)), Episode(SMALL)
+    runtime.observe(play.latents(), 0)
+    for _ in range(SMALL.history_chunks):
+        runtime.commit(play.actions())
+    runtime.branch()
+    runtime.commit(play.actions())
+    runtime.commit(play.actions())
+    with pytest.raises(InputError, match="no room for another speculative slot"):
+        runtime.commit(play.actions())
