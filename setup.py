@@ -39,7 +39,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_namespace_packages(include=["starry_ros", "starry_ros.*"]),
-    package_data={"": ["*.xml", "*.yaml", "*.stl", "*.obj", "*.png"]},
+    package_data={"": ["*.css", "*.xml", "*.yaml", "*.stl", "*.obj", "*.png"]},
     data_files=share("config", "launch", "models"),
     install_requires=[
         "numpy", "scipy", "PyYAML", "opencv-python-headless", "torch>=2.6", "safetensors", "tokenizers",

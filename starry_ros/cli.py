@@ -65,6 +65,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "Plans offline from the recorded canvases and joint states, and says where and by how much the plans differ: "
         "not at all on the same runtime and weights. With --to-ros, feeds the sensors to a live graph instead.",
     ),
+    ("report",): Verb(
+        "one page about a recording", "starry_ros.recording.report", "report_command",
+        "Latencies, slack, stalls, splices, jerk, refusals, frames lost, surprise, and the worst moments with "
+        "pictures; one HTML file that needs no network.",
+    ),
     ("eval",): Verb(
         "measure the success of policies in closed loop", "starry_ros.training.evaluate", "evaluate_command",
         "Runs episodes in the simulated cell without ROS and reports success with 95 % intervals.",

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--simulate", type=Path, metavar="FILE",
                         help="do not record the graph: play episodes in simulated time, at any speed of this machine")
     parser.add_argument("--episodes", type=int, default=1, metavar="N", help="episodes with --simulate (1)")
+    parser.add_argument("--time-limit", type=float, default=12.0, metavar="S", help="longest episode (12)")
     parser.add_argument("--seed", type=int, default=0, help="first scene with --simulate (0)")
     parser.add_argument("--swap-after", type=float, default=0.0, metavar="S",
                         help="with --simulate: change the sentence so long after the start; 0 never")
@@ -55,7 +56,8 @@ def _simulate(args: argparse.Namespace) -> int:
     from starry_ros.ros.simulated_session import SimulatedConfig, simulate
 
     spec = load_robot_spec(robot_file(args.robot))
-    config = SimulatedConfig(episodes=args.episodes, seed=args.seed, swap_after_s=args.swap_after)
+    config = SimulatedConfig(episodes=args.episodes, seed=args.seed, swap_after_s=args.swap_after,
+                             limit_s=args.time_limit)
     done = simulate(spec, model_dir(args.model), args.runtime, args.simulate, config, args.model)
     print(f"{args.simulate}: {done['episodes']} episodes, {done['successes']} succeeded, {done['messages']} messages")
     return 0

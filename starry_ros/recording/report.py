@@ -1,0 +1,35 @@
+"""`starry report`: one page about a recording, and its figures as JSON."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from starry_ros.paths import robot_file
+from starry_ros.recording.figures import measure, summary
+from starry_ros.recording.page import page
+from starry_ros.recording.reader import Recording
+from starry_ros.report import add_json_argument, write_report
+from starry_ros.robot_spec import load_robot_spec
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry report`."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="recording of a session")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: FILE with .html)")
+    parser.add_argument("--robot", help="robot contract (default: the one in the recording)")
+    add_json_argument(parser)
+
+
+def report_command(args: argparse.Namespace) -> int:
+    """Write the page."""
+    recording = Recording(args.file)
+    spec = load_robot_spec(robot_file(args.robot)) if args.robot else recording.spec()
+    figures = measure(recording, spec)
+    out = args.out or args.file.with_suffix(".html")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page(recording, spec, figures), encoding="utf-8")
+    print(f"written: {out} ({out.stat().st_size / 1024:.0f} KiB)")
+    if args.json is not None:
+        write_report(args.json, [dict(summary(figures))])
+    return 0
