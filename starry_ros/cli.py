@@ -43,6 +43,7 @@ class Verb:
 GROUPS = {
     "data": "make, bring in, look at and change training data",
     "fuzz": "try the software with random input",
+    "model": "look into models",
     "check": "check a robot contract, a model, a data set or this machine",
 }
 VERBS: dict[tuple[str, ...], Verb] = {
@@ -100,6 +101,16 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "export a model's graphs to ONNX for the faster runtimes", "starry_ros.wam.export", "export_command",
         "Writes graphs without weights beside model.safetensors, and checks each installed runtime against PyTorch. "
         "Needed once a shape of model; takes about a minute. Without it, a model runs on PyTorch.",
+    ),
+    ("model", "inspect"): Verb(
+        "say what a model is and whether it fits this machine", "starry_ros.wam.inspect", "inspect_command",
+        "Streams, parameters, tokens, bytes of weights and history, without allocating them: of a preset, of a model "
+        "folder, or of a folder of public Wan2.2-TI2V-5B or LingBot-VA weights. Exit code 1: it does not fit.",
+    ),
+    ("calibrate",): Verb(
+        "measure what surprise is usual for a model", "starry_ros.training.calibrate", "calibrate_command",
+        "Plays undisturbed episodes and episodes in which a block is nudged, writes surprise.json into the model's "
+        "folder, and reports how well the nudges are told. Without that file a model's surprise is not published.",
     ),
     ("data", "generate"): Verb(
         "let the expert record episodes", "starry_ros.training.generate", "generate_command",

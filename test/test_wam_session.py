@@ -88,7 +88,10 @@ class Recorder:
     def reset(self) -> None:
         self.commits.clear()
 
-    def predict(self, noise: Noise, state_J: F32) -> Prediction:
+    def latents(self) -> F32:
+        return np.zeros((30, CONFIG.latent_token_width), np.float32)
+
+    def predict(self, noise: Noise, state_J: F32, effort: object = None) -> Prediction:
         self.noises.append(noise)
         return self.prediction
 

@@ -49,6 +49,7 @@ class Event(StrEnum):
     TRACKING_ERROR = "tracking_error"
     CLOCK_JUMP = "clock_jump"
     SURPRISE_HIGH = "surprise_high"
+    PLANNER_LOST = "planner_lost"
     NO_CHUNK = "no_chunk"
     CHUNK_AVAILABLE = "chunk_available"
     LIMIT_ACTIVE = "limit_active"
@@ -81,6 +82,7 @@ _MATRIX: Mapping[Event, tuple[Mode | None, ...]] = {
     Event.TRACKING_ERROR:    (_D,     _F,   _F,   _F,  _F,  _F),
     Event.CLOCK_JUMP:        (_D,     _T,   _T,   _T,  _T,  _F),
     Event.SURPRISE_HIGH:     (_D,     _H,   _T,   _T,  _T,  _F),
+    Event.PLANNER_LOST:      (_D,     _H,   _T,   _T,  _T,  _F),
     Event.NO_CHUNK:          (_D,     _H,   _R,   _L,  _T,  _F),
     Event.CHUNK_AVAILABLE:   (_D,     _H,   _R,   _L,  _T,  _F),
     Event.LIMIT_ACTIVE:      (_D,     _H,   _L,   _L,  _T,  _F),

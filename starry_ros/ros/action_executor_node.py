@@ -19,6 +19,7 @@ from std_msgs.msg import Bool, Empty, Float64MultiArray
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from starry_ros.control.advice import Advice
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode, Reply
 from starry_ros.control.status import ExecutorConfig
@@ -70,6 +71,7 @@ class ActionExecutorNode(StarryNode):
             state_timeout_s=self._values["state_timeout_s"],
         )
         self._control = Executor(self._spec, config)
+        self._advice = Advice(self._control)
         self._speeds = {Mode.RUN: 1.0, Mode.SLOW: 1.0 / config.slow_factor}
         self._newest: RobotState | None = None
         self._accepted = self._epoch = 0
@@ -129,6 +131,7 @@ class ActionExecutorNode(StarryNode):
         if message.epoch != self._epoch and self._control.status(now_ns).epoch != message.epoch:
             self._control.set_epoch(message.epoch)
         self._epoch = message.epoch
+        self._advice.hear(message.rung, max(message.surprise, default=None), now_ns)
 
     def _on_estop(self, message: Bool) -> None:
         self._estop_pressed, self._estop_ns = message.data, self._edge.now_ns()

@@ -13,7 +13,7 @@ from typing import Any
 from sensor_msgs.msg import Image, JointState
 
 from starry_ros.canvas.layout import t_pose_layout
-from starry_ros.errors import InputError, StarryError
+from starry_ros.errors import CheckpointError, InputError, StarryError
 from starry_ros.msg import ActionChunk, CanvasInfo, ValueMap, WorldActionStatus
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
@@ -36,8 +36,13 @@ from starry_ros.ros.worker import Calls, Slot, Worker
 from starry_ros.srv import ResetSession, SetInstruction
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
 from starry_ros.types import Plan
+from starry_ros.wam.ladder import LadderConfig
+from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
 from starry_ros.wam.session import Session, SessionConfig
+from starry_ros.wam.surprise import Calibration
 
+MODES = ("sync", "async_naive", "async_grounded")
+SPLICES = ("auto", "trained_prefix", "guided", "put_back", "linear_blend", "hard_switch")
 PARAMETERS = (
     ROBOT,
     Parameter("model", "tiny", "Model: a name in models/ or the path of a model folder."),
@@ -46,11 +51,16 @@ PARAMETERS = (
     Parameter("replan_s", 0.4, "Time from one plan to the next, in seconds.", 0.05, 5.0),
     Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
     Parameter("max_pair_s", 0.05, "Largest time between the images and the joint state, in seconds.", 0.001, 1.0),
+    Parameter("mode", "async_naive", "When and from what plans are made.", choices=MODES),
+    Parameter("splice", "auto", "How a chunk goes on from the last one in mode async_grounded.", choices=SPLICES),
+    Parameter("budget_s", 1.0, "Plans that would take longer are made with less effort, in seconds.", 0.05, 60.0),
     Parameter("publish_imagined", False, "Whether to publish what the model imagines."),
 )
 STATUS_PERIOD_S = 0.2
 WAIT_S = 0.02
-LOADING, NO_INSTRUCTION, NO_OBSERVATION = "loading", "no_instruction", "no_observation"
+OBSERVE_EVERY_S = 0.4
+"""Frames that are not planned from enter the history at this spacing, which is that of the training data."""
+LOADING, NO_INSTRUCTION, NO_OBSERVATION, NO_TIME = "loading", "no_instruction", "no_observation", "no_time"
 
 
 def open_session(values: Mapping[str, Any], spec: RobotSpec) -> Session:
@@ -59,6 +69,15 @@ def open_session(values: Mapping[str, Any], spec: RobotSpec) -> Session:
 
     config = SessionConfig(imagine=values["publish_imagined"])
     return load_session(model_dir(values["model"]), spec, values["runtime"], config)
+
+
+def calibration_of(model: str) -> Calibration | None:
+    """The calibration of surprise that a model's folder holds, if any."""
+    try:
+        folder = model_dir(model)
+    except CheckpointError:  # a session without a model
+        return None
+    return Calibration.load(folder)
 
 
 class WorldActionNode(StarryNode):
@@ -75,11 +94,12 @@ class WorldActionNode(StarryNode):
             t_pose_layout(self._spec).layout_hash, nanoseconds(values["max_age_s"]), nanoseconds(values["max_pair_s"])
         )
         self._session: Session | None = None
+        self._planner: Planner | None = None
         self._status = WorldActionStatus(model=values["model"], contract_hash=self._spec.content_hash, rung="full")
         self._say("waiting", LOADING)
         self._latency = LatencyWindow()
         self._refused: Counter[str] = Counter()
-        self._next_plan_ns = 0
+        self._latest_plan_ns = self._observed_ns = 0
         self._states = StateHistory()
         self._pairs: StampPairs[Image, CanvasInfo] = StampPairs()
         self._newest: Slot[tuple[Image, CanvasInfo]] = Slot()
@@ -153,7 +173,10 @@ class WorldActionNode(StarryNode):
         status = self._status
         values = {"state": status.state, "reason": status.reason, "plans": status.plans, "runtime": status.runtime,
                   "latency_p50_s": status.latency_p50_s, "latency_p95_s": status.latency_p95_s,
-                  "observation_age_s": status.observation_age_s, "epoch": status.epoch}
+                  "observation_age_s": status.observation_age_s, "epoch": status.epoch, "rung": status.rung}
+        if self._planner is not None and self._planner.monitor.score is not None:
+            score = self._planner.monitor.score
+            values |= {"surprise": score.surprise, "surprise_level": score.level, "progress": score.progress}
         values |= {f"refused.{reason}": count for reason, count in self._refused.items()}
         level = {"planning": OK, "waiting": WARN, "refused": ERROR}[status.state]
         return Health(level, f"{status.state} {status.reason}".strip(), values)
@@ -161,18 +184,25 @@ class WorldActionNode(StarryNode):
     # In the worker's thread
 
     def _work(self) -> None:
-        session = self._session or self._load()
+        if self._session is None:
+            self._load()
         self._calls.serve()
         pair = self._newest.take(WAIT_S)
         if pair is not None:
-            self._take_in(session, *pair)
-        elif self._status.state == "planning" and self._edge.now_ns() > self._next_plan_ns + self._gate.age_ns:
+            self._take_in(*pair)
+        elif self._status.state == "planning" and self._edge.now_ns() > self._silent_after_ns():
             self._say("refused", NO_OBSERVATION)
 
     def _load(self) -> Session:
         session = self._open_session(self._values, self._spec)
         self._status.runtime = session.runtime.name
         self._session = session
+        values = self._values
+        config = PlannerConfig(
+            PlanMode(values["mode"]), SpliceMethod(values["splice"]), values["replan_s"],
+            ladder=LadderConfig(budget_s=values["budget_s"]),
+        )
+        self._planner = Planner(session, config, calibration=calibration_of(values["model"]))
         self._say("waiting", NO_INSTRUCTION)
         if self._values["instruction"]:
             self._reset(self._values["instruction"])
@@ -182,37 +212,58 @@ class WorldActionNode(StarryNode):
         if not self._status.instruction:
             self._reset(text)
         else:
-            self._status.instruction_id = (self._session or self._load()).set_instruction(text)
+            self._status.instruction_id = self._planning().set_instruction(text)
             self._status.instruction = text
-        self._next_plan_ns = 0
         return int(self._status.instruction_id)
 
     def _reset(self, text: str) -> int:
-        session = self._session or self._load()
-        self._status.epoch = session.reset(text)
-        self._status.instruction, self._status.instruction_id = text, session.instruction_id
-        self._next_plan_ns = 0
+        planner = self._planning()
+        self._status.epoch = planner.reset(text)
+        self._status.instruction, self._status.instruction_id = text, planner.session.instruction_id
         self._say("waiting", NO_OBSERVATION)
         return int(self._status.epoch)
 
-    def _take_in(self, session: Session, image: Image, info: CanvasInfo) -> None:
-        """Plan on a canvas, if one is due and this one is fit for it."""
-        now_ns = self._edge.now_ns()
-        if not self._status.instruction or now_ns < self._next_plan_ns:
+    def _planning(self) -> Planner:
+        if self._planner is None:
+            self._load()
+        assert self._planner is not None
+        return self._planner
+
+    def _silent_after_ns(self) -> int:
+        """When a planner that hears nothing more must say so."""
+        return self._latest_plan_ns + nanoseconds(self._values["replan_s"]) + self._gate.age_ns
+
+    def _take_in(self, image: Image, info: CanvasInfo) -> None:
+        """Plan on a canvas if a plan is due, or take it into the history, if it is fit for that."""
+        now_ns, planner = self._edge.now_ns(), self._planning()
+        due = planner.due(now_ns)
+        if not self._status.instruction or not (due or now_ns - self._observed_ns >= nanoseconds(OBSERVE_EVERY_S)):
             return
         try:
             canvas = canvas_of(image, info, self._edge)
             state = self._states.nearest(canvas.stamp_ns)
             reason = self._gate.refusal(canvas, state, now_ns)
             if reason is None and state is not None:
-                self._next_plan_ns = now_ns + nanoseconds(self._values["replan_s"])
-                session.observe(canvas, state)
+                self._observed_ns = now_ns
+                planner.observe(canvas, state)
                 self._status.observations += 1
-                self._publish(session.plan(), now_ns)
+                if due:
+                    self._plan(planner, now_ns)
             else:
                 self._refuse(str(reason))
         except InputError as error:
             self._refuse(error.what)
+
+    def _plan(self, planner: Planner, now_ns: int) -> None:
+        self._latest_plan_ns = now_ns
+        plan = planner.plan(self._edge.now_ns(), now_ns)
+        self._status.rung = planner.ladder.rung.value
+        score = planner.monitor.score
+        self._status.surprise = [] if score is None else [score.level]
+        if plan is None:
+            self._say("refused", NO_TIME)
+        else:
+            self._publish(plan, now_ns)
 
     def _refuse(self, reason: str) -> None:
         self._refused[reason] += 1

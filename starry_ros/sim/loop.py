@@ -60,7 +60,8 @@ class Watcher(Protocol):
 class LoopConfig:
     """`latency_s` is from the observation to the arrival of its chunk, `replan_s` from observation to observation.
 
-    `limit_s` ends an episode; None takes the task's own limit.
+    `limit_s` ends an episode; None takes the task's own limit. `mode` and `splice` are the planner's, for policies that
+    have one; in mode "sync" the next observation is taken when the last chunk is over, and `replan_s` means nothing.
     """
 
     latency_s: float = 0.15
@@ -68,6 +69,8 @@ class LoopConfig:
     command_hz: float = 25.0
     limit_s: float | None = None
     keep_frames: bool = False
+    mode: str = "async_naive"
+    splice: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,10 @@ class _Episode:
                 self._delay_s = max(self._delay_s, self.executor.status(now_ns).delay_s)
         if now_ns >= self._observe_ns:
             self._observe_ns = now_ns + nanoseconds(self.config.replan_s)
-            self._pending = now_ns + nanoseconds(self.config.latency_s), self._observed(now_ns, state).chunk
+            chunk = self._observed(now_ns, state).chunk
+            self._pending = now_ns + nanoseconds(self.config.latency_s), chunk
+            if self.config.mode == "sync":
+                self._observe_ns = chunk.end_ns
 
     def _observed(self, now_ns: int, state: RobotState) -> Plan:
         canvas = observe(self.cell, self._packer, now_ns)

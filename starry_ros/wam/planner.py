@@ -38,6 +38,7 @@ from starry_ros.wam.guidance import soft_weights
 from starry_ros.wam.ladder import Ladder, LadderConfig, Rung
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
+from starry_ros.wam.surprise import Calibration, Monitor
 
 
 class PlanMode(StrEnum):
@@ -77,7 +78,10 @@ class PlannerConfig:
 class Planner:
     """One session, planned for in one mode. Not thread-safe."""
 
-    def __init__(self, session: Session, config: PlannerConfig | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, session: Session, config: PlannerConfig | None = None, clock: Clock | None = None,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.session, self.config = session, config or PlannerConfig()
         self._clock = clock or MonotonicClock()
         model = session.runtime.config
@@ -86,12 +90,14 @@ class Planner:
         self._max_prefix = model.history_actions
         self.method = _method(self.config.splice, model.prefix_steps)
         self._latency = LatencyWindow(32)
+        self.monitor = Monitor(calibration, nanoseconds(session.spec.action.step_s) // 2)
         self._running: ActionChunk | None = None
         self._next_ns: int | None = None
 
     def reset(self, instruction: str) -> int:
         """Start an episode; returns its epoch."""
         epoch = self.session.reset(instruction)
+        self.monitor.forget()
         self._running = self._next_ns = None
         return epoch
 
@@ -107,6 +113,9 @@ class Planner:
     def observe(self, canvas: Canvas, state: RobotState) -> None:
         """Take a real frame into the history. Done between plans too, so that only the last frame is left to a plan."""
         self.session.observe(canvas, state)
+        compared = self.monitor.compare(canvas.stamp_ns, self.session.runtime.latents())
+        if compared is not None and self.monitor.score is not None and self.monitor.score.level >= 1:
+            self._next_ns = None  # what the running chunk was planned for is not what came about
 
     def plan(self, now_ns: int, asked_ns: int | None = None) -> Plan | None:
         """Plan from the newest observation, which was asked for at `asked_ns`; None on the rungs that make no plan."""
@@ -125,6 +134,8 @@ class Planner:
         self._latency.add(waited_s + took_s)
         if self.config.mode is PlanMode.SYNC:
             plan = replace(plan, chunk=self._from_arrival(plan.chunk))
+        if self.session.dream is not None and self.ladder.effort(rung).video:
+            self.monitor.expect(self.session.dream)
         self._running = plan.chunk
         sync = self.config.mode is PlanMode.SYNC
         self._next_ns = plan.chunk.end_ns if sync else now_ns + nanoseconds(self.config.replan_s)

@@ -31,6 +31,7 @@ from starry_ros.types import F32, F64, ActionChunk, Canvas, LandingPoint, Plan, 
 from starry_ros.wam.gasam import Scene, scene_arrays
 from starry_ros.wam.normalise import NormStats
 from starry_ros.wam.runtimes.base import WHOLE_PLAN, Effort, Noise, Prediction, Runtime
+from starry_ros.wam.surprise import Dream
 from starry_ros.wam.text import TextEncoder
 
 
@@ -73,6 +74,7 @@ class Session:
         self.instruction = ""
         self.instruction_id = 0
         self._chunk_id = 0
+        self.dream: Dream | None = None
         self._branches: list[_Moment] = []
         self._forget()
 
@@ -123,11 +125,6 @@ class Session:
                              expected=f"{len(self._lower)} finite positions")
 
     @property
-    def last_chunk(self) -> ActionChunk | None:
-        """The newest plan of this epoch."""
-        return self._last
-
-    @property
     def observed_ns(self) -> int | None:
         """Stamp of the newest observation of this epoch."""
         return self._stamp_ns
@@ -164,6 +161,8 @@ class Session:
         positions_KJ = self._stats.actions_from_model(prediction.actions_KJ, self._state.position_J)
         chunk = self._chunk(positions_KJ if shape is None else shape(positions_KJ))
         imagined = self.runtime.decode(prediction.latents) if self.config.imagine else None
+        ahead_ns = self.runtime.config.future_steps * self._step_ns
+        self.dream = Dream(self._stamp_ns + ahead_ns, self.runtime.latents(), prediction.latents[0])
         timing = {**prediction.seconds, "total": time.monotonic() - start}
         return Plan(chunk, self._value_map(prediction), imagined, timing)
 

@@ -8,6 +8,8 @@ import signal
 
 signal.signal(signal.SIGINT, lambda *_: exit(0))  # quiet while the libraries are loading
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from starry_ros.errors import InputError
@@ -24,13 +26,21 @@ SWINGING = "right_waist"
 
 class FakeRuntime:
     name = "fake"
+    config = SimpleNamespace(
+        video_steps=1, coupling="intent_causal", history_actions=8, chunk_steps=16, prefix_steps=0
+    )
+
+    def latents(self) -> np.ndarray:
+        return np.zeros((1, 1), np.float32)
 
 
 class FakeSession:
     """Plans a slow swing of one joint around home, as a function of absolute time."""
 
+    dream = None
+
     def __init__(self, spec: RobotSpec) -> None:
-        self.runtime, self._spec = FakeRuntime(), spec
+        self.runtime, self.spec, self._spec = FakeRuntime(), spec, spec
         self.epoch = self.instruction_id = self._chunk_id = 0
         self._origin_ns: int | None = None
 
@@ -51,7 +61,11 @@ class FakeSession:
         self._canvas = canvas
         self._origin_ns = self._origin_ns or canvas.stamp_ns
 
-    def plan(self) -> Plan:
+    @property
+    def observed_ns(self) -> int:
+        return self._canvas.stamp_ns
+
+    def plan(self, effort: object = None, shape: object = None) -> Plan:
         self._chunk_id += 1
         spec, step_ns = self._spec, nanoseconds(self._spec.action.step_s)
         start_ns = self._canvas.stamp_ns + step_ns

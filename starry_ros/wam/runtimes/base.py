@@ -95,5 +95,8 @@ class Runtime(Protocol):
     def supposing(self, actions_UJ: F32, valid_U: F32) -> AbstractContextManager[None]:
         """Within this context the current frame is followed by these actions, as if they had been executed."""
 
+    def latents(self) -> F32:
+        """The current frame's latents as tokens [N, D], in the units of `Prediction.latents`."""
+
     def decode(self, latents: F32) -> U8:
         """An imagined frame's tokens to a canvas [H, W, 3]."""

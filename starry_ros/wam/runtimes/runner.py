@@ -11,6 +11,7 @@ import numpy as np
 from starry_ros.errors import InputError, RuntimeUnavailable
 from starry_ros.types import F32, U8
 from starry_ros.wam.config import WamConfig
+from starry_ros.wam.detail import patchify
 from starry_ros.wam.gasam import CellGrid, measured_biases, predicted_biases
 from starry_ros.wam.guidance import strength
 from starry_ros.wam.kv_cache import Ring
@@ -128,6 +129,12 @@ class GraphRunner:
         known |= self._denoise("act", "a", noise.action, c.action_steps, chunk.numpy(), known, effort)
         at["action"] = time.monotonic()
         return _prediction(known, at)
+
+    def latents(self) -> F32:
+        import torch
+
+        tokens: F32 = patchify(torch.from_numpy(self._current["latents"]), self.config.latent_patch).numpy()[0]
+        return tokens
 
     def decode(self, latents: F32) -> U8:
         image: U8 = self._run("decode", {"x": latents})["imagined"][0]

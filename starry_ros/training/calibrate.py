@@ -1,0 +1,139 @@
+"""`starry calibrate`: what surprise is usual for a model, measured in closed loop, and how well a disturbance is told.
+
+Undisturbed episodes give mean, spread and thresholds (every third of them is held out for the thresholds). In pushed
+episodes a block is nudged by an unseen hand: frames imagined before a nudge that came after it should surprise.
+
+Shapes: N tokens, S samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from starry_ros.errors import ConfigError
+from starry_ros.paths import model_dir, robot_file
+from starry_ros.report import BENCH_COLUMNS, add_json_argument, bench_row, print_table, write_report
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.sim.cases import Case
+from starry_ros.sim.cell import COLOURS, Cell
+from starry_ros.sim.loop import LoopConfig, run_episode
+from starry_ros.sim.tasks import TASKS
+from starry_ros.training.planner_policy import PlannerPolicy
+from starry_ros.types import F32, F64, Canvas, Plan, RobotState
+from starry_ros.wam.load import RUNTIMES, load_session
+from starry_ros.wam.surprise import Calibration, Dream, calibrate, log_distance, roc_area
+
+MOVED_M = 0.01
+FIRST_SEED = 500
+"""Episodes that neither training nor evaluation plays."""
+
+
+@dataclass
+class Comparisons:
+    """A policy that keeps every dream with the frame that came, and where the blocks were at every observation."""
+
+    policy: PlannerPolicy
+    cell: Cell
+    pairs: list[tuple[Dream, F32]] = field(default_factory=list)
+    blocks: dict[int, F64] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        monitor = self.policy.planner.monitor
+        compare = monitor.compare
+
+        def kept(stamp_ns: int, real_ND: F32) -> Dream | None:
+            dream = compare(stamp_ns, real_ND)
+            if dream is not None:
+                self.pairs.append((dream, real_ND))
+            return dream
+
+        monitor.compare = kept  # type: ignore[method-assign]
+
+    def reset(self, instruction: str) -> int:
+        self.pairs, self.blocks = [], {}
+        return self.policy.reset(instruction)
+
+    def set_instruction(self, text: str) -> int:
+        return self.policy.set_instruction(text)
+
+    def plan(self, canvas: Canvas, state: RobotState) -> Plan:
+        free = self.cell.held("right") is None and self.cell.held("left") is None
+        where = np.array([self.cell.block_position(colour) for colour in COLOURS])
+        self.blocks[canvas.stamp_ns] = where if free else np.full_like(where, np.nan)
+        return self.policy.plan(canvas, state)
+
+    def moved(self, dream: Dream, ahead_ns: int) -> bool | None:
+        """Whether a free block was moved between dream and frame; None where a hand held one."""
+        stamps = np.array(sorted(self.blocks))
+        ends = [stamps[np.abs(stamps - time_ns).argmin()] for time_ns in (dream.due_ns - ahead_ns, dream.due_ns)]
+        distance = np.linalg.norm(self.blocks[int(ends[1])] - self.blocks[int(ends[0])], axis=1).max()
+        return None if np.isnan(distance) else bool(distance > MOVED_M)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry calibrate`."""
+    parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
+    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=24, help="undisturbed episodes (default: %(default)s)")
+    parser.add_argument("--pushed", type=int, default=24, help="episodes with a nudged block (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="first seed (default: %(default)s)")
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--dry-run", action="store_true", help="measure, but leave the model's folder as it is")
+    add_json_argument(parser)
+
+
+def calibrate_command(args: argparse.Namespace) -> int:
+    """Measure, write surprise.json into the model's folder, and report the area under the ROC curve."""
+    if args.episodes < 3 or args.pushed < 1:
+        got = args.episodes, args.pushed
+        raise ConfigError("starry calibrate", "too few episodes", got=got, expected=">= 3 undisturbed, 1 pushed")
+    spec, folder = load_robot_spec(robot_file(args.robot)), model_dir(args.model)
+    cell, loop = Cell(spec), LoopConfig()
+    session = load_session(folder, spec, args.runtime)
+    ahead_ns = round(session.runtime.config.future_steps * spec.action.step_s * 1e9)
+    play = Comparisons(PlannerPolicy(session, loop), cell)
+    usual: list[list[F64]] = []
+    for i in range(args.episodes):
+        run_episode(play, cell, Case(args.seed + i, task=args.task), loop)
+        usual.append([log_distance(dream, real) for dream, real in play.pairs])
+        print(f"undisturbed {i + 1}/{args.episodes}: {len(play.pairs)} frames", file=sys.stderr, flush=True)
+    fitted = [one for i, episode in enumerate(usual) if i % 3 for one in episode]
+    held_out = [one for i, episode in enumerate(usual) if not i % 3 for one in episode]
+    calibration = calibrate(np.array(fitted), np.array(held_out))
+    calm, disturbed = _pushed(args, play, calibration, loop, ahead_ns)
+    calm += [float(np.sort((one - calibration.mean_N) / calibration.spread_N)[-3:].mean()) for one in held_out]
+    area = roc_area(calm, disturbed) if disturbed else float("nan")
+    rows = [
+        bench_row("surprise/roc_area", area, "", usual=len(calm), disturbed=len(disturbed)),
+        bench_row("surprise/slow_at", calibration.slow_at, "deviations"),
+        bench_row("surprise/stop_at", calibration.stop_at, "deviations"),
+        bench_row("surprise/usual_that_slow", float(np.mean(np.array(calm) >= calibration.slow_at)), "share"),
+        bench_row("surprise/disturbed_that_slow", float(np.mean(np.array(disturbed) >= calibration.slow_at)), "share"),
+    ]
+    print_table(rows, BENCH_COLUMNS)
+    if not args.dry_run:
+        calibration.save(folder)
+    if args.json is not None:
+        write_report(args.json, rows, seed=args.seed, model=folder)
+    return 0
+
+
+def _pushed(
+    args: argparse.Namespace, play: Comparisons, calibration: Calibration, loop: LoopConfig, ahead_ns: int
+) -> tuple[list[float], list[float]]:
+    """Surprise of undisturbed and of disturbed frames of pushed episodes."""
+    calm: list[float] = []
+    disturbed: list[float] = []
+    for i in range(args.pushed):
+        run_episode(play, play.cell, Case(args.seed + args.episodes + i, "push", args.task), loop)
+        for dream, real in play.pairs:
+            moved = play.moved(dream, ahead_ns)
+            if moved is not None:
+                (disturbed if moved else calm).append(calibration.surprise(dream, real))
+        print(f"pushed {i + 1}/{args.pushed}: {len(disturbed)} disturbed frames", file=sys.stderr, flush=True)
+    return calm, disturbed

@@ -1,0 +1,38 @@
+"""A planner as a policy of the closed loop, with the loop's latency known to it. Every plan is made whole."""
+
+from __future__ import annotations
+
+import math
+
+from starry_ros.errors import StarryError
+from starry_ros.sim.loop import LoopConfig
+from starry_ros.types import Canvas, Plan, RobotState
+from starry_ros.wam.ladder import LadderConfig
+from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
+from starry_ros.wam.session import Session
+
+
+class PlannerPolicy:
+    """Plans in the mode of a loop's configuration."""
+
+    def __init__(self, session: Session, loop: LoopConfig) -> None:
+        self.planner = Planner(session, PlannerConfig(
+            PlanMode(loop.mode), SpliceMethod(loop.splice), loop.replan_s, latency_s=loop.latency_s,
+            ladder=LadderConfig(budget_s=math.inf),
+        ))
+
+    def reset(self, instruction: str) -> int:
+        """Start an episode."""
+        return self.planner.reset(instruction)
+
+    def set_instruction(self, text: str) -> int:
+        """Swap the sentence."""
+        return self.planner.set_instruction(text)
+
+    def plan(self, canvas: Canvas, state: RobotState) -> Plan:
+        """Observe, and plan from it."""
+        self.planner.observe(canvas, state)
+        plan = self.planner.plan(canvas.stamp_ns)
+        if plan is None:
+            raise StarryError("planner", "made no plan although it has no deadline")
+        return plan
