@@ -197,7 +197,7 @@ def test_velocity_loss_is_the_mean_square_of_the_error() -> None:
 def test_the_total_is_the_weighted_sum_and_every_term_has_a_weight() -> None:
     weights = LossWeights(*(float(i + 1) for i in range(len(dataclasses.fields(LossWeights)))))
     names = [field.name for field in dataclasses.fields(LossWeights)]
-    terms = {name: torch.tensor(10.0**i) for i, name in enumerate(names)}
+    terms = {name: torch.tensor(10.0**i, dtype=torch.float64) for i, name in enumerate(names)}
     assert float(total(terms, weights)) == sum((i + 1) * 10.0**i for i in range(len(names)))
     with pytest.raises(AttributeError):
         total({"surprise": torch.tensor(1.0)}, weights)

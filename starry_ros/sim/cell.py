@@ -19,13 +19,14 @@ from starry_ros.errors import ContractError, InputError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.backend import mujoco
 from starry_ros.sim.raycast import RayCaster
-from starry_ros.types import F64, U8, CameraModel, RobotState
+from starry_ros.types import F32, F64, U8, CameraModel, RobotState
 
 ASSET_DIR = Path(__file__).parent / "assets"
 COLOURS = ("red", "green", "blue")
 BLOCK_HALF_M = 0.02
 PAD_HALF_M = 0.05
 PAD_TOP_M = 0.003
+FAR_M = 3.0
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,19 @@ class Cell:
         self._renderer.update_scene(self.data, camera=camera)
         image: U8 = self._renderer.render()
         return image.copy()
+
+    def depth(self, camera: str) -> F32:
+        """Depth image [H, W] along the optical axis in m, 0 where nothing is nearer than FAR_M."""
+        if self._renderer is None:
+            self._renderer = self._make_renderer()
+        self._renderer.update_scene(self.data, camera=camera)
+        self._renderer.enable_depth_rendering()
+        try:
+            depth: F32 = np.array(self._renderer.render(), dtype=np.float32)
+        finally:
+            self._renderer.disable_depth_rendering()
+        depth[depth >= FAR_M] = 0.0
+        return depth
 
     def _make_renderer(self) -> mujoco.Renderer | RayCaster:
         sizes = {(camera.height_px, camera.width_px) for camera in self.spec.cameras}

@@ -15,7 +15,7 @@ import numpy as np
 
 from starry_ros.errors import InputError
 from starry_ros.sim.backend import mujoco
-from starry_ros.types import F64, U8
+from starry_ros.types import F32, F64, U8
 
 STEP_PX = 2
 
@@ -27,7 +27,7 @@ class RayCaster:
         self._model, self._height_px, self._width_px = model, height_px, width_px
         self._rows, self._columns = -(-height_px // STEP_PX), -(-width_px // STEP_PX)
         self._data: mujoco.MjData | None = None
-        self._camera = 0
+        self._camera, self._depth = 0, False
         self._geom_P = np.zeros(self._rows * self._columns, dtype=np.int32)
         self._distance_P = np.zeros(len(self._geom_P))
         self._normal_P3 = np.zeros((len(self._geom_P), 3))
@@ -38,13 +38,26 @@ class RayCaster:
         """Choose what `render` shows: `data` at that time, seen by `camera`."""
         self._data, self._camera = data, self._model.camera(camera).id
 
-    def render(self) -> U8:
-        """RGB image [H, W, 3]."""
+    def enable_depth_rendering(self) -> None:
+        """From now on `render` gives depth."""
+        self._depth = True
+
+    def disable_depth_rendering(self) -> None:
+        """From now on `render` gives colour."""
+        self._depth = False
+
+    def render(self) -> U8 | F32:
+        """RGB image [H, W, 3], or depth [H, W] along the optical axis in m, infinite where nothing is hit."""
         if self._data is None:
             raise InputError("ray caster", "there is no scene", fix="call update_scene first")
         ray_P3, eye_3 = self._rays(), self._data.cam_xpos[self._camera]
         self._cast(eye_3, ray_P3)
         hit_P = self._geom_P >= 0
+        if self._depth:
+            axis_3 = -self._data.cam_xmat[self._camera].reshape(3, 3)[:, 2]
+            depth_P = np.where(hit_P, self._distance_P * (ray_P3 @ axis_3), np.inf).astype(np.float32)
+            depth = depth_P.reshape(self._rows, self._columns).repeat(STEP_PX, axis=0).repeat(STEP_PX, axis=1)
+            return depth[: self._height_px, : self._width_px]
         colour_P3 = np.tile(self._sky_3, (len(ray_P3), 1))
         colour_P3[hit_P] = self._lit(hit_P, eye_3, ray_P3[hit_P])
         image: U8 = (255 * np.clip(colour_P3, 0.0, 1.0) + 0.5).astype(np.uint8)

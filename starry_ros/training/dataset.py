@@ -13,13 +13,16 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.errors import DataError
 from starry_ros.sim.tasks import named_colour
+from starry_ros.training.scenes import PLAIN, Scenes, View
 from starry_ros.types import F32, U8
+from starry_ros.wam.gasam import Scene
 
 I64 = NDArray[np.int64]
 PICKING, DONE = 0, 2
@@ -44,6 +47,7 @@ class Demonstrations:
     fresh_F: NDArray[np.bool_]
     first_F: I64
     last_F: I64
+    scenes: Scenes | None = None
 
     def __len__(self) -> int:
         return len(self.text_F)
@@ -68,12 +72,17 @@ class Batch:
     executed_BRUJ: F32
     executed_valid_BRU: F32
     spacing: int
+    scene: Scene | None = None
+    future_scene: Scene | None = None
 
 
-def load_demonstrations(folder: Path, cache: Path, encode: Callable[[U8], F32]) -> Demonstrations:
+def load_demonstrations(
+    folder: Path, cache: Path, encode: Callable[[U8], F32], view: View = PLAIN, scenes: Scenes | None = None
+) -> Demonstrations:
     """Read every episode of `folder`; canvases and latents are cached as plain arrays and memory-mapped.
 
-    `encode` maps canvases [n, H, W, 3] to latents [n, C, Y, X]. Raises DataError that names the file.
+    `encode` maps canvases [n, H, W, 3] to latents [n, C, Y, X]; `view` makes the canvases of an episode; `scenes` go
+    along with the frames. Raises DataError that names the file.
     """
     files = sorted((folder / "episodes").glob("*.npz"))
     if not files:
@@ -87,7 +96,7 @@ def load_demonstrations(folder: Path, cache: Path, encode: Callable[[U8], F32]) 
         texts.append([names[i] for i in arrays["text_T"]])
         for name in ("position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "empty_closed_T", "stage_T"):
             small.setdefault(name, []).append(arrays[name])
-    canvas, latents = _cached_images(files, lengths, cache, encode)
+    canvas, latents = cached_images(files, lengths, cache, encode, view)
     vocabulary = tuple(sorted({text for episode in texts for text in episode}))
     index = {text: i for i, text in enumerate(vocabulary)}
     starts = np.concatenate([[0], np.cumsum(lengths)])
@@ -101,6 +110,7 @@ def load_demonstrations(folder: Path, cache: Path, encode: Callable[[U8], F32]) 
         done_F=joined["stage_T"] == DONE,
         fresh_F=np.concatenate([fresh_sentence(episode) for episode in texts]),
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
+        scenes=scenes,
     )
 
 
@@ -127,22 +137,24 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
         raise DataError(str(path), f"cannot be read: {error}", fix="delete it and generate again") from error
 
 
-def _cached_images(
-    files: list[Path], lengths: list[int], cache: Path, encode: Callable[[U8], F32]
+def cached_images(
+    files: list[Path], lengths: list[int], cache: Path, encode: Callable[[U8], F32], view: View
 ) -> tuple[U8, NDArray[np.float16]]:
     """Memory-mapped canvases and latents, built once for this list of files."""
-    key = {"files": [[path.name, path.stat().st_size] for path in files]}
+    key: dict[str, Any] = {"files": [[path.name, path.stat().st_size] for path in files]}
+    if view.name != PLAIN.name:
+        key["view"] = view.name
     stamp, canvas_path, latent_path = cache / "cache.json", cache / "canvas.npy", cache / "latents.npy"
     if not stamp.exists() or json.loads(stamp.read_text()) != key:
         cache.mkdir(parents=True, exist_ok=True)
-        first = np.load(files[0], allow_pickle=False)["canvas_THWC"]
+        first = view.canvases(files[0])
         latent_shape = encode(first[:1]).shape[1:]
         total = sum(lengths)
         canvas = np.lib.format.open_memmap(canvas_path, "w+", np.uint8, (total, *first.shape[1:]))
         latents = np.lib.format.open_memmap(latent_path, "w+", np.float16, (total, *latent_shape))
         at = 0
         for path, length in zip(files, lengths, strict=True):
-            canvas[at : at + length] = np.load(path, allow_pickle=False)["canvas_THWC"]
+            canvas[at : at + length] = view.canvases(path)
             latents[at : at + length] = encode(canvas[at : at + length])
             at += length
         canvas.flush()
@@ -177,13 +189,16 @@ class Sampler:
         slots = 0 if rng.random() < self._no_history else int(rng.integers(1, self._slots + 1))
         past, valid, executed, executed_valid = self._history(frame, slots, spacing)
         rival, rivalled = self._rival(frame, rng)
+        then = np.minimum(frame + self._future, data.last_F[frame])
+        scenes = (None, None) if data.scenes is None else (data.scenes.at(frame), data.scenes.at(then))
         return Batch(
             canvas_BHWC=data.canvas_FHWC[frame], latents_BCYX=data.latents_FCYX[frame].astype(np.float32),
-            future_BCYX=data.latents_FCYX[np.minimum(frame + self._future, data.last_F[frame])].astype(np.float32),
+            future_BCYX=data.latents_FCYX[then].astype(np.float32),
             position_BJ=data.position_FJ[frame], plan_BKJ=data.plan_FKJ[frame], events_BEV4=data.events_FEV4[frame],
             text_B=data.text_F[frame], rival_B=rival, rivalled_B=rivalled, history_canvas_BRHWC=data.canvas_FHWC[past],
             history_latents_BRCYX=data.latents_FCYX[past].astype(np.float32), history_valid_BR=valid,
             executed_BRUJ=executed, executed_valid_BRU=executed_valid, spacing=spacing,
+            scene=scenes[0], future_scene=scenes[1],
         )
 
     def _rival(self, frame_B: I64, rng: np.random.Generator) -> tuple[I64, F32]:

@@ -32,6 +32,7 @@ from starry_ros.sim.loop import EpisodeResult, LoopConfig, Policy, run_episode
 from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.training.measure import Meter, Quality
 from starry_ros.training.pool import run_jobs
+from starry_ros.training.scene_policy import ScenePolicy, needs_scene
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.load import RUNTIMES, load_session
@@ -114,7 +115,8 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
     if job.policy == "expert" or job.model is None:
         return ExpertPolicy(cell, job.case.task), 0.0
     session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"))
-    return SessionPolicy(session), session.runtime.config.future_steps * cell.spec.action.step_s
+    policy = ScenePolicy(session, cell) if needs_scene(session) else SessionPolicy(session)
+    return policy, session.runtime.config.future_steps * cell.spec.action.step_s
 
 
 def untrained_copy(folder: Path, out: Path, spec: RobotSpec, seed: int) -> Path:

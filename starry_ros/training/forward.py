@@ -3,7 +3,8 @@
 The streams are run in the order of serving (video, value, action) with the keys of each handed to the next at the noise
 level it was run at. Nine in ten video and value draws are pure noise (s = 1), which a one-step sampler serves; at
 lower levels the label shines through its noise and nothing is learned about words. The landing points that the actions
-see are the model's own predictions, never the labels.
+see are the model's own predictions, never the labels. In joint coupling all streams run side by side, each at a uniform
+time of its own.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from starry_ros.errors import DataError
 from starry_ros.training.dataset import Batch
-from starry_ros.training.losses import noised, rival_loss, value_losses, value_target, velocity_loss
+from starry_ros.training.losses import ValueTarget, noised, rival_loss, value_losses, value_target, velocity_loss
+from starry_ros.training.scenes import FIX
 from starry_ros.wam.autoencoder import to_float
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.detail import patchify
+from starry_ros.wam.gasam import biased, log_bias, token_weights
+from starry_ros.wam.geometry import geometry_losses
+from starry_ros.wam.joint import Biases, Noised, Tables, action_biases, denoise_jointly
 from starry_ros.wam.layers import MASKED, Keys
-from starry_ros.wam.masks import CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
-from starry_ros.wam.model import Groups, Ropes, WorldActionModel
+from starry_ros.wam.masks import ACTION, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE, VISIBLE
+from starry_ros.wam.model import Groups, Ropes, Sentence, WorldActionModel
 from starry_ros.wam.normalise import NormStats
 
 DRAWS = 4
@@ -39,48 +45,120 @@ def losses(
     model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats, noise: torch.Generator
 ) -> dict[str, Tensor]:
     """Every loss term of one batch, unweighted."""
+    if model.config.coupling == "joint":
+        return joint_losses(model, batch, texts, stats, noise)
     config, ropes = model.config, Ropes(model.config)
-    canvas = to_float(torch.from_numpy(batch.canvas_BHWC))
-    observation = model.observe(torch.from_numpy(batch.latents_BCYX), canvas, ropes.frame(0))
-    groups: Groups = {CURRENT_FRAME: observation.keys, **_history(model, batch, stats, ropes)}
-    text = model.encode_text(texts.tokens_STD[batch.text_B], texts.mask_ST[batch.text_B])
-    size = len(batch.text_B)
-
-    future = patchify(torch.from_numpy(batch.future_BCYX), config.latent_patch)
-    x_noise, s_x = torch.randn(future.shape, generator=noise), _levels(size, noise)
-    velocity, keys = model.imagine(noised(future, x_noise, s_x), s_x, ropes.future(0), groups, text)
+    given = prepare(model, batch, texts, stats)
+    groups, pixels, size = dict(given.groups), given.pixels, len(batch.text_B)
+    x_noise, s_x = torch.randn(given.future.shape, generator=noise), _levels(size, noise, config.video_steps)
+    velocity, keys = model.imagine(noised(given.future, x_noise, s_x), s_x, ropes.future(0), groups, given.text)
     groups[FUTURE_FRAMES] = keys
-    terms = {"video": velocity_loss(velocity, future, x_noise)}
+    terms = {"video": velocity_loss(velocity, given.future, x_noise)}
 
-    target = value_target(torch.from_numpy(batch.events_BEV4), config)
-    m_clean = model.value_tokens(target.map)
-    m_noise, s_m = torch.randn(m_clean.shape, generator=noise), _levels(size, noise)
-    value, keys = model.predict_value(noised(m_clean, m_noise, s_m), s_m, ropes.frame(0), groups, observation.pixels)
+    m_noise, s_m = torch.randn(given.map.shape, generator=noise), _levels(size, noise, config.value_steps)
+    m_noise = model.value_source(m_noise)
+    value, keys = model.predict_value(noised(given.map, m_noise, s_m), s_m, ropes.frame(0), groups, pixels)
     groups[VALUE] = keys
-    terms |= value_losses(value, target)
+    terms |= value_losses(value, given.target)
 
     if batch.rivalled_B.any():
         rival = model.encode_text(texts.tokens_STD[batch.rival_B], texts.mask_ST[batch.rival_B])
         seen = {name: keys for name, keys in groups.items() if name not in (FUTURE_FRAMES, VALUE)}
         _, keys = model.imagine(x_noise, torch.ones(size), ropes.future(0), seen, rival)
         seen[FUTURE_FRAMES] = keys
-        other, _ = model.predict_value(m_noise, torch.ones(size), ropes.frame(0), seen, observation.pixels)
-        terms["value_rival"] = rival_loss(other, target, torch.from_numpy(batch.rivalled_B))
+        other, _ = model.predict_value(m_noise, torch.ones(size), ropes.frame(0), seen, pixels)
+        terms["value_rival"] = rival_loss(other, given.target, torch.from_numpy(batch.rivalled_B))
 
-    clean = torch.from_numpy(stats.actions_to_model(batch.plan_BKJ, batch.position_BJ)).float()[:, None]
-    clean = clean.expand(-1, DRAWS, -1, -1)
+    clean = given.actions[:, None].expand(-1, DRAWS, -1, -1)
     a_noise, s_a = torch.randn(clean.shape, generator=noise), torch.rand(size, generator=noise)
-    state = torch.from_numpy(stats.state_to_model(batch.position_BJ)).float()
+    geometry, biases = geometry_terms(model, batch, given, s_x, s_a)
+    for (_, name), bias in biases.items():
+        if name in VISIBLE[ACTION]:
+            groups[name] = biased(groups[name], bias)
     chunk = ropes.chunk(0, DRAWS)
-    velocity = model.act(noised(clean, a_noise, s_a), s_a, chunk, groups, state, value.landing, value.seen)
+    velocity = model.act(noised(clean, a_noise, s_a), s_a, chunk, groups, given.state, value.landing, value.seen)
     terms["action"] = velocity_loss(velocity, clean, a_noise)
-    return terms
+    return terms | geometry
 
 
-def _levels(size: int, noise: torch.Generator) -> Tensor:
-    """Noise levels: pure noise for PURE_NOISE of the batch, uniform for the rest."""
+def joint_losses(
+    model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats, noise: torch.Generator
+) -> dict[str, Tensor]:
+    """The terms of the joint coupling: one pass of all streams, each at a time of its own."""
+    ropes, size = Ropes(model.config), len(batch.text_B)
+    given = prepare(model, batch, texts, stats)
+    x_noise, m_noise, a_noise = (torch.randn(clean.shape, generator=noise)
+                                 for clean in (given.future, given.map, given.actions))
+    m_noise = model.value_source(m_noise)
+    s_x, s_m, s_a = (torch.rand(size, generator=noise) for _ in range(3))
+    geometry, biases = geometry_terms(model, batch, given, s_x, s_a)
+    mixed = Noised(noised(given.future, x_noise, s_x), noised(given.map, m_noise, s_m),
+                   noised(given.actions, a_noise, s_a), s_x, s_m, s_a)
+    tables = Tables(ropes.future(0), ropes.frame(0), ropes.chunk(0))
+    velocity_x, value, velocity_a = denoise_jointly(
+        model, mixed, tables, given.groups, given.text, given.pixels, given.state, biases)
+    return {
+        "video": velocity_loss(velocity_x, given.future, x_noise), **value_losses(value, given.target),
+        "action": velocity_loss(velocity_a, given.actions, a_noise), **geometry,
+    }
+
+
+@dataclass(frozen=True)
+class Given:
+    """A batch as the streams take it: what is observed, and the clean variables."""
+
+    groups: Groups
+    pixels: Tensor
+    text: Sentence
+    state: Tensor
+    future: Tensor
+    map: Tensor
+    target: ValueTarget
+    actions: Tensor
+
+
+def prepare(model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats) -> Given:
+    """Encode what is observed, and bring the targets into model units."""
+    config, ropes = model.config, Ropes(model.config)
+    canvas = to_float(torch.from_numpy(batch.canvas_BHWC))
+    observation = model.observe(torch.from_numpy(batch.latents_BCYX), canvas, ropes.frame(0))
+    groups: Groups = {CURRENT_FRAME: observation.keys, **_history(model, batch, stats, ropes)}
+    target = value_target(torch.from_numpy(batch.events_BEV4), config)
+    return Given(
+        groups, observation.pixels, model.encode_text(texts.tokens_STD[batch.text_B], texts.mask_ST[batch.text_B]),
+        torch.from_numpy(stats.state_to_model(batch.position_BJ)).float(),
+        patchify(torch.from_numpy(batch.future_BCYX), config.latent_patch), model.value_tokens(target.map), target,
+        torch.from_numpy(stats.actions_to_model(batch.plan_BKJ, batch.position_BJ)).float(),
+    )
+
+
+def geometry_terms(
+    model: WorldActionModel, batch: Batch, given: Given, s_video_B: Tensor, s_action_B: Tensor
+) -> tuple[dict[str, Tensor], Biases]:
+    """Losses of the geometry expert, and the biases that its weights (or the measured ones) give to the actions."""
+    expert, config = model.geometry, model.config
+    if expert is None:
+        return {}, {}
+    if batch.scene is None or batch.future_scene is None:
+        raise DataError("training data", "have no depth", fix=FIX)
+    rope = Ropes(config).future(0)
+    foreseen = expert(batch.scene, s_video_B, s_action_B, rope, given.groups, given.text.keys)
+    terms = geometry_losses(expert, batch.scene, foreseen, batch.future_scene)
+    keys = config.value_keys
+    if config.gasam == "measured":
+        bias = log_bias(token_weights(batch.scene, expert.grid, expert.geometry), expert.geometry)[:, 0, 0]
+        return terms, action_biases(keys, bias, bias, None)
+    if config.gasam == "predicted":
+        bias = log_bias(expert.future_weights(batch.scene, foreseen), expert.geometry)[:, 0, 0]
+        return terms, action_biases(keys, None, bias, bias)
+    return terms, {}
+
+
+def _levels(size: int, noise: torch.Generator, steps: int) -> Tensor:
+    """Noise levels: uniform, and pure noise for as many of the batch as a sampler of so many steps asks for."""
     uniform = torch.rand(size, generator=noise)
-    return torch.where(torch.rand(size, generator=noise) < PURE_NOISE, torch.ones(size), uniform)
+    pure = torch.rand(size, generator=noise) < (PURE_NOISE if steps == 1 else 1 / steps)
+    return torch.where(pure, torch.ones(size), uniform)
 
 
 def _history(model: WorldActionModel, batch: Batch, stats: NormStats, ropes: Ropes) -> Groups:
@@ -95,8 +173,11 @@ def _history(model: WorldActionModel, batch: Batch, stats: NormStats, ropes: Rop
         with torch.no_grad():
             latents = torch.from_numpy(batch.history_latents_BRCYX[:, slot])
             canvas = to_float(torch.from_numpy(batch.history_canvas_BRHWC[:, slot]))
-            keys = model.observe(latents, canvas, ropes.frame(then)).keys
-        valid = torch.from_numpy(batch.history_valid_BR[:, slot])[:, None].expand(-1, model.config.frame_tokens)
+            compact = model.config.states is not None
+            keys = None if compact else model.observe(latents, canvas, ropes.frame(then)).keys
+        if keys is None:
+            keys = model.remember_state(latents, ropes.frame(then))
+        valid = torch.from_numpy(batch.history_valid_BR[:, slot])[:, None].expand(-1, model.config.past_tokens)
         frames.append(Keys(keys.layers, ((1 - valid) * MASKED)[:, None, None, :]))
         steps = then + 1 + torch.arange(model.config.history_actions)
         actions.append(model.remember_actions(

@@ -33,6 +33,7 @@ from starry_ros.sim.tasks import TASKS, draw_layout, episode_rng, make_check, se
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.pool import run_jobs
+from starry_ros.training.scenes import observe_scene
 from starry_ros.types import Record
 
 FORMAT_VERSION = 1
@@ -57,8 +58,8 @@ class Outcome:
 class Recorder:
     """Records the frames of one episode."""
 
-    def __init__(self, cell: Cell, task: str, expert: Expert) -> None:
-        self._cell, self._task, self._expert = cell, task, expert
+    def __init__(self, cell: Cell, task: str, expert: Expert, depth: bool = False) -> None:
+        self._cell, self._task, self._expert, self._depth = cell, task, expert, depth
         self._layout = t_pose_layout(cell.spec)
         self._packer = CanvasPacker(self._layout)
         self._rows: list[dict[str, Any]] = []
@@ -84,17 +85,20 @@ class Recorder:
             "empty_closed_T": self._expert.empty_jaw(scene, cell.pinch_position(self._expert.arm)),
             "time_s_T": np.float32(cell.sim_time_s),
             "text_T": np.int32(self._texts.index(text)),
+            **(observe_scene(cell, self._layout) if self._depth else {}),
         })
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The episode's arrays: rows stacked over T, sentences and value labels."""
         stacked = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
         events = label(self._shots, self.log, self._layout, self._task)
+        if self._depth:
+            stacked["camera_V4"] = stacked["camera_V4"][0]
         return {**stacked, "events_TEVF": events, "texts": np.array(self._texts)}
 
 
 def record_episode(
-    cell: Cell, task: str, seed: int, episode: int, attempt: int
+    cell: Cell, task: str, seed: int, episode: int, attempt: int, depth: bool = False
 ) -> tuple[dict[str, np.ndarray], str, bool]:
     """Run and record one episode; returns its arrays, its kind and whether the task succeeded."""
     rng = episode_rng("train", seed, episode, attempt)
@@ -106,7 +110,8 @@ def record_episode(
     expert = make_expert(task, cell)
     disturber = make_disturber(task, rng, kind, expert, str(colours[0]))
     cell.reset(layout, disturber.start(cell.spec, layout))
-    recorder, check, done_s = Recorder(cell, task, expert), make_check(task, disturber.colour), float("inf")
+    recorder, check = Recorder(cell, task, expert, depth), make_check(task, disturber.colour)
+    done_s = float("inf")
     tail_s = 2.0 if rng.random() < 0.15 else 0.6
     ramp, tick = Ramp(cell.spec), 0
     while cell.sim_time_s < min(task_of(task).time_limit_s + EXTRA_S, done_s + tail_s):
@@ -129,11 +134,11 @@ _CELLS: dict[str, Cell] = {}
 """The one cell of a worker process, by robot contract path."""
 
 
-def _work(robot: str, task: str, folder: str, seed: int, episode: int) -> Outcome:
+def _work(robot: str, task: str, folder: str, seed: int, episode: int, depth: bool = False) -> Outcome:
     """Record one episode, trying further seeds until the expert succeeds, and write it in one move."""
     cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
     for attempt in range(ATTEMPTS):
-        arrays, kind, success = record_episode(cell, task, seed, episode, attempt)
+        arrays, kind, success = record_episode(cell, task, seed, episode, attempt, depth)
         if success:
             part = Path(folder) / f"{episode:06d}.npz.partial"
             with part.open("wb") as file:
@@ -143,19 +148,22 @@ def _work(robot: str, task: str, folder: str, seed: int, episode: int) -> Outcom
     raise DataError(f"episode {episode}", f"the expert failed {ATTEMPTS} times in a row", fix="use another seed")
 
 
-def generate(out: Path, task: str, episodes: int, seed: int, robot: Path, workers: int = 1) -> Record:
+def generate(
+    out: Path, task: str, episodes: int, seed: int, robot: Path, workers: int = 1, depth: bool = False
+) -> Record:
     """Write `episodes` demonstrations of `task` under `out` and return the contents of its meta.json.
 
+    `depth` adds depth, cameras and hands of every frame (see `scenes`).
     Raises ConfigError on an unknown task, DataError if `out` holds data of another robot or seed.
     """
     if task not in TASKS:
         raise ConfigError("generate", "unknown task", got=task, expected=list(TASKS))
     spec, folder = load_robot_spec(robot), out / "episodes"
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(out, spec, task, seed)
+    _claim(out, spec, task, seed, depth)
     missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
     started = time.monotonic()
-    work = partial(_work, str(robot), task, str(folder), seed)
+    work = partial(_work, str(robot), task, str(folder), seed, depth=depth)
     for count, outcome in enumerate(run_jobs(work, missing, workers), 1):
         _progress(count, len(missing), outcome, time.monotonic() - started)
     meta = _meta(out, spec, task, seed, episodes)
@@ -163,9 +171,10 @@ def generate(out: Path, task: str, episodes: int, seed: int, robot: Path, worker
     return meta
 
 
-def _claim(out: Path, spec: RobotSpec, task: str, seed: int) -> None:
+def _claim(out: Path, spec: RobotSpec, task: str, seed: int, depth: bool) -> None:
     """Note what this folder is made from, or check that it is the same."""
-    claim = {"task": task, "seed": seed, "contract_hash": spec.content_hash, "format_version": FORMAT_VERSION}
+    claim = {"task": task, "seed": seed, "contract_hash": spec.content_hash, "format_version": FORMAT_VERSION,
+             **({"depth": True} if depth else {})}
     path = out / "source.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -213,6 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--depth", action="store_true", help="also record depth, cameras and hands of every frame")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
 
 
@@ -220,6 +230,7 @@ def generate_command(args: argparse.Namespace) -> int:
     """`starry data generate`: returns 0 when all episodes are written."""
     if args.episodes < 1 or args.workers < 1 or args.seed < 0:
         raise ConfigError("starry data generate", "--episodes and --workers must be positive, --seed not negative")
-    meta = generate(args.out, args.task, args.episodes, args.seed, robot_file(args.robot), args.workers)
+    robot = robot_file(args.robot)
+    meta = generate(args.out, args.task, args.episodes, args.seed, robot, args.workers, args.depth)
     print(f"{args.out}: {meta['episodes']} episodes, {meta['frames']} frames, data hash {meta['data_hash']}")
     return 0

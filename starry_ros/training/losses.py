@@ -1,4 +1,4 @@
-"""Stage-one losses: L = video + lambda_m value + lambda_a action (AIM equation 9).
+"""Stage-one losses: L = video + lambda_m value + lambda_a action (AIM equation 9), and STARRY's geometry terms.
 
 Shapes: B batch, N tokens, G draws, K steps, J joints, E events, V views, Y x X cells.
 """
@@ -26,6 +26,9 @@ class LossWeights:
     value_rival: float = 0.15
     value_map: float = 3.0
     action: float = 1.0
+    depth: float = 0.3
+    pose: float = 0.1
+    weight: float = 0.3
 
 
 @dataclass

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,15 +24,23 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.training.dataset import Demonstrations, Sampler, load_demonstrations
+from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.forward import TextTable, losses
 from starry_ros.training.losses import LossWeights, total
+from starry_ros.training.pseudo import pseudo_terms
+from starry_ros.training.scenes import seen_layout
 from starry_ros.training.store import load_average, load_state, save_state
-from starry_ros.types import F32, U8
+from starry_ros.training.train_options import (
+    add_option_arguments,
+    chosen_config,
+    chosen_data,
+    chosen_video,
+    start_parts,
+)
 from starry_ros.wam.autoencoder import Autoencoder, load_autoencoder
 from starry_ros.wam.checkpoint import Checkpoint, contract_fields, save_checkpoint
-from starry_ros.wam.config import preset
+from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
 from starry_ros.wam.normalise import fit
 from starry_ros.wam.text import MiniLmEncoder
@@ -64,30 +71,44 @@ class TrainConfig:
         return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
+@dataclass(frozen=True)
+class VideoPart:
+    """Pseudo-labelled frames beside the demonstrations: where to draw them, their sentences, and their weight."""
+
+    sampler: Sampler
+    texts: TextTable
+    weight: float
+
+
 class Trainer:
     """Model, optimiser, running average and data of one process."""
 
     def __init__(
-        self, spec: RobotSpec, data: Demonstrations, autoencoder: Autoencoder, config: TrainConfig, out: Path
+        self, spec: RobotSpec, data: Demonstrations, autoencoder: Autoencoder, config: TrainConfig, out: Path,
+        wam: WamConfig | None = None,
     ) -> None:
         self.spec, self.data, self.autoencoder, self.config, self.out = spec, data, autoencoder, config, out
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(config.seed)
-        layout = t_pose_layout(spec)
-        self.wam = preset(config.preset, layout, len(spec.joints), spec.action.step_s)
-        self.layout_hash = layout.layout_hash
+        self.wam = wam or preset(config.preset, t_pose_layout(spec), len(spec.joints), spec.action.step_s)
+        self.layout_hash = seen_layout(spec, self.wam.layout).layout_hash
         self.model = WorldActionModel(self.wam)
         self.optimiser = torch.optim.AdamW(_parameter_groups(self.model, config.weight_decay), lr=config.learning_rate)
         self.stats = fit(data.plan_FKJ, data.position_FJ, spec.gripper_indices)
         self.texts = embed_texts(data.texts)
         self.model.set_text_statistics(pool(self.texts.tokens_STD, self.texts.mask_ST))
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.sampler = Sampler(
-            data, batch=config.batch // self.world, future_steps=self.wam.future_steps,
-            history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=config.seed,
-        )
+        self.sampler = self.make_sampler(data)
         self.progress = load_state(out, self.model, self.average, self.optimiser)
+        self.video: VideoPart | None = None
+
+    def make_sampler(self, data: Demonstrations) -> Sampler:
+        """This process's part of the batches of some data."""
+        return Sampler(
+            data, batch=self.config.batch // self.world, future_steps=self.wam.future_steps,
+            history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=self.config.seed,
+        )
 
     def step(self) -> dict[str, float]:
         """One optimiser step; returns the unweighted loss terms of this process's part of the batch."""
@@ -95,8 +116,14 @@ class Trainer:
         noise = torch.Generator().manual_seed(hash((self.config.seed, step, self.rank)) & 0x7FFFFFFF)
         batch = self.sampler.draw(step, self.rank)
         terms = losses(self.model, batch, self.texts, self.stats, noise)
+        loss = total(terms, self.config.weights)
+        if self.video is not None:
+            seen = losses(self.model, self.video.sampler.draw(step, self.rank), self.video.texts, self.stats, noise)
+            seen = pseudo_terms(seen, self.video.weight)
+            loss = loss + total(seen, self.config.weights)
+            terms |= {f"pseudo_{name}": term for name, term in seen.items()}
         self.optimiser.zero_grad(set_to_none=True)
-        total(terms, self.config.weights).backward()
+        loss.backward()
         _average_gradients(self.model, self.world)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         for group in self.optimiser.param_groups:
@@ -130,8 +157,9 @@ class Trainer:
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Matrices are decayed, vectors are not."""
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.dim() > 1]
+    vectors = [p for p in trained if p.dim() <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
@@ -146,18 +174,6 @@ def _average_gradients(model: torch.nn.Module, world: int) -> None:
         size = parameter.numel()
         parameter.grad = flat[at : at + size].view_as(parameter) / world
         at += size
-
-
-def encoder(autoencoder: Autoencoder) -> Callable[[U8], F32]:
-    """The autoencoder as a function of arrays: canvases [n, H, W, 3] to latents [n, C, Y, X]."""
-
-    @torch.no_grad()
-    def encode(canvas_BHWC: U8) -> F32:
-        groups = (canvas_BHWC[i : i + 32] for i in range(0, len(canvas_BHWC), 32))
-        latents: F32 = torch.cat([autoencoder.encode(torch.from_numpy(np.array(group))) for group in groups]).numpy()
-        return latents
-
-    return encode
 
 
 def embed_texts(texts: tuple[str, ...]) -> TextTable:
@@ -243,6 +259,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="steps between closed-loop evaluations, which choose best/; 0 for none")
     parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of such an evaluation")
     parser.add_argument("--init", type=Path, default=None, help="run folder whose averaged weights to start from")
+    add_option_arguments(parser)
 
 
 def train_command(args: argparse.Namespace) -> int:
@@ -264,21 +281,25 @@ def _prepare(args: argparse.Namespace) -> Trainer:
     spec = load_robot_spec(robot_file(args.robot))
     autoencoder = load_autoencoder(args.autoencoder)
     rank = dist.get_rank() if dist.is_initialized() else 0
-    cache = args.out / "cache"
+    wam = chosen_config(args, spec)
     if rank == 0:
         args.out.mkdir(parents=True, exist_ok=True)
-        load_demonstrations(args.data, cache, encoder(autoencoder))
+        chosen_data(args, spec, wam, autoencoder)
     if dist.is_initialized():
         dist.barrier()
-    data = load_demonstrations(args.data, cache, encoder(autoencoder))
+    data = chosen_data(args, spec, wam, autoencoder)
     config = TrainConfig(preset=args.preset, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate,
                          seed=args.seed)
     world = dist.get_world_size() if dist.is_initialized() else 1
     if config.batch % world:
         raise ConfigError("--batch", "is not a multiple of the processes", got=config.batch, expected=f"n * {world}")
-    trainer = Trainer(spec, data, autoencoder, config, args.out)
-    if args.init is not None and trainer.progress.step == 0:
-        _start_from(trainer, args.init)
+    trainer = Trainer(spec, data, autoencoder, config, args.out, wam)
+    if args.video is not None:
+        video = chosen_video(args, spec, wam, autoencoder, data)
+        sampler = trainer.make_sampler(video)
+        trainer.video = VideoPart(sampler, embed_texts(video.texts), args.video_weight)
+    if trainer.progress.step == 0:
+        _start_from(trainer, args)
     return trainer
 
 
@@ -287,12 +308,13 @@ def _task(data: Path) -> str:
     return str(json.loads((data / "meta.json").read_text())["tasks"][0])
 
 
-def _start_from(trainer: Trainer, run: Path) -> None:
+def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
     """Begin with another run's averaged weights; tensors that it lacks keep their initial values."""
-    given = load_average(run)
-    missing, unexpected = trainer.model.load_state_dict(given, strict=False)
-    if unexpected:
-        raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
-    print(f"starts from {run}; new tensors: {missing}", flush=True)
-    trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
+    if args.init is not None:
+        missing, unexpected = trainer.model.load_state_dict(load_average(args.init), strict=False)
+        if unexpected:
+            raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
+        print(f"starts from {args.init}; new tensors: {missing}", flush=True)
+        trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
+    start_parts(args, trainer.model)
     trainer.average = {name: value.clone() for name, value in trainer.model.state_dict().items()}

@@ -25,9 +25,13 @@ import torch
 from torch import Tensor
 
 from starry_ros.errors import ConfigError, DataError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.types import U8
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder, to_float
+from starry_ros.wam.options import LAYOUTS
 
 MOVING_WEIGHT = 10.0
 FULL_DEVIATION = 0.2  # of [-1, 1]; from here on a pixel has full weight
@@ -60,14 +64,14 @@ class Frames:
 
 def train_autoencoder(
     data_dir: Path, out: Path, training: AutoencoderTraining, minutes: float | None = None,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = print, view: View = PLAIN,
 ) -> dict[str, Any]:
     """Train on `data_dir/episodes/*.npz`, write weights and facts to `out`, and return the facts.
 
     Continues from the state in `out` if it belongs to the same data and hyperparameters. Stops early after `minutes`;
     the same command then continues. Equal data and seed give equal weights, interrupted or not. Raises DataError.
     """
-    frames = load_frames(data_dir, training.max_frames, training.seed)
+    frames = load_frames(data_dir, training.max_frames, training.seed, view)
     identity = {"training": asdict(training), "data_hash": frames.data_hash}
     model = _new_model(frames, training.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-4)
@@ -99,7 +103,7 @@ def train_autoencoder(
     return facts
 
 
-def load_frames(data_dir: Path, max_frames: int, seed: int) -> Frames:
+def load_frames(data_dir: Path, max_frames: int, seed: int, view: View = PLAIN) -> Frames:
     """Up to `max_frames` canvases, evenly from all episodes; every twentieth episode is held out. Raises DataError."""
     paths = sorted((data_dir / "episodes").glob("*.npz"))
     if len(paths) < 2:
@@ -111,21 +115,23 @@ def load_frames(data_dir: Path, max_frames: int, seed: int) -> Frames:
     train: list[U8] = []
     held_out: list[U8] = []
     for i, path in enumerate(paths):
-        canvas_THW3 = _read_canvas(path)
+        canvas_THW3 = _read_canvas(path, view)
         chosen = np.sort(rng.permutation(len(canvas_THW3))[:share])
         (held_out if i % 20 == 0 else train).append(canvas_THW3[chosen])
     train_NHW3 = np.concatenate(train)
     sample = rng.permutation(len(train_NHW3))[:256]
     median_HW3 = np.median(train_NHW3[sample], axis=0).astype(np.uint8)
     listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
+    if view.name != PLAIN.name:
+        listing += f"\n{view.name}"
     data_hash = hashlib.sha256(listing.encode()).hexdigest()[:16]
     return Frames(train_NHW3, np.concatenate(held_out)[:256], median_HW3, data_hash)
 
 
-def _read_canvas(path: Path) -> U8:
+def _read_canvas(path: Path, view: View) -> U8:
     try:
         with np.load(path, allow_pickle=False) as episode:
-            canvas = episode["canvas_THWC"]
+            canvas = view.compose(episode)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(str(path), f"cannot be read: {error}", fix="generate this episode again") from error
     if canvas.dtype != np.uint8 or canvas.ndim != 4 or canvas.shape[-1] != 3 or not len(canvas):
@@ -231,6 +237,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
     parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=plan.batch, help="canvases a step (default: %(default)s)")
+    parser.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
+                        help="canvas of colour, or of colour beside depth (default: %(default)s)")
+    parser.add_argument("--paths", action="store_true", help="draw the hands' paths into the views")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
 
@@ -241,7 +251,8 @@ def train_autoencoder_command(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}", "is not positive", got=getattr(args, name), expected=">= 1")
     training = AutoencoderTraining(steps=args.steps, batch=args.batch, seed=args.seed)
-    facts = train_autoencoder(args.data, args.out, training, args.minutes)
+    view = view_of(load_robot_spec(robot_file(args.robot)), args.layout, args.paths)
+    facts = train_autoencoder(args.data, args.out, training, args.minutes, view=view)
     print(f"{facts['psnr_db']} dB, moving pixels {facts['psnr_moving_db']} dB "
           f"(background alone {facts['psnr_moving_background_db']} dB), written to {args.out}")
     return 0

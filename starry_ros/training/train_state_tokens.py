@@ -23,7 +23,7 @@ from torch import nn
 from starry_ros.errors import ConfigError
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
 from starry_ros.training.store import Progress, load_state, save_state
-from starry_ros.training.train import encoder
+from starry_ros.training.train_data import encoder
 from starry_ros.types import F32
 from starry_ros.wam.autoencoder import load_autoencoder
 from starry_ros.wam.normalise import ARM_SCALE_FLOOR_RAD

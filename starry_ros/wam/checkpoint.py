@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
+from starry_ros.canvas.depth import rgbd_layout
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.robot_spec import RobotSpec
@@ -172,7 +173,8 @@ def _check_robot(where: str, record: Mapping[str, Any], spec: RobotSpec) -> None
             got=record["contract_hash"], expected=spec.content_hash,
             fix="use the contract that the model was trained with, or train a model for this robot",
         )
-    layout_hash = t_pose_layout(spec).layout_hash
+    layout = t_pose_layout(spec)
+    layout_hash = (rgbd_layout(layout) if record["config"].get("layout") == "rgbd" else layout).layout_hash
     if record["layout_hash"] != layout_hash:
         raise CheckpointError(where, "was trained on another canvas layout", got=record["layout_hash"],
                               expected=layout_hash, fix="train a model for this canvas")

@@ -1,0 +1,71 @@
+"""A session in the simulated cell that sees more than colour: depth beside it, the hands' paths, or the scene."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from starry_ros.canvas.depth import depth_cells, rgbd_canvas
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.canvas.paths import LENGTH, draw_paths
+from starry_ros.sim.cell import Cell
+from starry_ros.training.scenes import observe_scene, seen_layout
+from starry_ros.types import F64, U8, Canvas, Plan, RobotState
+from starry_ros.wam.gasam import Scene, scene_of
+from starry_ros.wam.session import Session
+
+
+def needs_scene(session: Session) -> bool:
+    """Whether the model wants more than the packed canvas."""
+    config = session.runtime.config
+    return config.layout != "rgb" or config.paths or bool(config.gasam)
+
+
+class ScenePolicy:
+    """A policy of the closed loop. Must plan while the cell is at the instant of the observation."""
+
+    def __init__(self, session: Session, cell: Cell) -> None:
+        self.session, self.cell = session, cell
+        self._layout = t_pose_layout(cell.spec)
+        self._hash = seen_layout(cell.spec, session.runtime.config.layout).layout_hash
+        self._hands: list[tuple[float, F64]] = []
+
+    def reset(self, instruction: str) -> int:
+        """Start an episode."""
+        self._hands = []
+        return self.session.reset(instruction)
+
+    def set_instruction(self, text: str) -> int:
+        """Swap the sentence."""
+        return self.session.set_instruction(text)
+
+    def plan(self, canvas: Canvas, state: RobotState) -> Plan:
+        """Look at the cell's depth, cameras and hands, observe, and plan from it."""
+        config, seen = self.session.runtime.config, observe_scene(self.cell, self._layout)
+        depth_HW = seen["depth_THW"].astype(np.float32) / 1000
+        image = self._with_paths(canvas.image_HWC, seen["hands_TA3"].astype(np.float64))
+        image = rgbd_canvas(image, depth_HW) if config.layout == "rgbd" else image
+        scene = None if config.geometry is None else self._scene(depth_HW, seen["hands_TA3"], config.geometry.cell_px)
+        self.session.observe(dataclasses.replace(canvas, image_HWC=image, layout_hash=self._hash), state, scene)
+        plan = self.session.plan()
+        if plan.imagined_HWC is None:
+            return plan
+        return dataclasses.replace(plan, imagined_HWC=plan.imagined_HWC[:, : self._layout.width_px])
+
+    def _with_paths(self, image_HWC: U8, hands_A3: F64) -> U8:
+        """The canvas with the hands' paths, if the model was trained on those."""
+        config, now_s = self.session.runtime.config, self.cell.sim_time_s
+        if not config.paths:
+            return image_HWC
+        oldest_s = now_s - LENGTH * config.step_s
+        self._hands = [*((at, hands) for at, hands in self._hands if oldest_s < at < now_s), (now_s, hands_A3)]
+        cameras = [self.cell.camera_model(camera) for camera in self._layout.cameras]
+        return draw_paths(image_HWC, self._layout, cameras, np.stack([hands for _, hands in self._hands]))
+
+    def _scene(self, depth_HW: np.ndarray, hands_A3: np.ndarray, cell_px: int) -> Scene:
+        cells = depth_cells(depth_HW, cell_px)
+        columns = self.session.runtime.config.canvas_width_px // cell_px
+        cells = np.pad(cells, ((0, 0), (0, columns - cells.shape[1])))
+        cameras = [self.cell.camera_model(camera) for camera in self._layout.cameras]
+        return scene_of(cells, cameras, hands_A3, self._layout)
