@@ -71,6 +71,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "Latencies, slack, stalls, splices, jerk, refusals, frames lost, surprise, and the worst moments with "
         "pictures; one HTML file that needs no network.",
     ),
+    ("view",): Verb(
+        "show the running graph or a recording in the browser", "starry_ros.ros.view", "view_command",
+        "Cameras with overlays, imagined beside real, plans in time and space, joints, latency, mode and log, by a "
+        "Rerun server that only this machine can reach unless --host says otherwise.",
+    ),
     ("eval",): Verb(
         "measure the success of policies in closed loop", "starry_ros.training.evaluate", "evaluate_command",
         "Runs episodes in the simulated cell without ROS and reports success with 95 % intervals.",

@@ -1,0 +1,45 @@
+"""Messages of the graph that runs, as they come, into a view."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from functools import partial
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from starry_ros.msg import ActionChunk, ExecutorStatus, ValueMap, WorldActionStatus
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.ros.graph import dds_environment
+from starry_ros.ros.qos import COMMAND, LATCHED, NEWEST, PLAN, STATE
+from starry_ros.ros.run import ros_session
+
+KINDS = {
+    "canvas": (Image, NEWEST), "imagined_canvas": (Image, NEWEST), "action_chunk": (ActionChunk, PLAN),
+    "value_map": (ValueMap, PLAN), "executor_status": (ExecutorStatus, LATCHED),
+    "world_action_status": (WorldActionStatus, STATE), "/diagnostics": (DiagnosticArray, STATE),
+}
+
+
+def run_live(spec: RobotSpec, sink: Any, namespace: str) -> None:
+    """Feed `sink` until Ctrl-C."""
+    for name, value in dds_environment().items():
+        os.environ.setdefault(name, value)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException), ros_session():
+        node = rclpy.create_node("view", namespace=namespace or None)
+        kinds: dict[str, tuple[Any, Any]] = {**KINDS, spec.joint_state_topic: (JointState, STATE)}
+        kinds |= {camera.topic: (Image, NEWEST) for camera in spec.cameras}
+        kinds |= {arm.command_topic: (JointTrajectory, COMMAND) for arm in spec.arms}
+
+        def on_message(topic: str, message: Any) -> None:
+            sink.take(topic, node.get_clock().now().nanoseconds, message)
+
+        for topic in sink.topics:
+            kind, qos = kinds[topic]
+            node.create_subscription(kind, topic, partial(on_message, topic), qos)
+        rclpy.spin(node)
