@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,19 @@ import yaml
 from starry_ros.errors import ContractError, InputError
 from starry_ros.types import F64
 
+try:
+    from yaml import CSafeLoader as SafeLoader  # ten times as fast
+except ImportError:
+    from yaml import SafeLoader  # type: ignore[assignment]
+
 CONTRACT_VERSION = 1
 CAMERA_ROLES = ("head", "left_wrist", "right_wrist")
 UNITS = ("rad", "m")
 COMMAND_INTERFACES = ("joint_trajectory", "position_forward")
+KINEMATICS_FORMATS = ("mjcf", "urdf")
+AXES = ("x", "y", "z")
+_NAME = re.compile(r"[A-Za-z]\w*\Z", re.ASCII)
+_TOPIC = re.compile(r"[~/]?/?[A-Za-z]\w*(/[A-Za-z_]\w*)*\Z", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -203,13 +213,26 @@ def load_robot_spec(path: str | Path) -> RobotSpec:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ContractError(str(path), "cannot be read", got=error.strerror, fix="check the path") from error
+    except UnicodeDecodeError as error:
+        raise ContractError(str(path), "is not UTF-8 text", got=f"a bad byte at {error.start}") from error
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _UniqueKeys)
     except yaml.YAMLError as error:
         raise ContractError(str(path), f"is not valid YAML: {error}") from error
     spec: RobotSpec = _build(RobotSpec, raw, str(path))
     _validate(spec, str(path))
     return spec
+
+
+class _UniqueKeys(SafeLoader):
+    """Refuses a key that comes twice: PyYAML would silently keep the last, be it a limit of a joint."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate keys {twice}", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _build(kind: Any, raw: Any, where: str) -> Any:
@@ -253,9 +276,9 @@ def _convert(kind: str, value: Any, where: str) -> Any:
 
 
 def _interval(value: Any, where: str) -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(v, (int, float)) for v in value):
+    if not isinstance(value, list) or len(value) != 2:
         raise ContractError(where, "is not an interval", got=value, expected="[lower, upper]")
-    return float(value[0]), float(value[1])
+    return _convert("float", value[0], where), _convert("float", value[1], where)
 
 
 def _validate(spec: RobotSpec, where: str) -> None:
@@ -267,6 +290,7 @@ def _validate(spec: RobotSpec, where: str) -> None:
     _unique(list(spec.joint_names), f"{where}: joints")
     _unique([camera.name for camera in spec.cameras], f"{where}: cameras")
     _unique([camera.role for camera in spec.cameras], f"{where}: camera roles")
+    _validate_names(spec, where)
     for camera in spec.cameras:
         _one_of(camera.role, CAMERA_ROLES, f"{where}: camera {camera.name}: role")
         _positive(camera.width_px, f"{where}: camera {camera.name}: width_px")
@@ -281,11 +305,31 @@ def _validate(spec: RobotSpec, where: str) -> None:
     _positive(spec.action.chunk_steps, f"{where}: action.chunk_steps")
     _positive(spec.action.step_s, f"{where}: action.step_s")
     _one_of(spec.action.space, ("joint_position",), f"{where}: action.space")
-    for axis in "xyz":
+    _one_of(spec.kinematics.format, KINEMATICS_FORMATS, f"{where}: kinematics.format")
+    if spec.arm_distance_m < 0:
+        raise ContractError(f"{where}: arm_distance_m", "is negative", got=spec.arm_distance_m, expected=">= 0")
+    for axis in spec.workspace_m:
+        _one_of(axis, AXES, f"{where}: workspace_m")
+    for axis in AXES:
         lower, upper = spec.workspace_m.get(axis, (0.0, 0.0))
         if not lower < upper:
             place = f"{where}: workspace_m.{axis}"
             raise ContractError(place, "is empty", got=[lower, upper], expected="lower < upper")
+
+
+def _validate_names(spec: RobotSpec, where: str) -> None:
+    """Names become parts of topics; two things on one topic would be taken for each other."""
+    named = {"arm": spec.arms, "joint": spec.joints, "camera": spec.cameras}
+    for kind, items in named.items():
+        for item in items:
+            if not _NAME.match(item.name):
+                raise ContractError(f"{where}: {kind}", "is not a name", got=repr(item.name), expected="such as left_1")
+    topics = [spec.joint_state_topic, *(arm.command_topic for arm in spec.arms),
+              *(topic for camera in spec.cameras for topic in (camera.topic, camera.info_topic))]
+    for topic in topics:
+        if not _TOPIC.match(topic):
+            raise ContractError(f"{where}: topic", "is not a ROS name", got=repr(topic), expected="like joint_states")
+    _unique(topics, f"{where}: topics")
 
 
 def _validate_joint(joint: JointSpec, where: str) -> None:

@@ -17,15 +17,16 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 
 FILE = robot_file("bimanual_sim")
+RAW = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 Change = Callable[[dict[str, Any]], None]
 
 
 def write(folder: Path, change: Change) -> Path:
     """The shipped contract with one change."""
-    raw = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    raw = copy.deepcopy(RAW)
     change(raw)
     path = folder / "robot.yaml"
-    path.write_text(yaml.safe_dump(raw), encoding="utf-8")
+    path.write_text(yaml.dump(raw, Dumper=yaml.CSafeDumper), encoding="utf-8")
     return path
 
 
@@ -60,7 +61,7 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "not finite": (put(*JOINT, "velocity", value=float("nan")), "velocity: is not finite"),
     "infinite": (put("arm_distance_m", value=float("inf")), "arm_distance_m: is not finite"),
     "interval of three": (put("workspace_m", "x", value=[0, 1, 2]), "workspace_m.x: is not an interval"),
-    "interval of words": (put("workspace_m", "x", value=["a", "b"]), "workspace_m.x: is not an interval"),
+    "interval of words": (put("workspace_m", "x", value=["a", "b"]), "workspace_m.x: has the wrong type; got 'a'"),
     "workspace is no mapping": (put("workspace_m", value=[1]), "workspace_m: is not a mapping"),
     "other version": (put("contract_version", value=99), "has another contract version; got 99; expected 1"),
     "unknown interface": (put("command_interface", value="torque"), "command_interface: is unknown; got 'torque'"),
@@ -86,6 +87,21 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "no step": (put("action", "step_s", value=0), "action.step_s: is not positive"),
     "unknown space": (put("action", "space", value="torque"), "action.space: is unknown; got 'torque'"),
     "workspace without an axis": (drop("workspace_m", "z"), "workspace_m.z: is empty"),
+    "endless workspace": (put("workspace_m", "x", value=[0, float("inf")]), "workspace_m.x: is not finite"),
+    "unknown axis": (put("workspace_m", "w", value=[0, 1]), "workspace_m: is unknown; got 'w'"),
+    "negative distance": (put("arm_distance_m", value=-0.1), "arm_distance_m: is negative; got -0.1"),
+    "unknown kinematics": (put("kinematics", "format", value="dh"), "kinematics.format: is unknown; got 'dh'"),
+    "two arms on one topic": (
+        put("arms", 1, "command_topic", value="left_arm_controller/joint_trajectory"),
+        "topics: has duplicate names; got ['left_arm_controller/joint_trajectory']",
+    ),
+    "two cameras on one topic": (
+        put(*CAMERA, "topic", value="head/image_raw"), "topics: has duplicate names; got ['head/image_raw']"
+    ),
+    "empty name": (put(*CAMERA, "name", value=""), "camera: is not a name; got ''"),
+    "name with a blank": (put(*JOINT, "name", value="left elbow"), "joint: is not a name; got 'left elbow'"),
+    "topic with a blank": (put("joint_state_topic", value="joint states"), "topic: is not a ROS name"),
+    "empty topic": (put(*CAMERA, "info_topic", value=""), "topic: is not a ROS name; got ''"),
     "empty workspace": (put("workspace_m", "y", value=[1, 0]), "workspace_m.y: is empty; got [1.0, 0.0]"),
 }
 
@@ -108,6 +124,19 @@ def test_a_missing_file_is_named() -> None:
 def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "robot.yaml").write_text("a: [1,\n", encoding="utf-8")
     with pytest.raises(ContractError, match="is not valid YAML"):
+        load_robot_spec(tmp_path / "robot.yaml")
+
+
+def test_a_key_that_comes_twice_is_refused_and_named(tmp_path: Path) -> None:
+    text = FILE.read_text(encoding="utf-8")
+    (tmp_path / "robot.yaml").write_text(text.replace("velocity: 2.0,", "velocity: 2.0, velocity: 9.0,", 1))
+    with pytest.raises(ContractError, match=r"duplicate keys \['velocity'\]"):
+        load_robot_spec(tmp_path / "robot.yaml")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "robot.yaml").write_bytes(b"name: \xff\xfe\n")
+    with pytest.raises(ContractError, match="is not UTF-8 text; got a bad byte at 6"):
         load_robot_spec(tmp_path / "robot.yaml")
 
 
