@@ -76,6 +76,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "Cameras with overlays, imagined beside real, plans in time and space, joints, latency, mode and log, by a "
         "Rerun server that only this machine can reach unless --host says otherwise.",
     ),
+    ("top",): Verb(
+        "the health of the running graph in the terminal", "starry_ros.ros.top", "top_command",
+        "Mode, plan, latencies, rates and ages of topics, and the diagnostics of all nodes. With --once S, prints once "
+        "and exits with 1 when a node reports an error.",
+    ),
     ("eval",): Verb(
         "measure the success of policies in closed loop", "starry_ros.training.evaluate", "evaluate_command",
         "Runs episodes in the simulated cell without ROS and reports success with 95 % intervals.",
@@ -140,6 +145,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ("data", "annotate"): Verb(
         "label contacts, stages and progress", "starry_ros.data.tools", "annotate_command",
         "Adds progress to what is stored, or labels everything anew from joints alone and says how far that is off.",
+    ),
+    ("chaos",): Verb(
+        "inject faults into the running graph and judge the arms", "starry_ros.ros.chaos", "chaos_command",
+        "Starts the graph with the simulated robot, injects faults in motion (cameras, joint states, plans, planner, "
+        "processes, driver, clock, flood, disk, emergency stop) and judges by the simulated robot's own joint states.",
     ),
     ("fuzz", "executor"): Verb(
         "offer the executor random plans and events", "starry_ros.bench.fuzz", "fuzz_command",

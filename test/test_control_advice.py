@@ -31,7 +31,7 @@ def test_each_degraded_rung_slows_and_full_ends_it() -> None:
         follower = Advised()
         follower.hear(0.4, rung)
         assert follower.mode is Mode.SLOW
-        assert follower.executor.status(follower.now_ns).reason == Event.PLANNER_DEGRADED
+        assert Event.PLANNER_DEGRADED in follower.executor.status(follower.now_ns).conditions
         follower.hear(0.4)
         assert follower.mode is Mode.RUN
     follower.hear(0.4, "fewer_video_steps")

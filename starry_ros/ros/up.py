@@ -145,6 +145,10 @@ class Supervisor:
         if self.exit_code is None and not any(c.running or c.restart_at_s is not None for c in self.children.values()):
             self.exit_code = 1
 
+    def start(self, name: str) -> None:
+        """Start a node that has ended, by hand."""
+        self._start(self.children[name])
+
     def stop(self) -> None:
         """End every child: ask, then kill. Returns when none is left."""
         for child in self.children.values():

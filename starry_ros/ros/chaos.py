@@ -1,0 +1,313 @@
+"""`starry chaos`: the real graph with the simulated robot, faults injected in motion, and a judge of what the arms did.
+
+Every scenario begins with an armed robot in motion. It passes when the arms did what they must, by the simulated
+robot's own joint states, inside their limits all along; when the reason was published; and when the graph runs again,
+after reset and arm where the fault is latched, and not before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rclpy.executors import ExternalShutdownException
+from sensor_msgs.msg import Image
+from std_msgs.msg import Bool
+
+from starry_ros.errors import StarryError
+from starry_ros.msg import ActionChunk
+from starry_ros.paths import robot_file
+from starry_ros.report import add_json_argument, print_table, write_report
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.ros.chaos_faults import GOES_ON, SCENARIOS, Scenario
+from starry_ros.ros.demo_operator import Operator
+from starry_ros.ros.graph import RUNTIMES, Graph, build_graph
+from starry_ros.ros.qos import PLAN, SAFETY, SENSOR
+from starry_ros.ros.relay import Fault, Relays, remappings
+from starry_ros.ros.run import ros_session
+from starry_ros.ros.up import Supervisor, open_log, stop_signals
+from starry_ros.types import Record
+
+MOVING_RAD_S, RESTING_RAD_S = 0.15, 0.03
+RESTING_FOR_S = 0.3
+LIMIT_MARGIN = 1.15
+"""Measured velocities overshoot commanded ones a little."""
+READY_S, RESUME_S = 180.0, 30.0
+COLUMNS = ("scenario", "run", "passed", "rest_s", "worst_velocity", "resumed_s", "problem")
+
+
+class Failed(Exception):
+    """A scenario did not go as it must."""
+
+
+class Theatre:
+    """The running graph and the means to disturb it; the `Stage` of the faults."""
+
+    def __init__(self, spec: RobotSpec, supervisor: Supervisor, stopped: Callable[[], bool]) -> None:
+        self.spec, self._supervisor, self._stopped = spec, supervisor, stopped
+        self.relays = Relays(spec)
+        self.operator = Operator(spec, lambda _: None)
+        self._chunk: ActionChunk | None = None
+        self._chunks = self.operator.create_publisher(ActionChunk, "action_chunk", PLAN)
+        self._estops = self.operator.create_publisher(Bool, "estop", SAFETY)
+        self._canvases = self.operator.create_publisher(Image, "canvas", SENSOR)
+        self.operator.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
+        self._seed = 0
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        if message.contract_hash == self.spec.content_hash and np.isfinite(message.positions).all():
+            self._chunk = message
+
+    # What faults use
+
+    def spoil(self, topic: str, fault: Fault | None) -> None:
+        if fault is None:
+            self.relays.faults.pop(topic, None)
+        else:
+            self.relays.faults[topic] = fault
+
+    def send(self, node: str, number: signal.Signals) -> None:
+        self._supervisor.children[node].send(number)
+
+    def start(self, node: str) -> None:
+        if not self._supervisor.children[node].running:
+            self._supervisor.start(node)
+
+    def estop(self, pressed: bool) -> None:
+        self._estops.publish(Bool(data=pressed))
+
+    def chunk(self) -> ActionChunk:
+        if self._chunk is None:
+            raise Failed("there was no plan")
+        return copy.deepcopy(self._chunk)
+
+    def offer(self, chunk: ActionChunk) -> None:
+        self._chunks.publish(chunk)
+
+    def flood(self, duration_s: float) -> None:
+        junk = Image(width=640, height=480, step=1920, encoding="rgb8", data=bytes(640 * 480 * 3))
+        broken = ActionChunk(contract_hash="flood", positions=[1e9] * 64)
+
+        def once() -> None:
+            self._canvases.publish(junk)
+            for _ in range(20):
+                self._chunks.publish(broken)
+
+        self.during(duration_s, once, 0.005)
+
+    def during(self, duration_s: float, act: Callable[[], None], every_s: float) -> None:
+        end_s = time.monotonic() + duration_s
+        while time.monotonic() < end_s:
+            act()
+            self.wait(every_s)
+
+    def fill_disk(self) -> None:
+        pid = self._supervisor.children["recorder"].pid
+        if pid is not None:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+
+    # What the judge uses
+
+    def wait(self, duration_s: float) -> None:
+        """Let the graph run."""
+        end_s = time.monotonic() + duration_s
+        while True:
+            if self._stopped():
+                raise KeyboardInterrupt
+            self._supervisor.poll(0.0)
+            self.operator.pump(min(0.02, max(0.0, end_s - time.monotonic())))
+            if time.monotonic() >= end_s:
+                return
+
+    def until(self, ready: Callable[[], object], timeout_s: float, what: str) -> float:
+        """Wait for something; how long it took. Raises Failed."""
+        begin_s = time.monotonic()
+        while not ready():
+            if time.monotonic() - begin_s > timeout_s:
+                raise Failed(f"waited {timeout_s:g} s for {what}; executor {self.mode} {self.reason}, planner "
+                             f"{self.operator.heard.session.state} {self.operator.heard.session.reason}")
+            self.wait(0.02)
+        return time.monotonic() - begin_s
+
+    def call(self, future: Any, what: str) -> Any:
+        """The reply of a service."""
+        self.until(future.done, 15.0, what)
+        return future.result()
+
+    @property
+    def mode(self) -> str:
+        return str(self.operator.heard.executor.mode_name)
+
+    @property
+    def reason(self) -> str:
+        return str(self.operator.heard.executor.reason)
+
+    def moving(self) -> bool:
+        """Whether the arms moved in the last moments."""
+        _, _, velocity = self.relays.since(self.relays.newest_s - 0.15)
+        return bool(len(velocity)) and float(np.abs(velocity).max()) > MOVING_RAD_S
+
+    def in_motion(self) -> None:
+        """A fresh episode, armed, in motion."""
+        operator = self.operator
+        self.call(operator.trigger("stop"), "stop")
+        self._seed += 1
+        reply = self.call(operator.reset_episode("place_block_pad", "easy", self._seed), "reset_episode")
+        self.call(operator.reset_session(reply.instruction), "reset_session")
+        self.arm()
+        self.until(self.moving, RESUME_S, "motion")
+        self.wait(0.2)
+
+    def arm(self) -> float:
+        """Reset a fault if there is one, and arm; how long it took."""
+        def armed() -> bool:
+            if self.mode == "FAULT":
+                self.call(self.operator.trigger("reset_fault"), "reset_fault")
+            return bool(self.call(self.operator.trigger("arm"), "arm").success)
+
+        return self.until(armed, RESUME_S, "arm")
+
+
+def play(theatre: Theatre, name: str, run: int) -> Record:
+    """One scenario; the row of the report."""
+    scenario, row = SCENARIOS[name], {"scenario": name, "run": run, "passed": False, "problem": ""}
+    try:
+        theatre.in_motion()
+        since_s = theatre.relays.newest_s
+        scenario.inject(theatre)
+        row |= _judge(theatre, scenario, since_s)
+        row["resumed_s"] = _resume(theatre, scenario)
+        row["passed"] = True
+    except Failed as problem:
+        row["problem"] = str(problem)
+        scenario.clear(theatre)
+    return row
+
+
+def _judge(theatre: Theatre, scenario: Scenario, since_s: float) -> Record:
+    """What the arms did, by the simulated robot's own word."""
+    if scenario.outcome == GOES_ON:
+        theatre.wait(1.0)
+        if theatre.mode not in ("RUN", "SLOW"):
+            raise Failed(f"the arms did not go on: {theatre.mode} {theatre.reason}")
+    else:
+        theatre.wait(scenario.within_s + RESTING_FOR_S + 0.2)
+    times, positions, velocities = theatre.relays.since(since_s)
+    if not len(times):
+        raise Failed("the simulated robot says nothing")
+    worst = float((np.abs(velocities) / theatre.spec.limit("velocity")).max())
+    inside = (positions >= theatre.spec.limit("lower") - 0.02) & (positions <= theatre.spec.limit("upper") + 0.02)
+    if worst > LIMIT_MARGIN or not inside.all():
+        raise Failed(f"outside the limits: {worst:.2f} of a velocity")
+    row: Record = {"worst_velocity": worst}
+    if scenario.outcome != GOES_ON:
+        fast = np.flatnonzero(np.abs(velocities).max(axis=1) > RESTING_RAD_S)
+        row["rest_s"] = float(times[fast[-1]] - since_s) if len(fast) else 0.0
+        if row["rest_s"] > scenario.within_s:
+            raise Failed(f"still moving {row['rest_s']:.2f} s after the fault")
+    if scenario.told and scenario.told not in _told(theatre):
+        raise Failed(f"{scenario.told} was not published, but {sorted(_told(theatre))}")
+    return row
+
+
+def _told(theatre: Theatre) -> set[str]:
+    """Every reason code that was published last."""
+    executor, session = theatre.operator.heard.executor, theatre.operator.heard.session
+    return {executor.reason, session.reason, *executor.conditions, *executor.refused_reasons} - {""}
+
+
+def _resume(theatre: Theatre, scenario: Scenario) -> float:
+    """The fault goes; the graph must run again, and a latched one only after reset and arm."""
+    begin_s = time.monotonic()
+    if scenario.latched:
+        since_s = theatre.relays.newest_s
+        scenario.clear(theatre)
+        theatre.wait(1.0)
+        _, _, velocities = theatre.relays.since(since_s)
+        if len(velocities) and np.abs(velocities).max() > RESTING_RAD_S:
+            raise Failed("the arms moved before they were armed")
+        theatre.until(lambda: theatre.mode, RESUME_S, "the executor")
+        theatre.arm()
+    else:
+        scenario.clear(theatre)
+        if theatre.mode not in ("RUN", "SLOW"):
+            theatre.arm()
+    if scenario.outcome != GOES_ON:
+        plans = theatre.operator.heard.session.plans
+        theatre.until(lambda: theatre.operator.heard.session.plans != plans, READY_S, "a plan")
+    return time.monotonic() - begin_s
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry chaos`."""
+    listing = "; ".join(f"{name}: {scenario.summary}" for name, scenario in SCENARIOS.items())
+    names = [*SCENARIOS, "all"]
+    parser.add_argument("--scenario", default="all", choices=names, metavar="NAME", help=f"all, or {listing}")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often each is played (default: 1)")
+    parser.add_argument("--model", default="tiny", help="model that plans (default: %(default)s)")
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the nodes print there")
+    add_json_argument(parser)
+
+
+def chaos_command(args: argparse.Namespace) -> int:
+    """Play the scenarios; 0 when all passed, 1 when one failed, 130 after Ctrl-C."""
+    names = list(SCENARIOS) if args.scenario == "all" else [args.scenario]
+    spec = load_robot_spec(robot_file("bimanual_sim"))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    rows: list[Record] = []
+    with tempfile.TemporaryDirectory(prefix="starry_chaos_") as scratch:
+        graph = _graph(args, spec, Path(scratch), record="disk_full" in names)
+        for key, value in graph.env.items():
+            os.environ.setdefault(key, value)
+        logs = args.logs or Path(scratch) / "logs"
+        nodes = [node.name for node in graph.nodes]
+        with (
+            stop_signals() as stopped, open_log(logs, nodes) as log, Supervisor(graph, log) as supervisor, ros_session()
+        ):
+            try:
+                _play_all(Theatre(spec, supervisor, stopped), names, args.times, rows)
+            except Failed as problem:
+                raise StarryError("starry chaos", str(problem), fix="try --logs DIR and see there") from problem
+            except ExternalShutdownException:
+                raise KeyboardInterrupt from None
+    print_table(rows, COLUMNS)
+    passed = all(row["passed"] for row in rows)
+    if args.json is not None:
+        write_report(args.json, rows, passed=passed, model=args.model)
+    return 0 if passed else 1
+
+
+def _play_all(theatre: Theatre, names: list[str], times: int, rows: list[Record]) -> None:
+    theatre.until(lambda: not _missing(theatre.operator), READY_S, "the graph")
+    for run in range(times):
+        for name in names:
+            rows.append(play(theatre, name, run))
+            print(f"{name}: {rows[-1]['problem'] or 'passed'}", file=sys.stderr, flush=True)
+
+
+def _missing(operator: Operator) -> list[str]:
+    return [name for name in operator.missing() if name != "value maps"]
+
+
+def _graph(args: argparse.Namespace, spec: RobotSpec, folder: Path, *, record: bool) -> Graph:
+    """The graph with relays between the simulated robot and the rest. Nothing but scenarios restarts a node."""
+    graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn",
+                         "record": "true" if record else "false"})
+    extra = {"recorder": {"output": str(folder)}, "action_executor": {"state_timeout_s": 0.4}}
+    return replace(graph, nodes=tuple(
+        replace(node, remappings=(*node.remappings, *remappings(spec, node.name)), respawn=False,
+                parameters={**node.parameters, **extra.get(node.name, {})})
+        for node in graph.nodes
+    ))

@@ -1,0 +1,121 @@
+"""Relays between the simulated robot and the rest of the graph, on which faults are injected.
+
+Messages pass as bytes; a fault is a function from a message's bytes to those to send instead, none or several. What the
+simulated robot itself says of its joints is kept: that is what scenarios judge.
+
+Shapes: J joints in contract order.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from starry_ros.errors import InputError
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.ros.convert import stamp_ns
+from starry_ros.ros.qos import COMMAND, SENSOR, STATE
+from starry_ros.types import F64
+
+Fault = Callable[[bytes], list[bytes]]
+SIM_SIDE, NODE_SIDE = "sim_side", "node_side"
+"""Prefixes of the topics that end at a relay: what the simulated robot sends, and what the executor sends."""
+
+
+class Relays(Node):
+    """All sensor and command topics of a robot. Spins in a thread of its own."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        super().__init__("chaos_relays")
+        self._spec = spec
+        self.faults: dict[str, Fault] = {}
+        self.heard: deque[tuple[float, F64, F64]] = deque(maxlen=20_000)
+        for camera in spec.cameras:
+            self._relay(Image, camera.topic, SIM_SIDE, SENSOR)
+            self._relay(CameraInfo, camera.info_topic, SIM_SIDE, SENSOR)
+        self._relay(JointState, spec.joint_state_topic, SIM_SIDE, STATE)
+        for arm in spec.arms:
+            self._relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+        self._thread = threading.Thread(target=self._spin, name="relays", daemon=True)
+        self._thread.start()
+
+    def _relay(self, kind: Any, topic: str, side: str, qos: Any) -> None:
+        out = self.create_publisher(kind, topic, qos)
+        states = topic == self._spec.joint_state_topic
+
+        def passed(data: bytes) -> None:
+            if states:
+                self._keep(data)
+            fault = self.faults.get(topic)
+            for message in [data] if fault is None else fault(data):
+                out.publish(message)
+
+        self.create_subscription(kind, f"{side}/{topic}", passed, qos, raw=True)
+
+    def _keep(self, data: bytes) -> None:
+        message = deserialize_message(data, JointState)
+        try:
+            position_J = self._spec.order_joints(message.name, message.position)
+            velocity_J = self._spec.order_joints(message.name, message.velocity)
+        except InputError:
+            return
+        self.heard.append((stamp_ns(message.header.stamp) * 1e-9, position_J, velocity_J))
+
+    def _spin(self) -> None:
+        while rclpy.ok():
+            try:
+                self._executor.spin_once(timeout_sec=0.2)
+            except ExternalShutdownException:
+                return
+
+    def since(self, stamp_s: float) -> tuple[F64, F64, F64]:
+        """Times [N] and the simulated robot's positions and velocities [N, J] after a stamp."""
+        rows = [row for row in list(self.heard) if row[0] > stamp_s]
+        empty = np.zeros((0, len(self._spec.joint_names)))
+        if not rows:
+            return np.zeros(0), empty, empty
+        times, positions, velocities = zip(*rows, strict=True)
+        return np.array(times), np.array(positions), np.array(velocities)
+
+    @property
+    def newest_s(self) -> float:
+        """Stamp of the newest joint state."""
+        return self.heard[-1][0] if self.heard else 0.0
+
+
+def remappings(spec: RobotSpec, node: str) -> tuple[tuple[str, str], ...]:
+    """Names by which a node's topics end at the relays."""
+    sensors = [name for camera in spec.cameras for name in (camera.topic, camera.info_topic)]
+    if node == "sim_robot":
+        return tuple((name, f"{SIM_SIDE}/{name}") for name in (*sensors, spec.joint_state_topic))
+    if node == "action_executor":
+        return tuple((arm.command_topic, f"{NODE_SIDE}/{arm.command_topic}") for arm in spec.arms)
+    return ()
+
+
+class Delay:
+    """A fault that hands every message over late, in order of arrival."""
+
+    def __init__(self, delay_s: float) -> None:
+        self._delay_s, self._waiting = delay_s, deque[tuple[float, bytes]]()
+
+    def __call__(self, data: bytes) -> list[bytes]:
+        now_s = time.monotonic()
+        self._waiting.append((now_s + self._delay_s, data))
+        due = []
+        while self._waiting and self._waiting[0][0] <= now_s:
+            due.append(self._waiting.popleft()[1])
+        return due
