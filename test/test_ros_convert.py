@@ -78,6 +78,19 @@ def test_a_jump_of_the_ros_clock_is_followed() -> None:
     assert clocks.edge.local_ns(to_stamp(clocks.ros.now_ns)) == clocks.mono_ns
 
 
+def test_an_interruption_between_the_two_readings_is_no_jump() -> None:
+    clocks = Clocks()
+    before = clocks.edge.local_ns(to_stamp(ROS_NS))
+    read = clocks.ros.now
+
+    def held_up() -> Instant:
+        clocks.advance(40_000_000, 40_000_000)
+        return read()
+
+    clocks.ros.now = held_up  # type: ignore[method-assign]
+    assert [clocks.edge.local_ns(to_stamp(ROS_NS)) for _ in range(3)] == [before] * 3
+
+
 def position_coded(height: int = 6, width: int = 8) -> np.ndarray:
     rows, columns = np.mgrid[0:height, 0:width]
     return np.stack([rows * 16, columns * 16, rows + 10 * columns], axis=-1).astype(np.uint8)

@@ -74,6 +74,7 @@ def test_a_fresh_complete_observation_passes_the_gate() -> None:
             {"tiles": (TileStatus("head", NOW, 0, True), TileStatus("wrist", NOW, 0, False))},
             state(NOW - 100 * MS), Refusal.CANVAS_INCOMPLETE,
         ),
+        ({"tiles": ()}, state(NOW - 100 * MS), Refusal.CANVAS_INCOMPLETE),
         ({"tiles": canvas(NOW - 301 * MS).tiles}, state(NOW - 100 * MS), Refusal.CANVAS_STALE),
         ({"tiles": canvas(NOW + 51 * MS).tiles}, state(NOW - 100 * MS), Refusal.CANVAS_FROM_FUTURE),
         ({}, None, Refusal.NO_JOINT_STATE),

@@ -45,6 +45,8 @@ def controller() -> TrajectoryController:
         (replace(GOOD, points=(point(40, accelerations=(0.0,)),)), Rejection.WRONG_LENGTH),
         (replace(GOOD, points=(point(40, effort=(0.0, 0.0)),)), Rejection.EFFORT_GIVEN),
         (replace(GOOD, points=(point(40, positions=(np.nan, 0.0)),)), Rejection.NOT_FINITE),
+        (replace(GOOD, points=(point(40, positions=(0.0, -1e300)),)), Rejection.NOT_FINITE),
+        (replace(GOOD, points=(point(40, velocities=(np.inf, 0.0)), point(80))), Rejection.NOT_FINITE),
         (replace(GOOD, points=(point(40, velocities=(0.0, 1e-3)),)), Rejection.MOVING_AT_END),
         (replace(GOOD, start_ns=1), Rejection.IN_THE_PAST),
     ],

@@ -77,6 +77,7 @@ class CanvasPackerNode(StarryNode):
         except InputError as error:
             self._refuse(camera.name, error.what, str(error))
             return
+        self._reason.pop(camera.name, None)
         if self._sync.push(frame) is None:
             self._publish_newest()
 

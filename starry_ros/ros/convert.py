@@ -66,9 +66,15 @@ class EdgeClock:
         return to_stamp(max(0, local_ns + self._offset()))
 
     def _offset(self) -> int:
-        """ROS time minus local time; follows a jump of the ROS clock (simulation, time synchronisation)."""
-        now_ns = self._clock.now().nanoseconds - self._monotonic_ns()
-        if self._offset_ns is None or abs(now_ns - self._offset_ns) > CLOCK_SLACK_NS:
+        """ROS time minus local time; follows a jump of the ROS clock (simulation, time synchronisation).
+
+        A reading that was interrupted for long, as on a busy machine, is no jump and tells nothing.
+        """
+        before_ns = self._monotonic_ns()
+        ros_ns = self._clock.now().nanoseconds
+        took_ns = self._monotonic_ns() - before_ns
+        now_ns = ros_ns - before_ns - took_ns // 2
+        if self._offset_ns is None or (took_ns < CLOCK_SLACK_NS and abs(now_ns - self._offset_ns) > CLOCK_SLACK_NS):
             self._offset_ns = now_ns
         return self._offset_ns
 

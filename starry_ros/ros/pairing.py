@@ -85,11 +85,11 @@ class ObservationGate:
 
     def refusal(self, canvas: Canvas, state: RobotState | None, now_ns: int) -> Refusal | None:
         """The first broken rule, or None for an observation that is fit to plan on."""
-        oldest_ns = min(tile.stamp_ns for tile in canvas.tiles)
         if canvas.layout_hash != self.layout_hash:
             return Refusal.LAYOUT_MISMATCH
-        if not canvas.complete:
+        if not canvas.tiles or not canvas.complete:
             return Refusal.CANVAS_INCOMPLETE
+        oldest_ns = min(tile.stamp_ns for tile in canvas.tiles)
         if now_ns - oldest_ns > self.age_ns:
             return Refusal.CANVAS_STALE
         if oldest_ns - now_ns > self.pair_ns:

@@ -23,6 +23,9 @@ from starry_ros.types import F64
 REST_VELOCITY = float(np.finfo(np.float32).eps)
 """Largest speed that still counts as rest at the end of a trajectory (rad/s or m/s)."""
 
+LARGEST = 1e6
+"""Numbers beyond this count as not finite: no joint goes there, and interpolation could overflow."""
+
 
 class Rejection(StrEnum):
     """Why a trajectory was not accepted."""
@@ -135,7 +138,7 @@ def _check_points(trajectory: Trajectory) -> Rejection | None:
         fields = (point.positions, point.velocities, point.accelerations)
         if any(field and len(field) != count for field in fields):
             return Rejection.WRONG_LENGTH
-        if not all(np.isfinite(field).all() for field in fields):
+        if not all(abs(value) <= LARGEST for field in fields for value in field):
             return Rejection.NOT_FINITE
     last = trajectory.points[-1].velocities
     return Rejection.MOVING_AT_END if any(abs(value) > REST_VELOCITY for value in last) else None
