@@ -158,7 +158,7 @@ VERBS: dict[tuple[str, ...], Verb] = {
     ),
     ("check", "robot"): Verb("check a robot contract", "starry_ros.checks", "check_robot"),
     ("check", "model"): Verb("check a model folder", "starry_ros.checks", "check_model"),
-    ("check", "data"): Verb("check a data set", "starry_ros.checks", "check_data"),
+    ("check", "data"): Verb("check a data set", "starry_ros.data.tools", "check_command"),
     ("check", "machine"): Verb("check what this machine has", "starry_ros.checks", "check_machine"),
     ("bench",): Verb(
         "measure what has a bar", "starry_ros.checks", "bench_command",
@@ -176,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if verb is None:
             parser.print_help()
             return EXIT_USER_ERROR
-        return int(getattr(importlib.import_module(verb.module), verb.function)(args) or EXIT_OK)
+        code = int(getattr(importlib.import_module(verb.module), verb.function)(args) or EXIT_OK)
+        sys.stdout.flush()
+        return code
     except StarryError as error:
         return _complain(str(error))
     except ModuleNotFoundError as error:

@@ -198,17 +198,30 @@ _FIELDS = {f.name: f for f in dataclasses.fields(WamConfig)}
 
 def tiny(layout: CanvasLayout, joints: int, step_s: float = 0.1) -> WamConfig:
     """The CPU default: a few million parameters, 30 tokens a frame on a 192 x 160 canvas."""
-    views = tuple(
+    return WamConfig(
+        name="tiny", canvas_height_px=layout.height_px, canvas_width_px=layout.width_px, token_px=32,
+        views=_views(layout), joints=joints, step_s=step_s,
+    )
+
+
+def base(layout: CanvasLayout, joints: int, step_s: float = 0.1) -> WamConfig:
+    """For one GPU and a lab's own demonstrations: about 220 million parameters, 120 tokens a frame of that canvas."""
+    return WamConfig(
+        name="base", canvas_height_px=layout.height_px, canvas_width_px=layout.width_px, token_px=16,
+        views=_views(layout), joints=joints, step_s=step_s, history_slots=16, layers=12, heads=12, head_dim=96,
+        video=StreamConfig(768, 3072), value=StreamConfig(384, 1024), action=StreamConfig(512, 2048),
+        detail_channels=64, video_steps=3, value_steps=2, action_steps=10,
+    )
+
+
+def _views(layout: CanvasLayout) -> tuple[ViewConfig, ...]:
+    return tuple(
         ViewConfig(tile.camera, tile.rect.x_px, tile.rect.y_px, tile.rect.width_px, tile.rect.height_px)
         for tile in layout.tiles
     )
-    return WamConfig(
-        name="tiny", canvas_height_px=layout.height_px, canvas_width_px=layout.width_px, token_px=32, views=views,
-        joints=joints, step_s=step_s,
-    )
 
 
-PRESETS = {"tiny": tiny}
+PRESETS = {"tiny": tiny, "base": base}
 
 
 def preset(name: str, layout: CanvasLayout, joints: int, step_s: float = 0.1) -> WamConfig:

@@ -18,6 +18,7 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
 from starry_ros.wam.graph_files import GraphFiles, find_graphs
+from starry_ros.wam.memory import plan_memory, require_memory
 from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.runner import GraphRunner
@@ -41,10 +42,14 @@ def load_session(
     """A session of the model in a folder, for a robot. Sets PyTorch's threads for this process.
 
     Raises CheckpointError on a model that does not fit, ConfigError on an unknown runtime, RuntimeUnavailable on one
-    that this machine lacks.
+    that this machine lacks, and on too little memory.
     """
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(model_dir, spec)
+    device = "cuda" if runtime == "torch" and torch.cuda.is_available() else "cpu"
+    plan = plan_memory(checkpoint.config, checkpoint.parameters)
+    _log.info("%s on %s needs %s", checkpoint.config.name, device, plan)
+    require_memory(plan, device, f"model {model_dir}")
     engine = choose_runtime(runtime, checkpoint, model_dir, threads)
     texts = load_text_encoder(checkpoint.text_encoder, checkpoint.config.text_tokens)
     return Session(engine, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)

@@ -113,3 +113,9 @@ class WanConfig:
             raise ConfigError("model config", f"unknown {unknown}", fix="use a configuration written by this version")
         streams = {name: raw[name] and StreamConfig(**raw[name]) for name in ("value", "action") if name in raw}
         return WanConfig(**{**raw, **streams})
+
+
+WAN_PRESETS = {
+    "wan2.2-5b": WanConfig(),
+    "lingbot-va": WanConfig(name="lingbot-va", value=None, action=None, video_steps=5, action_steps=10),
+}
