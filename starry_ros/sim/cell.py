@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from starry_ros.errors import ContractError, InputError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.backend import mujoco
+from starry_ros.sim.look import Appearance, Look
 from starry_ros.sim.raycast import RayCaster
 from starry_ros.types import F32, F64, U8, CameraModel, RobotState
 
@@ -26,6 +27,8 @@ COLOURS = ("red", "green", "blue")
 BLOCK_HALF_M = 0.02
 PAD_HALF_M = 0.05
 PAD_TOP_M = 0.003
+LIT_M = 0.006
+"""A button that is pressed this far lights up, and stays lit."""
 FAR_M = 3.0
 
 
@@ -40,11 +43,19 @@ class BlockPose:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the objects lie at the start of an episode."""
+    """Where the objects lie at the start of an episode.
+
+    `scene` names what stands in the cell besides blocks and pad: asset files joined by `+`. `fixtures` are poses of its
+    bodies, `heights_m` how high a block lies that is not on the table, `look` is the hard setting's.
+    """
 
     blocks: Mapping[str, BlockPose]
     pad_x_m: float
     pad_y_m: float
+    scene: str = "cell"
+    fixtures: Mapping[str, BlockPose] = field(default_factory=dict)
+    heights_m: Mapping[str, float] = field(default_factory=dict)
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -58,15 +69,33 @@ class Contact:
 
 
 class Cell:
-    """Two arms, three blocks and a pad in MuJoCo, driven by joint position targets."""
+    """Two arms, three blocks and a pad in MuJoCo, and what the task adds, driven by joint position targets."""
 
     def __init__(self, spec: RobotSpec, model_path: Path = ASSET_DIR / "cell.xml") -> None:
-        self.spec = spec
-        self.model = mujoco.MjModel.from_xml_path(str(model_path))
+        self.spec, self.scene, self._path = spec, "cell", model_path
+        self._renderer: mujoco.Renderer | RayCaster | None = None
+        self._build(mujoco.MjModel.from_xml_path(str(model_path)))
+
+    def load(self, scene: str) -> None:
+        """Change to another scene; nothing happens if it is the present one."""
+        if scene != self.scene:
+            self.close()
+            self.scene = scene
+            self._build(compile_scene(scene, self._path))
+
+    def match(self, other: Cell) -> None:
+        """Become a copy of another cell's state and look."""
+        self.load(other.scene)
+        self._appearance.like(other.model)
+        mujoco.mj_copyData(self.data, self.model, other.data)
+
+    def _build(self, model: mujoco.MjModel) -> None:
+        """Look everything up in a compiled model."""
+        spec, self.model = self.spec, model
         if self.model.stat.extent != 1.0:
             extent = self.model.stat.extent
-            raise ContractError(str(model_path), "statistic extent is not pinned", got=extent, expected=1)
-        self.data = mujoco.MjData(self.model)
+            raise ContractError(str(self._path), "statistic extent is not pinned", got=extent, expected=1)
+        self.data, self._appearance = mujoco.MjData(self.model), Appearance(self.model)
         self._qpos_J, self._qvel_J, self._ctrl_J = self._addresses()
         self._mirror_qpos = {
             i: int(self.model.joint(f"{spec.joint_names[i]}_mirror").qposadr[0]) for i in spec.gripper_indices
@@ -79,7 +108,8 @@ class Cell:
         self._blocks = {colour: self.model.geom(colour).id for colour in COLOURS}
         self._block_qpos = {colour: int(self.model.joint(colour).qposadr[0]) for colour in COLOURS}
         self._block_qvel = {colour: int(self.model.joint(colour).dofadr[0]) for colour in COLOURS}
-        self._renderer: mujoco.Renderer | RayCaster | None = None
+        self._buttons = {colour: f"{colour}_button" for colour in COLOURS if f"{colour}_button" in self._geom_names}
+        self.lit: tuple[str, ...] = ()
 
     def _addresses(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         try:
@@ -95,7 +125,13 @@ class Cell:
 
     def reset(self, layout: Layout, start_J: F64 | None = None) -> None:
         """Lay out the objects and put the arms at `start_J` (default: home), at rest, at time 0."""
+        self.load(layout.scene)
         mujoco.mj_resetData(self.model, self.data)
+        if layout.look is None:
+            self._appearance.restore()
+        else:
+            self._appearance.apply(layout.look, self.data)
+        self._lay_fixtures(layout)
         start = self.spec.limit("home") if start_J is None else self._checked(start_J)
         self.data.qpos[self._qpos_J] = start
         for i, address in self._mirror_qpos.items():
@@ -103,10 +139,26 @@ class Cell:
         self.data.ctrl[self._ctrl_J] = start
         for colour, pose in layout.blocks.items():
             address, half = self._block_qpos[colour], pose.yaw_rad / 2
-            self.data.qpos[address : address + 3] = (pose.x_m, pose.y_m, BLOCK_HALF_M)
+            height = layout.heights_m.get(colour, 0.0)
+            self.data.qpos[address : address + 3] = (pose.x_m, pose.y_m, BLOCK_HALF_M + height)
             self.data.qpos[address + 3 : address + 7] = (math.cos(half), 0.0, 0.0, math.sin(half))
         self.data.mocap_pos[0] = (layout.pad_x_m, layout.pad_y_m, PAD_TOP_M / 2)
         mujoco.mj_forward(self.model, self.data)
+
+    def _lay_fixtures(self, layout: Layout) -> None:
+        """Bodies of the scene to their places, buttons dark."""
+        self.lit = ()
+        for colour in self._buttons:
+            self.model.mat(f"{colour}_button").emission[:] = 0.0
+        for name, pose in layout.fixtures.items():
+            body, turn = self.model.body(name), (math.cos(pose.yaw_rad / 2), 0.0, 0.0, math.sin(pose.yaw_rad / 2))
+            if body.mocapid[0] >= 0:
+                self.data.mocap_pos[int(body.mocapid[0])][:2] = pose.x_m, pose.y_m
+                self.data.mocap_quat[int(body.mocapid[0])] = turn
+            else:
+                address = int(self.model.joint(name).qposadr[0])
+                self.data.qpos[address : address + 2] = pose.x_m, pose.y_m
+                self.data.qpos[address + 3 : address + 7] = turn
 
     def _checked(self, position_J: F64) -> F64:
         position = np.asarray(position_J, dtype=np.float64)
@@ -124,6 +176,29 @@ class Cell:
         """Run physics for `duration_s`, rounded to whole steps, and bring poses and contacts up to date."""
         mujoco.mj_step(self.model, self.data, nstep=max(1, round(duration_s / self.model.opt.timestep)))
         mujoco.mj_forward(self.model, self.data)
+        for colour, joint in self._buttons.items():
+            if colour not in self.lit and self.slide(joint) < -LIT_M:
+                self.lit = (*self.lit, colour)
+                self.model.mat(joint).emission[:] = 1.0
+
+    def slide(self, joint: str) -> float:
+        """Position of a drawer or button in m."""
+        return float(self.data.joint(joint).qpos[0])
+
+    def body_pose(self, name: str) -> tuple[F64, F64]:
+        """World position [3] and rotation [3, 3] of a body."""
+        body = self.data.body(name)
+        return np.array(body.xpos), np.array(body.xmat).reshape(3, 3)
+
+    def geom_position(self, name: str) -> F64:
+        """World position [3] of a geom's centre."""
+        return np.array(self.data.geom(name).xpos)
+
+    def grips(self, arm: str, geom: str) -> bool:
+        """Whether both finger pads of `arm` press on a geom."""
+        target = self.model.geom(geom).id
+        pairs = {frozenset(pair.tolist()) for pair in self.data.contact.geom[: self.data.ncon]}
+        return all(frozenset((pad, target)) in pairs for pad in self._finger_pads[arm])
 
     @property
     def sim_time_s(self) -> float:
@@ -184,8 +259,8 @@ class Cell:
         return Contact(first, second, contact.pos.copy(), float(wrench[0]))
 
     def touched(self, colour: str) -> bool:
-        """Whether any part of either hand touches the block."""
-        block = self._blocks[colour]
+        """Whether any part of either hand touches the block, or another geom given by name."""
+        block = self._blocks[colour] if colour in self._blocks else self.model.geom(colour).id
         for pair in self.data.contact.geom[: self.data.ncon]:
             if block in pair:
                 other = self._geom_names[int(pair[0] + pair[1] - block)]
@@ -266,3 +341,14 @@ class Cell:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+
+
+def compile_scene(scene: str, base: Path = ASSET_DIR / "cell.xml") -> mujoco.MjModel:
+    """The model of a scene such as `cell+tray+clutter`: the cell's file with further asset files."""
+    names = scene.split("+")[1:]
+    files = {path.name: path.read_bytes() for path in base.parent.glob("*.xml")}
+    missing = sorted(f"{name}.xml" for name in names if f"{name}.xml" not in files)
+    if missing:
+        raise ContractError(str(base.parent), f"has no {missing}", expected=sorted(files))
+    parts = "".join(f'<include file="{name}"/>' for name in (base.name, *(f"{name}.xml" for name in names)))
+    return mujoco.MjModel.from_xml_string(f"<mujoco>{parts}</mujoco>", files)

@@ -8,7 +8,7 @@ from starry_ros.errors import InputError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.experts import make_expert
-from starry_ros.sim.tasks import named_colour
+from starry_ros.sim.tasks import named_target
 from starry_ros.timing import nanoseconds
 from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState, ValueMap
 
@@ -20,21 +20,21 @@ class ExpertPolicy:
     """Plans by the expert's kinematic roll-out. Its value maps are empty."""
 
     def __init__(self, cell: Cell, task: str = "place_block_pad") -> None:
-        self._cell, self._expert = cell, make_expert(task, cell)
+        self._cell, self._task, self._expert = cell, task, make_expert(task, cell)
         self._colour = ""
         self._epoch = self._instruction_id = self._chunk_id = 0
 
     def reset(self, instruction: str) -> int:
-        """Start an episode. Raises InputError if the sentence does not name one block."""
+        """Start an episode. Raises InputError if the sentence does not name a target."""
         self.set_instruction(instruction)
         self._epoch += 1
         return self._epoch
 
     def set_instruction(self, text: str) -> int:
         """Follow another sentence from the next plan on."""
-        colour = named_colour(text)
+        colour = named_target(text, self._task)
         if colour is None:
-            raise InputError("instruction", "names no block, or several", got=repr(text))
+            raise InputError("instruction", "does not say what to do in this task", got=repr(text))
         self._colour = colour
         self._instruction_id += 1
         return self._instruction_id

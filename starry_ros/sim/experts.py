@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.expert_handover import HandoverExpert
 from starry_ros.sim.expert_place import PlaceExpert
 from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.task_button import ButtonExpert
+from starry_ros.sim.task_drawer import DrawerExpert
+from starry_ros.sim.task_dual import DualExpert
+from starry_ros.sim.task_stack import StackExpert
+from starry_ros.sim.task_tray import TrayExpert
 from starry_ros.sim.tasks import task_of
 from starry_ros.types import F64
 
@@ -38,7 +44,20 @@ class Expert(Protocol):
         """The next positions [K, J]."""
 
 
+def contacts_of(expert: Expert, scene: Any, colour: str) -> list[tuple[str, F64]] | None:
+    """The next contacts as (geom, world point) where the expert names them; None where the simulator's tell."""
+    find = getattr(expert, "contacts", None)
+    return None if find is None else find(scene, colour)
+
+
 def make_expert(task: str, cell: Cell) -> Expert:
     """The expert of a task; ConfigError if the task is unknown."""
     task_of(task)
-    return HandoverExpert(cell) if task == "handover_block" else PlaceExpert(cell)
+    return _EXPERTS[task](cell)
+
+
+_EXPERTS: dict[str, Callable[[Cell], Expert]] = {
+    "place_block_pad": PlaceExpert, "handover_block": HandoverExpert, "stack_blocks_two": StackExpert,
+    "place_dual_blocks": DualExpert, "lift_tray": TrayExpert, "press_button": ButtonExpert,
+    "put_block_drawer": DrawerExpert,
+}

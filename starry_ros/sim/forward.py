@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from starry_ros import __file__ as package_file
 from starry_ros.errors import ContractError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.backend import mujoco
@@ -69,5 +68,5 @@ def source_file(spec: RobotSpec) -> Path:
     """Path of the description that the contract names."""
     source = spec.kinematics.source
     if source.startswith(PACKAGE_PREFIX):
-        return Path(package_file).parent / source.removeprefix(PACKAGE_PREFIX)
+        return Path(__file__).resolve().parents[1] / source.removeprefix(PACKAGE_PREFIX)
     return Path(source).expanduser()

@@ -1,48 +1,59 @@
-"""What the simulated robot can be asked to do: sentences, layouts from seeds, and success on physics state.
+"""What the simulated robot can be asked to do: the list of all tasks, and one evaluation episode of each seed.
 
 Training and evaluation layouts are drawn from random streams that differ in their first entropy word, so no
-evaluation layout can occur in training.
+evaluation layout can occur in training. In the hard setting the cell looks and feels different in every episode
+(`look`), and evaluation speaks in sentences that training never sees.
 
 | task | arms | asked for |
 |---|---|---|
 | place_block_pad | right | the named block on the pad |
 | handover_block | both | the right arm hands the named block to the left arm, which puts it on the pad at the left |
+| stack_blocks_two | right | one named block on another |
+| place_dual_blocks | both at once | the left arm's block on the left pad, the right arm's on the right pad |
+| lift_tray | both, coupled | the tray lifted level, its block on it |
+| press_button | right | the named button pressed |
+| put_block_drawer | both | the left arm opens the drawer, the right arm puts the named block in |
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
 import numpy as np
 
 from starry_ros.errors import ConfigError
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, PAD_HALF_M, PAD_TOP_M, BlockPose, Cell, Layout
+from starry_ros.sim.cell import COLOURS, BlockPose, Cell, Layout
+from starry_ros.sim.look import Look
+from starry_ros.sim.task import (
+    BLOCK_GAP_M,
+    PAD_GAP_M,
+    REGION_X_M,
+    REGION_Y_M,
+    SETTINGS,
+    UNTOUCHED_S,
+    YAW_RAD,
+    Check,
+    PlaceCheck,
+    Region,
+    Split,
+    Task,
+    colours_in,
+    episode_rng,
+    named_colour,
+)
+from starry_ros.sim.task_button import BUTTON
+from starry_ros.sim.task_drawer import DRAWER
+from starry_ros.sim.task_dual import DUAL
+from starry_ros.sim.task_stack import STACK
+from starry_ros.sim.task_tray import TRAY
 
-Split = Literal["train", "eval"]
-Region = tuple[tuple[float, float], tuple[float, float]]
-SETTINGS = ("easy",)
-BLOCK_GAP_M = 0.085
-PAD_GAP_M = 0.09
-YAW_RAD = math.radians(23.0)
-UNTOUCHED_S = 0.5
+__all__ = [
+    "BLOCK_GAP_M", "HANDOVER", "PAD_GAP_M", "PLACE", "REGION_X_M", "REGION_Y_M", "SETTINGS", "TASKS", "TEMPLATES",
+    "UNTOUCHED_S", "YAW_RAD", "Check", "HandoverCheck", "PlaceCheck", "Region", "Split", "Task", "draw_layout",
+    "episode_rng", "evaluation_case", "make_check", "named_colour", "named_target", "sentence", "task_of",
+]
 IN_THE_AIR_M = 0.06
-_SPLIT_WORD = {"train": 0x7261, "eval": 0x6576}
-REGION_X_M = (0.03, 0.26)
-REGION_Y_M = (-0.17, 0.12)
-
-
-@dataclass(frozen=True)
-class Task:
-    """Sentences with a gap for the colour, where (x, y ranges in m) blocks and pad may lie, the time that counts."""
-
-    templates: tuple[str, ...]
-    blocks: Region
-    pad: Region
-    time_limit_s: float
-
 
 PLACE = Task(
     templates=(
@@ -53,6 +64,7 @@ PLACE = Task(
         "take the {} block to the pad",
         "set the {} cube down on the white pad",
     ),
+    hard_templates=("bring the {} block over to the white square", "the {} cube goes on the pad"),
     blocks=(REGION_X_M, REGION_Y_M), pad=(REGION_X_M, REGION_Y_M), time_limit_s=12.0,
 )
 HANDOVER = Task(
@@ -62,9 +74,14 @@ HANDOVER = Task(
         "pass the {} block from right to left and set it on the white pad",
         "take the {} block, hand it over and put it on the pad at the left",
     ),
+    hard_templates=("let the left arm take the {} block from the right one and set it on the pad",),
     blocks=((0.03, 0.24), (-0.21, -0.04)), pad=((0.06, 0.22), (0.08, 0.17)), time_limit_s=20.0,
+    check=lambda target: HandoverCheck(target),
 )
-_TASKS: Mapping[str, Task] = {"place_block_pad": PLACE, "handover_block": HANDOVER}
+_TASKS: Mapping[str, Task] = {
+    "place_block_pad": PLACE, "handover_block": HANDOVER, "stack_blocks_two": STACK, "place_dual_blocks": DUAL,
+    "lift_tray": TRAY, "press_button": BUTTON, "put_block_drawer": DRAWER,
+}
 TASKS = tuple(_TASKS)
 TEMPLATES = PLACE.templates
 
@@ -76,28 +93,34 @@ def task_of(name: str) -> Task:
     return _TASKS[name]
 
 
-def sentence(colour: str, template: int = 0, task: str = "place_block_pad") -> str:
-    """An instruction; `template` counts through the task's sentences, wrapping around."""
-    if colour not in COLOURS:
-        raise ConfigError(task, "unknown colour", got=colour, expected=list(COLOURS))
-    templates = task_of(task).templates
-    return templates[template % len(templates)].format(colour)
-
-
-def named_colour(text: str) -> str | None:
-    """The one block colour a sentence names, or None if it names none or several."""
-    found = [colour for colour in COLOURS if colour in text.lower().split()]
-    return found[0] if len(found) == 1 else None
-
-
-def episode_rng(split: Split, seed: int, *extra: int) -> np.random.Generator:
-    """Random stream of one episode; streams of the two splits are disjoint by construction."""
-    return np.random.default_rng(np.random.SeedSequence([_SPLIT_WORD[split], seed, *extra]))
-
-
-def draw_layout(rng: np.random.Generator, task: str = "place_block_pad") -> Layout:
-    """Three blocks and the pad in the task's regions, apart from each other, blocks turned a little."""
+def sentence(target: str, template: int = 0, task: str = "place_block_pad", unseen: bool = False) -> str:
+    """An instruction; `template` counts through the task's sentences, or those that training never sees."""
     spec = task_of(task)
+    if target not in spec.targets:
+        raise ConfigError(task, "unknown colour", got=target, expected=list(spec.targets))
+    templates = spec.hard_templates if unseen and spec.hard_templates else spec.templates
+    return templates[template % len(templates)].format(*colours_in(target))
+
+
+def named_target(text: str, task: str = "place_block_pad") -> str | None:
+    """What a sentence asks for in a task, or None if that is not clear."""
+    found = task_of(task).named(text)
+    return found if found in task_of(task).targets else None
+
+
+def draw_layout(
+    rng: np.random.Generator, task: str = "place_block_pad", target: str = "", setting: str = "easy"
+) -> Layout:
+    """Where things lie in one episode: apart from each other, turned a little; a new look in the hard setting."""
+    spec = task_of(task)
+    layout = _blocks_and_pad(rng, spec) if spec.draw is None else spec.draw(rng, target or spec.targets[0])
+    if setting == "easy":
+        return layout
+    return dataclasses.replace(layout, scene=f"{layout.scene}+clutter", look=Look(int(rng.integers(2**31))))
+
+
+def _blocks_and_pad(rng: np.random.Generator, spec: Task) -> Layout:
+    """Three blocks and the pad in the task's regions."""
     while True:
         points = _draw_points(rng, spec)
         gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -120,46 +143,18 @@ def _draw_points(rng: np.random.Generator, spec: Task) -> np.ndarray:
     return np.column_stack([rng.uniform(low_x, high_x), rng.uniform(low_y, high_y)])
 
 
-def evaluation_case(seed: int, task: str = "place_block_pad") -> tuple[Layout, str, str]:
-    """Layout, colour and sentence of one evaluation episode; colours and sentences take turns."""
-    rng = episode_rng("eval", seed)
-    colour = COLOURS[seed % len(COLOURS)]
-    return draw_layout(rng, task), colour, sentence(colour, seed // len(COLOURS), task)
+def evaluation_case(seed: int, task: str = "place_block_pad", setting: str = "easy") -> tuple[Layout, str, str]:
+    """Layout, target and sentence of one evaluation episode; targets and sentences take turns."""
+    rng, targets = episode_rng("eval", seed), task_of(task).targets
+    target = targets[seed % len(targets)]
+    text = sentence(target, seed // len(targets), task, unseen=setting == "hard")
+    return draw_layout(rng, task, target, setting), target, text
 
 
-class Check(Protocol):
-    """A success test that is asked again and again."""
-
-    colour: str
-
-    def update(self, cell: Cell) -> bool:
-        """Look at the cell; True once the task is done."""
-
-
-def make_check(task: str, colour: str) -> Check:
-    """The success test of a task for the named block."""
-    task_of(task)
-    return HandoverCheck(colour) if task == "handover_block" else PlaceCheck(colour)
-
-
-class PlaceCheck:
-    """The block's centre inside the pad, lying on it, untouched for half a second."""
-
-    def __init__(self, colour: str) -> None:
-        self.colour = colour
-        self._since_s: float | None = None
-
-    def update(self, cell: Cell) -> bool:
-        """Look at the cell; True once the condition has held long enough."""
-        x, y, z = cell.block_position(self.colour)
-        pad = cell.pad_position
-        inside = abs(x - pad[0]) < PAD_HALF_M and abs(y - pad[1]) < PAD_HALF_M
-        lying = z < BLOCK_HALF_M + PAD_TOP_M + 0.004
-        if not (inside and lying) or cell.touched(self.colour):
-            self._since_s = None
-        elif self._since_s is None:
-            self._since_s = cell.sim_time_s
-        return self._since_s is not None and cell.sim_time_s - self._since_s >= UNTOUCHED_S
+def make_check(task: str, target: str) -> Check:
+    """The success test of a task for the named target."""
+    check = task_of(task).check
+    return PlaceCheck(target) if check is None else check(target)
 
 
 class HandoverCheck:

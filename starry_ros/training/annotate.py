@@ -40,7 +40,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a frame's labels need: time, task state, object poses, cameras, and the objects each camera sees."""
+    """What a frame's labels need: time, task state, object poses, cameras, and the objects each camera sees.
+
+    `contacts` are the next contacts as (geom, world point), where the task's expert names them itself.
+    """
 
     time_s: float
     colour: str
@@ -49,6 +52,7 @@ class Snapshot:
     pad: F64
     cameras: tuple[CameraModel, ...]
     seen: tuple[frozenset[str], ...]
+    contacts: tuple[tuple[str, F64], ...] | None = None
 
 
 @dataclass
@@ -117,17 +121,22 @@ def weighted_mean(contacts: Sequence[Contact]) -> F64 | None:
     return mean
 
 
-def snapshot(cell: Cell, cameras: Sequence[str], colour: str, stage: str) -> Snapshot:
+def snapshot(
+    cell: Cell, cameras: Sequence[str], colour: str, stage: str, contacts: Sequence[tuple[str, F64]] | None = None
+) -> Snapshot:
     """Freeze what the labels of this frame need."""
     models = tuple(cell.camera_model(camera) for camera in cameras)
     blocks = {c: (cell.block_position(c), cell.block_rotation(c)) for c in COLOURS}
-    seen = tuple(_seen(cell, model, blocks) for model in models)
-    return Snapshot(cell.sim_time_s, colour, stage, blocks, cell.pad_position, models, seen)
+    named = None if contacts is None else tuple((name, np.array(point)) for name, point in contacts)
+    seen = tuple(_seen(cell, model, blocks, dict(named or ())) for model in models)
+    return Snapshot(cell.sim_time_s, colour, stage, blocks, cell.pad_position, models, seen, named)
 
 
-def _seen(cell: Cell, camera: CameraModel, blocks: dict[str, tuple[F64, F64]]) -> frozenset[str]:
-    """Objects whose centre the camera sees unobstructed (the first thing on the ray to it is the object itself)."""
-    centres = {"pad": cell.pad_position, **{colour: position for colour, (position, _) in blocks.items()}}
+def _seen(
+    cell: Cell, camera: CameraModel, blocks: dict[str, tuple[F64, F64]], named: dict[str, F64]
+) -> frozenset[str]:
+    """Objects that the camera sees unobstructed (the first thing on the ray to their middle is the object itself)."""
+    centres = {"pad": cell.pad_position, **{colour: position for colour, (position, _) in blocks.items()}, **named}
     origin = camera.T_world_cam[:3, 3]
     seen = {name for name, centre in centres.items() if cell.first_hit(origin, centre)[0] == name}
     open_way = cell.first_hit(origin, MEET_M)[1] > float(np.linalg.norm(MEET_M - origin)) - 2 * BLOCK_HALF_M
@@ -146,6 +155,8 @@ def label(shots: Sequence[Snapshot], log: ContactLog, layout: CanvasLayout, task
 
 def _targets(shot: Snapshot, log: ContactLog, task: str) -> list[tuple[str, F64]]:
     """The next contacts as (object, world point [3])."""
+    if shot.contacts is not None:
+        return list(shot.contacts[:EVENTS])
     place, take, pick = (_next(events, shot) for events in (log.places, log.takes, log.picks))
     on_pad = ("pad", shot.pad + (place.point if place else 0.0))
     in_the_air = (MEETING, take.point if take else MEET_M)

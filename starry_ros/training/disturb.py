@@ -184,7 +184,7 @@ class Disturber:
 
 
 class Shaker:
-    """Disturbances of the two-arm task: start poses with noise, pushes and jitter of both arms."""
+    """Disturbances of the other tasks: start poses with noise, pushes and jitter of both arms."""
 
     def __init__(self, rng: np.random.Generator, kind: str, expert: Expert, colour: str) -> None:
         self.kind, self.colour = kind, colour
@@ -222,9 +222,9 @@ class Shaker:
 
 def kinds_of(task: str) -> dict[str, float]:
     """Kinds of episode of a task and their shares."""
-    return HANDOVER_KINDS if task == "handover_block" else KINDS
+    return KINDS if task == "place_block_pad" else HANDOVER_KINDS
 
 
 def make_disturber(task: str, rng: np.random.Generator, kind: str, expert: Any, colour: str) -> Disturber | Shaker:
     """The disturbances of one episode of a task."""
-    return Shaker(rng, kind, expert, colour) if task == "handover_block" else Disturber(rng, kind, expert, colour)
+    return (Disturber if task == "place_block_pad" else Shaker)(rng, kind, expert, colour)

@@ -28,8 +28,8 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.expert_place import TICK_S, Ramp
-from starry_ros.sim.experts import Expert, make_expert
-from starry_ros.sim.tasks import TASKS, draw_layout, episode_rng, make_check, sentence, task_of
+from starry_ros.sim.experts import Expert, contacts_of, make_expert
+from starry_ros.sim.tasks import SETTINGS, TASKS, draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.pool import run_jobs
@@ -74,7 +74,7 @@ class Recorder:
         state = cell.state(0)
         if text not in self._texts:
             self._texts.append(text)
-        self._shots.append(snapshot(cell, cameras, colour, stage))
+        self._shots.append(snapshot(cell, cameras, colour, stage, contacts_of(self._expert, scene, colour)))
         self._rows.append({
             "canvas_THWC": self._packer.pack_images({camera: cell.render(camera) for camera in cameras}),
             "position_TJ": state.position_J.astype(np.float32),
@@ -98,17 +98,18 @@ class Recorder:
 
 
 def record_episode(
-    cell: Cell, task: str, seed: int, episode: int, attempt: int, depth: bool = False
+    cell: Cell, task: str, seed: int, episode: int, attempt: int, depth: bool = False,
+    setting: str = "easy",
 ) -> tuple[dict[str, np.ndarray], str, bool]:
     """Run and record one episode; returns its arrays, its kind and whether the task succeeded."""
     rng = episode_rng("train", seed, episode, attempt)
     kinds = kinds_of(task)
     kind = str(rng.choice(list(kinds), p=list(kinds.values())))
-    colours = tuple(rng.permutation(["red", "green", "blue"]))
+    targets = rng.permutation(np.array(task_of(task).targets))
     templates = len(task_of(task).templates)
-    template, layout = int(rng.integers(templates)), draw_layout(rng, task)
+    template, layout = int(rng.integers(templates)), draw_layout(rng, task, str(targets[0]), setting)
     expert = make_expert(task, cell)
-    disturber = make_disturber(task, rng, kind, expert, str(colours[0]))
+    disturber = make_disturber(task, rng, kind, expert, str(targets[0]))
     cell.reset(layout, disturber.start(cell.spec, layout))
     recorder, check = Recorder(cell, task, expert, depth), make_check(task, disturber.colour)
     done_s = float("inf")
@@ -134,11 +135,13 @@ _CELLS: dict[str, Cell] = {}
 """The one cell of a worker process, by robot contract path."""
 
 
-def _work(robot: str, task: str, folder: str, seed: int, episode: int, depth: bool = False) -> Outcome:
+def _work(
+    robot: str, task: str, folder: str, seed: int, episode: int, depth: bool = False, setting: str = "easy"
+) -> Outcome:
     """Record one episode, trying further seeds until the expert succeeds, and write it in one move."""
     cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
     for attempt in range(ATTEMPTS):
-        arrays, kind, success = record_episode(cell, task, seed, episode, attempt, depth)
+        arrays, kind, success = record_episode(cell, task, seed, episode, attempt, depth, setting)
         if success:
             part = Path(folder) / f"{episode:06d}.npz.partial"
             with part.open("wb") as file:
@@ -149,7 +152,8 @@ def _work(robot: str, task: str, folder: str, seed: int, episode: int, depth: bo
 
 
 def generate(
-    out: Path, task: str, episodes: int, seed: int, robot: Path, workers: int = 1, depth: bool = False
+    out: Path, task: str, episodes: int, seed: int, robot: Path, workers: int = 1, depth: bool = False,
+    setting: str = "easy",
 ) -> Record:
     """Write `episodes` demonstrations of `task` under `out` and return the contents of its meta.json.
 
@@ -160,21 +164,21 @@ def generate(
         raise ConfigError("generate", "unknown task", got=task, expected=list(TASKS))
     spec, folder = load_robot_spec(robot), out / "episodes"
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(out, spec, task, seed, depth)
+    _claim(out, spec, task, seed, depth, setting)
     missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
     started = time.monotonic()
-    work = partial(_work, str(robot), task, str(folder), seed, depth=depth)
+    work = partial(_work, str(robot), task, str(folder), seed, depth=depth, setting=setting)
     for count, outcome in enumerate(run_jobs(work, missing, workers), 1):
         _progress(count, len(missing), outcome, time.monotonic() - started)
-    meta = _meta(out, spec, task, seed, episodes)
+    meta = _meta(out, spec, task, seed, episodes, setting)
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     return meta
 
 
-def _claim(out: Path, spec: RobotSpec, task: str, seed: int, depth: bool) -> None:
+def _claim(out: Path, spec: RobotSpec, task: str, seed: int, depth: bool, setting: str) -> None:
     """Note what this folder is made from, or check that it is the same."""
     claim = {"task": task, "seed": seed, "contract_hash": spec.content_hash, "format_version": FORMAT_VERSION,
-             **({"depth": True} if depth else {})}
+             **({"depth": True} if depth else {}), **({"setting": setting} if setting != "easy" else {})}
     path = out / "source.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -193,7 +197,7 @@ def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> Non
         print(line, file=sys.stderr, flush=True)
 
 
-def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int) -> Record:
+def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int, setting: str) -> Record:
     """Counts and hashes over the finished episodes."""
     digest, kinds = hashlib.sha256(), Counter[str]()
     frames = empty = failed = 0
@@ -206,7 +210,7 @@ def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int) -> Re
             failed += int(data["failed"])
             kinds[str(data["kind"])] += 1
     return {
-        "format_version": FORMAT_VERSION, "tasks": [task], "setting": "easy", "seed": seed,
+        "format_version": FORMAT_VERSION, "tasks": [task], "setting": setting, "seed": seed,
         "episodes": episodes, "frames": frames, "frame_hz": 1 / (TICK_S * TICKS_PER_FRAME),
         "empty_closed_frames": empty, "failed_attempts": failed, "kinds": dict(kinds),
         "robot": spec.name, "contract_hash": spec.content_hash, "joint_names": list(spec.joint_names),
@@ -219,6 +223,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry data generate`."""
     parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken run in it is continued")
     parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
+    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
@@ -231,6 +236,6 @@ def generate_command(args: argparse.Namespace) -> int:
     if args.episodes < 1 or args.workers < 1 or args.seed < 0:
         raise ConfigError("starry data generate", "--episodes and --workers must be positive, --seed not negative")
     robot = robot_file(args.robot)
-    meta = generate(args.out, args.task, args.episodes, args.seed, robot, args.workers, args.depth)
+    meta = generate(args.out, args.task, args.episodes, args.seed, robot, args.workers, args.depth, args.setting)
     print(f"{args.out}: {meta['episodes']} episodes, {meta['frames']} frames, data hash {meta['data_hash']}")
     return 0

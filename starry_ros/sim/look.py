@@ -1,0 +1,88 @@
+"""The hard setting: how a cell is made to look and feel different in every episode.
+
+Colours within their names, lights, camera poses, friction and things that lie about are drawn anew; the easy setting
+is the cell as its file says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from starry_ros.sim.backend import mujoco
+from starry_ros.types import F64
+
+SURFACES = ("table", "edge", "tiles", "sky")
+CLUTTER = ("clutter_0", "clutter_1", "clutter_2")
+HUE_JITTER, SURFACE_JITTER = 0.07, 0.10
+LIGHT_RANGE = (0.65, 1.30)
+CAMERA_SHIFT_M, CAMERA_TURN_RAD = 0.004, 0.010
+FRICTION_RANGE = (0.75, 1.25)
+CLUTTER_X_M, CLUTTER_Y_M = (0.31, 0.42), (-0.34, 0.34)
+FIELDS = ("mat_rgba", "light_diffuse", "light_pos", "cam_pos", "cam_quat", "geom_friction")
+_COLOURED = ("red", "green", "blue", "tray", "drawer", "cabinet", "knob")
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that is drawn for one hard episode follows from this seed."""
+
+    seed: int
+
+
+class Appearance:
+    """A model's own look, and how to change it and bring it back."""
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self._model = model
+        self._own: dict[str, F64] = {name: np.array(getattr(model, name)) for name in FIELDS}
+        self._ambient: Any = np.array(model.vis.headlight.ambient)
+
+    def restore(self) -> None:
+        """The file's own look."""
+        for name, value in self._own.items():
+            getattr(self._model, name)[:] = value
+        self._model.vis.headlight.ambient[:] = self._ambient
+
+    def apply(self, look: Look, data: mujoco.MjData) -> None:
+        """The look of one hard episode."""
+        self.restore()
+        model, rng = self._model, np.random.default_rng([0x6C6F, look.seed])
+        for index in range(model.nmat):
+            name = model.mat(index).name
+            jitter = SURFACE_JITTER if name in SURFACES else HUE_JITTER if name.startswith(_COLOURED) else 0.0
+            model.mat_rgba[index, :3] = np.clip(model.mat_rgba[index, :3] + rng.uniform(-jitter, jitter, 3), 0.02, 0.98)
+        model.light_diffuse[:] *= rng.uniform(*LIGHT_RANGE, (model.nlight, 1))
+        model.light_pos[:, :2] += rng.uniform(-0.4, 0.4, (model.nlight, 2))
+        model.vis.headlight.ambient[:] = self._ambient * rng.uniform(*LIGHT_RANGE)
+        model.cam_pos[:] += rng.uniform(-CAMERA_SHIFT_M, CAMERA_SHIFT_M, model.cam_pos.shape)
+        for index in range(model.ncam):
+            model.cam_quat[index] = _turned(model.cam_quat[index], rng.uniform(-CAMERA_TURN_RAD, CAMERA_TURN_RAD, 3))
+        model.geom_friction[:, 0] *= rng.uniform(*FRICTION_RANGE)
+        self._scatter(rng, data)
+
+    def _scatter(self, rng: np.random.Generator, data: mujoco.MjData) -> None:
+        """Clutter at random places behind and beside the working area."""
+        for name in CLUTTER:
+            body = self._model.body(name)
+            data.mocap_pos[int(body.mocapid[0])] = (rng.uniform(*CLUTTER_X_M), rng.uniform(*CLUTTER_Y_M), 0.0)
+            material = self._model.mat(name).id
+            self._model.mat_rgba[material, :3] = rng.uniform(0.1, 0.9, 3)
+
+    def like(self, other: mujoco.MjModel) -> None:
+        """The look of another model of the same scene."""
+        for name in FIELDS:
+            getattr(self._model, name)[:] = getattr(other, name)
+        self._model.vis.headlight.ambient[:] = other.vis.headlight.ambient
+        self._model.mat_emission[:] = other.mat_emission
+
+
+def _turned(quaternion: F64, turn_rad: F64) -> F64:
+    """A unit quaternion turned by a small rotation vector."""
+    delta, result = np.zeros(4), np.zeros(4)
+    angle = float(np.linalg.norm(turn_rad))
+    mujoco.mju_axisAngle2Quat(delta, turn_rad / max(angle, 1e-12), angle)
+    mujoco.mju_mulQuat(result, quaternion, delta)
+    return result

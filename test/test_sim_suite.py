@@ -1,0 +1,169 @@
+"""Every task of the suite: sentences, layouts, looks, the expert, what a plan promises, and success on physics state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
+from starry_ros.sim.expert_place import TICK_S, Ramp
+from starry_ros.sim.experts import contacts_of, make_expert
+from starry_ros.sim.tasks import (
+    TASKS,
+    draw_layout,
+    episode_rng,
+    evaluation_case,
+    make_check,
+    named_target,
+    sentence,
+    task_of,
+)
+from starry_ros.training.annotate import ContactLog, label, snapshot
+
+SPEC = load_robot_spec(robot_file("bimanual_sim"))
+NEW = ("stack_blocks_two", "place_dual_blocks", "lift_tray", "press_button", "put_block_drawer")
+
+
+@pytest.fixture(scope="module")
+def cell():
+    cell = Cell(SPEC)
+    yield cell
+    cell.close()
+
+
+def play(cell: Cell, task: str, seed: int, setting: str = "easy", until: str = "") -> bool:
+    """The expert alone, without the closed loop; stops at a stage if asked to."""
+    layout, target, _ = evaluation_case(seed, task, setting)
+    expert, check, ramp = make_expert(task, cell), make_check(task, target), Ramp(SPEC)
+    cell.reset(layout)
+    while cell.sim_time_s < task_of(task).time_limit_s:
+        scene = expert.look(cell)
+        if until and expert.stage(scene, target) == until:
+            return False
+        cell.apply(ramp.toward(cell.command_J, expert.follow(cell.command_J, expert.motion(scene, target))))
+        cell.advance(TICK_S)
+        if check.update(cell):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_sentence_names_its_target_and_hard_ones_are_never_trained_on(task):
+    spec = task_of(task)
+    trained = {sentence(target, i, task) for target in spec.targets for i in range(len(spec.templates))}
+    unseen = {sentence(t, i, task, unseen=True) for t in spec.targets for i in range(len(spec.hard_templates))}
+    assert spec.hard_templates
+    assert not trained & unseen
+    for target in spec.targets:
+        for i in range(12):
+            assert named_target(sentence(target, i, task), task) == target
+            assert named_target(sentence(target, i, task, unseen=True), task) == target
+
+
+@pytest.mark.parametrize("task", NEW)
+def test_the_expert_does_the_task(cell, task):
+    assert play(cell, task, seed=1)
+
+
+@pytest.mark.parametrize("task", NEW)
+def test_nothing_done_is_no_success_and_the_hard_setting_is_the_same_task(cell, task):
+    layout, target, text = evaluation_case(2, task, "hard")
+    assert named_target(text, task) == target
+    cell.reset(layout)
+    assert cell.scene.endswith("+clutter")
+    check = make_check(task, target)
+    for _ in range(40):
+        cell.advance(TICK_S)
+        assert not check.update(cell)
+    objects = [cell.block_position(colour) for colour in COLOURS]
+    assert all(position[2] > BLOCK_HALF_M - 0.005 for position in objects)
+
+
+def test_layouts_of_training_and_evaluation_differ_and_repeat():
+    for task in TASKS:
+        target = task_of(task).targets[0]
+        first, again = (draw_layout(episode_rng("eval", 5), task, target) for _ in range(2))
+        assert first == again
+        assert first != draw_layout(episode_rng("train", 5), task, target)
+
+
+def test_the_hard_look_changes_pictures_and_goes_away_again(cell):
+    easy, _, _ = evaluation_case(0)
+    hard, _, _ = evaluation_case(0, setting="hard")
+    cell.reset(easy)
+    before, rgba = cell.render("head"), cell.model.mat_rgba.copy()
+    cell.reset(hard)
+    assert np.abs(cell.render("head").astype(int) - before).mean() > 3
+    other = Cell(SPEC)
+    other.match(cell)
+    assert np.array_equal(other.render("head"), cell.render("head"))
+    other.close()
+    cell.reset(easy)
+    assert np.array_equal(cell.model.mat_rgba, rgba)
+    assert np.array_equal(cell.render("head"), before)
+
+
+def test_colours_keep_their_names_in_the_hard_setting(cell):
+    for seed in range(20):
+        cell.reset(evaluation_case(seed, setting="hard")[0])
+        for channel, colour in enumerate(COLOURS):
+            assert int(np.argmax(cell.model.mat(colour).rgba[:3])) == channel
+
+
+def test_a_button_lights_up_once_pressed_and_stays_lit(cell):
+    cell.reset(evaluation_case(0, "press_button")[0])
+    cell.data.joint("green_button").qpos[0] = -0.010
+    cell.advance(0.004)
+    assert cell.lit == ("green",)
+    cell.advance(0.5)
+    assert abs(cell.slide("green_button")) < 0.002
+    assert cell.lit == ("green",)
+    assert cell.model.mat("green_button").emission[0] == 1.0
+    cell.reset(evaluation_case(1, "press_button")[0])
+    assert cell.lit == ()
+
+
+def test_a_drawer_stays_where_it_was_pulled_to(cell):
+    cell.reset(evaluation_case(0, "put_block_drawer")[0])
+    cell.data.joint("drawer").qpos[0] = 0.06
+    cell.advance(1.0)
+    assert abs(cell.slide("drawer") - 0.06) < 0.002
+
+
+def test_stacking_the_wrong_way_round_is_no_success(cell):
+    layout, target, _ = evaluation_case(0, "stack_blocks_two")
+    top, bottom = target.split(" on ")
+    cell.reset(layout)
+    check, other = make_check("stack_blocks_two", target), make_check("stack_blocks_two", f"{bottom} on {top}")
+    address = int(cell.model.joint(bottom).qposadr[0])
+    cell.data.qpos[address : address + 3] = cell.block_position(top) + [0, 0, 2 * BLOCK_HALF_M + 0.001]
+    for _ in range(40):
+        cell.advance(TICK_S)
+        done = check.update(cell), other.update(cell)
+    assert done == (False, True)
+
+
+@pytest.mark.parametrize("task", NEW)
+def test_plans_stay_inside_the_limits_and_contacts_are_labelled_where_they_are(cell, task):
+    layout, target, _ = evaluation_case(3, task)
+    cell.reset(layout)
+    cell.advance(0.02)
+    expert, canvas = make_expert(task, cell), t_pose_layout(SPEC)
+    plan = expert.plan(cell, target)
+    assert plan.shape == (16, 14)
+    assert (plan >= SPEC.limit("lower") - 1e-9).all()
+    assert (plan <= SPEC.limit("upper") + 1e-9).all()
+    scene = expert.look(cell)
+    contacts = contacts_of(expert, scene, target)
+    shot = snapshot(cell, canvas.cameras, target, expert.stage(scene, target), contacts)
+    labels = label([shot], ContactLog(), canvas, task)
+    for event, (geom, point) in enumerate(contacts[:2]):
+        camera = cell.camera_model("head")
+        x, y, z = camera.T_world_cam[:3, :3].T @ (point - camera.T_world_cam[:3, 3])
+        u_px, v_px = camera.fx_px * x / z + camera.cx_px, camera.fy_px * y / z + camera.cy_px
+        assert np.allclose(labels[0, event, 0, :2], canvas.camera_to_canvas("head", [u_px, v_px]), atol=1e-4)
+        assert labels[0, event, 0, 3] == 1
+        assert np.linalg.norm(cell.geom_position(geom) - point) < 0.06
