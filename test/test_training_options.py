@@ -44,7 +44,7 @@ STATES = StatesConfig(latent_channels=LATENT[0], state_width=6, width=16, feed_f
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Episodes with depth, cameras and hands, and a run of the state autoencoder."""
     root = tmp_path_factory.mktemp("data")
-    write_episodes(root / "d", (20, 9))
+    write_episodes(root / "d", (24, 9))
     rng = np.random.default_rng(0)
     for path in (root / "d" / "episodes").glob("*.npz"):
         with np.load(path) as file:
@@ -189,7 +189,7 @@ def test_scenes_are_cells_of_the_recorded_depth(folder: Path) -> None:
     scenes = load_scenes(folder / "d", 8, 40)
     with np.load(folder / "d" / "episodes" / "00001.npz") as file:
         depth, hands = file["depth_THW"], file["hands_TA3"]
-    scene = scenes.at(np.array([22]))
+    scene = scenes.at(np.array([26]))
     for row, column in ((0, 0), (5, 17), (23, 19)):
         wanted = depth[2, 8 * row + 4, 8 * column + 4] / 1000
         assert float(scene.depth_BYX[0, row, column]) == pytest.approx(wanted, rel=1e-3)
