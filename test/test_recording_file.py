@@ -26,7 +26,8 @@ def cdr(text: str) -> bytes:
 
 
 def note(index: int) -> Record:
-    return Record("/note", cdr(f"note {index} " + "x" * (index * 37 % 500)), S + index * S // 100, S + index * S // 100 - 7)
+    at_ns = S + index * S // 100
+    return Record("/note", cdr(f"note {index} " + "x" * (index * 37 % 500)), at_ns, at_ns - 7)
 
 
 def write(path: Path, count: int) -> SessionFile:

@@ -89,10 +89,14 @@ class Figures:
     def mode_seconds(self) -> dict[str, float]:
         """Seconds spent in each mode."""
         spent: Counter[str] = Counter()
-        ends = [at_s for at_s, _, _ in self.modes[1:]] + [self.seconds]
-        for (at_s, mode, _), end_s in zip(self.modes, ends, strict=True):
+        for (at_s, mode, _), end_s in zip(self.modes, ends_of(self.modes, self.seconds), strict=True):
             spent[mode] += end_s - at_s
         return dict(spent)
+
+
+def ends_of(events: Sequence[tuple[Any, ...]], end_s: float) -> list[float]:
+    """When each of these events, which begin with their time, gives way to the next one."""
+    return [event[0] for event in events[1:]] + [end_s] * bool(events)
 
 
 def measure(recording: Recording, spec: RobotSpec) -> Figures:

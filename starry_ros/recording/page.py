@@ -14,7 +14,7 @@ import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import InputError
-from starry_ros.recording.figures import Figures, Moment, Series, worst_moments
+from starry_ros.recording.figures import Figures, Moment, Series, ends_of, worst_moments
 from starry_ros.recording.plots import Bar, Line, curves, histogram, timeline
 from starry_ros.recording.reader import Recording, image_of, value_map_of
 from starry_ros.robot_spec import RobotSpec
@@ -81,11 +81,11 @@ def _tiles(figures: Figures) -> str:
 def _story(figures: Figures, moments: Sequence[Moment]) -> str:
     seconds, rows = figures.seconds, ["mode", "sentence", *(["plans"] + [""] * (CHUNK_ROWS - 1))]
     bars = []
-    ends = [at_s for at_s, _, _ in figures.modes[1:]] + [seconds]
-    for (at_s, mode, reason), end_s in zip(figures.modes, ends, strict=True):
+    for (at_s, mode, reason), end_s in zip(figures.modes, ends_of(figures.modes, seconds), strict=True):
         bars.append(Bar(at_s, end_s, 0, f"mode {mode.lower()}", f"{mode} {reason}, {at_s:.1f} to {end_s:.1f} s"))
-    ends = [at_s for at_s, _ in figures.sentences[1:]] + [seconds]
-    for index, ((at_s, text), end_s) in enumerate(zip(figures.sentences, ends, strict=True)):
+    for index, ((at_s, text), end_s) in enumerate(
+        zip(figures.sentences, ends_of(figures.sentences, seconds), strict=True)
+    ):
         bars.append(Bar(at_s, end_s, 1, f"sentence {'ab'[index % 2]}", text))
     for index, (chunk, at_s) in enumerate(zip(figures.chunks, figures.arrival_s, strict=True)):
         begin = at_s + (chunk.start_ns - chunk.observation_ns) / 1e9 - figures.latency.value[index]

@@ -26,6 +26,7 @@ from starry_ros.recording.session_file import Channel, Record, SessionFile, desc
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros import convert
 from starry_ros.ros.definitions import full_definition
+from starry_ros.ros.pairing import StateHistory
 from starry_ros.ros.rates import Every
 from starry_ros.sim.cell import COLOURS, Cell
 from starry_ros.sim.driver import CameraRig, Scene, SimulatedDriver
@@ -36,6 +37,8 @@ ORIGIN_NS = 1_800_000_000 * NS_PER_S
 """ROS time at the beginning of every simulated session: the same file from the same arguments."""
 
 PAUSE_S = 0.4
+PAIRING_NS = 20_000_000
+"""So long after its stamp a canvas reaches the model: the joint state nearest to it has come by then."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class SimulatedSession:
                                          rung="full", state="waiting", reason="no_instruction")
         self._accepted = 0
         self._canvas: Canvas | None = None
+        self._states = StateHistory()
         self._pending: tuple[int, int, Plan] | None = None
         self._plan_ns = 0
 
@@ -95,7 +99,7 @@ class SimulatedSession:
         self._executor.set_epoch(self._session.epoch)
         self._executor.step(self._now_ns, self._driver.state())
         self._executor.arm(self._now_ns)
-        self._pending, self._plan_ns, begin_ns = None, self._now_ns, self._now_ns
+        self._pending, self._canvas, self._plan_ns, begin_ns = None, None, self._now_ns, self._now_ns
         swap_ns = begin_ns + nanoseconds(config.swap_after_s) if config.swap_after_s else 2**63
         while seconds(self._now_ns - begin_ns) < config.limit_s and not scene.success:
             if self._now_ns >= swap_ns and self._cell.held("right") is None:
@@ -121,11 +125,12 @@ class SimulatedSession:
         self._write("/clock", ClockMsg(clock=stamp))
         if self._rates["state"].due(now_ns):
             self._write(self._spec.joint_state_topic, convert.state_message(self._spec, state, self._edge))
+            self._states.add(state)
             self._scene.update()
         if self._rates["camera"].due(now_ns):
             self._photograph()
         if planning:
-            self._plan(now_ns, state)
+            self._plan(now_ns)
         self._executor.step(now_ns, state)
         if self._rates["command"].due(now_ns):
             self._command(now_ns)
@@ -147,15 +152,16 @@ class SimulatedSession:
         self._write("canvas", image_message)
         self._write("canvas_info", info)
 
-    def _plan(self, now_ns: int, state: Any) -> None:
-        """Hand over the plan that has become due, or plan on the newest canvas."""
+    def _plan(self, now_ns: int) -> None:
+        """Hand over the plan that has become due, or plan on the newest canvas once the joints around it are known."""
         if self._pending is not None and now_ns >= self._pending[0]:
             _, asked_ns, plan = self._pending
             self._pending = None
             self._publish(plan, seconds(now_ns - asked_ns))
             self._accepted += self._executor.submit(plan.chunk, now_ns).accepted
         if self._pending is None and now_ns >= self._plan_ns and self._canvas is not None:
-            if self._canvas.stamp_ns != now_ns:
+            state = self._states.nearest(self._canvas.stamp_ns)
+            if now_ns < self._canvas.stamp_ns + PAIRING_NS or state is None:
                 return
             self._plan_ns = now_ns + nanoseconds(self._config.replan_s)
             self._session.observe(self._canvas, state)

@@ -1,0 +1,51 @@
+"""`starry top`: what the screen says of a graph."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2: make setup")
+
+from starry_ros.ros.top import Heard, screen
+
+
+def heard() -> Heard:
+    found = Heard()
+    for index in range(31):
+        found.arrived("canvas_info", 100 + index / 10)
+        found.arrived("joint_states", 100 + index / 50)
+    pair = SimpleNamespace(key="head.dropped", value="4")
+    calm = SimpleNamespace(key="refused.stale", value="0")
+    for name, level, text, at_s in (("canvas_packer", b"\2", "head: silent", 103.0), ("recorder", b"\0", "ok", 90.0)):
+        found.diagnosed(SimpleNamespace(status=[
+            SimpleNamespace(name=name, level=level, message=text, values=[pair, calm])]), at_s)
+    found.executor = SimpleNamespace(
+        mode_name="RUN", reason="armed", conditions=["slow_requested"], chunk_id=7, slack_s=0.5, chunk_age_s=0.25,
+        stall_share=0.0, splice_position=0.01, refused_counts=[1, 2], missed_ticks=0,
+    )
+    return found
+
+
+def test_it_shows_rates_ages_mode_and_health() -> None:
+    lines = screen(heard(), {"canvas_info": 15.0, "joint_states": 50.0, "value_map": 0.0}, 103.0, 200, colour=False)
+    text = "\n".join(lines)
+    for words in ("mode RUN (armed) [slow_requested]", "slack 0.50 s", "refused 3", "model: nothing heard"):
+        assert words in text
+    rows = {line.split()[0]: line.split() for line in lines if line}
+    assert rows["canvas_info"][1:5] == ["10.0", "Hz", "15", "Hz"]
+    assert rows["joint_states"][-2:] == ["2.40", "s"]
+    assert rows["value_map"][-1] == "never"
+    assert rows["canvas_packer"][1:4] == ["error", "head:", "silent"]
+    assert rows["recorder"][1] == "stale", "its last word is 13 s old"
+    assert any(line.strip() == "head.dropped 4" for line in lines)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_no_line_is_longer_than_the_terminal(colour: bool) -> None:
+    for line in screen(heard(), {"canvas_info": 15.0}, 103.0, 40, colour=colour):
+        if colour and line.startswith("\x1b"):
+            assert line.endswith("\x1b[0m")
+            line = line[5:-4]
+        assert len(line) <= 40
