@@ -1,4 +1,4 @@
-"""The verbs that judge: `starry check robot|model|data|machine` and `starry bench`.
+"""The verbs that judge: `starry check robot|model|machine` and `starry bench`; `check data` is in `data/tools.py`.
 
 Each prints a table and returns 0 when everything passed, else 1. What is missing entirely raises a StarryError.
 """
@@ -12,16 +12,12 @@ import importlib
 import importlib.util
 import shutil
 import sys
-import zipfile
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from starry_ros.errors import DataError, StarryError
+from starry_ros.errors import StarryError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.report import BENCH_COLUMNS, add_json_argument, gpu, machine, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
@@ -51,17 +47,20 @@ BARS = (
     Bar("control/step", "value", "<=", 0.5),  # ms: a tenth of the period at 200 Hz
     Bar("control/tick_jitter", "ratio", ">=", 1 / 1.5),
     Bar("control/violations", "value", "<=", 0.0),
+    Bar("control/splice_position", "value", "<=", 1e-9),
+    Bar("control/splice_velocity", "value", "<=", 1.0),
+    Bar("planning/stall_async_grounded_*", "value", "<=", 0.0),
     Bar("overlay/three_640x480_core_share", "value", "<=", 0.25),
 )
 BENCHES = {
     "transport": ("starry_ros.ros.transport_bench", "camera images between two processes, with our DDS profile"),
     "canvas": ("starry_ros.bench.canvas", "packing three views, against the obvious way"),
     "control": ("starry_ros.bench.control", "one executor step, and the jitter of the control loop"),
+    "planning": ("starry_ros.bench.planning", "stalls, jumps and jerk of planning while moving, by mode and latency"),
     "model": ("starry_ros.bench.model", "one plan on each runtime installed"),
     "overlay": ("starry_ros.bench.overlay", "blending a value map over a camera's view"),
 }
 LEAST_SHARED_MEMORY_MIB = 256
-_FIX_EPISODE = "delete it and generate again"
 
 
 def add_check_robot_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,39 +113,6 @@ def check_model(args: argparse.Namespace) -> int:
     for name, value in checkpoint.training.items():
         print(f"training: {name} {value}")
     return _finish(args, rows, training=checkpoint.training)
-
-
-def add_check_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a folder written by `starry data generate`")
-    add_json_argument(parser)
-
-
-def check_data(args: argparse.Namespace) -> int:
-    """Read every episode of a data set and print what it holds. DataError names the first file that is not sound."""
-    files = sorted((args.folder / "episodes").glob("*.npz"))
-    if not files:
-        raise DataError(str(args.folder), "holds no episodes", fix="run `starry data generate` first")
-    rows = [_episode_row(path) for path in files]
-    frames, empty = (sum(row[name] for row in rows) for name in ("frames", "empty_closed"))
-    print(f"{len(rows)} episodes, {frames} frames, {empty} of them with an empty closed jaw\n")
-    print_table([{"kind": kind, "episodes": count} for kind, count in Counter(row["kind"] for row in rows).items()])
-    return _finish(args, rows)
-
-
-def _episode_row(path: Path) -> Record:
-    """Read all arrays of an episode: as many rows each (their names end in _T...), joints and plans finite."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        frames = {len(array) for name, array in arrays.items() if name.rpartition("_")[2].startswith("T")}
-        sound = all(np.isfinite(arrays[name]).all() for name in ("position_TJ", "command_TJ", "plan_TKJ"))
-        kind, empty = str(arrays["kind"]), int(arrays["empty_closed_T"].sum())
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(str(path), f"cannot be read: {error}", fix=_FIX_EPISODE) from error
-    if len(frames) != 1 or not sound:
-        raise DataError(str(path), "has arrays of different length or non-finite joints", got=sorted(frames),
-                        fix=_FIX_EPISODE)
-    return {"episode": path.stem, "kind": kind, "frames": frames.pop(), "empty_closed": empty}
 
 
 def add_check_machine_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,7 +59,18 @@ def bench_row(
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
     """The argument of every verb that reports."""
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the rows and their conditions to FILE")
+    parser.add_argument(
+        "--json", metavar="FILE", type=_writable_file, help="also write the rows and their conditions to FILE"
+    )
+
+
+def _writable_file(text: str) -> Path:
+    """Found out before the measurement, not after it."""
+    path = Path(text)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text} cannot be written")
+    return path
 
 
 def write_report(path: str | Path, rows: Sequence[Mapping[str, Any]], **meta: Any) -> None:

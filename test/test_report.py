@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from starry_ros.errors import ConfigError
 from starry_ros.report import (
     BENCH_COLUMNS,
     EVALUATION_COLUMNS,
+    add_json_argument,
     bench_row,
     evaluation_row,
     print_table,
@@ -83,6 +85,20 @@ def test_a_file_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot be written"):
         write_report(tmp_path / "file" / "r.json", [])
+
+
+@pytest.mark.parametrize("name", ["file/r.json", "folder", "file/deep/r.json"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    parser = argparse.ArgumentParser()
+    add_json_argument(parser)
+    assert parser.parse_args(["--json", str(tmp_path / "new" / "r.json")]).json == tmp_path / "new" / "r.json"
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--json", str(tmp_path / name)])
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_table_is_aligned_and_shows_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
