@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from starry_ros.bench import splices
 from starry_ros.bench.fuzz import ExecutorFuzzer
 from starry_ros.control.executor import Executor
 from starry_ros.control.limits import Limits
@@ -30,15 +31,16 @@ BLOCK_S = 0.5
 MS_PER_S = 1e3
 PULSE_RAD_S = 1.5
 FUZZ_CHUNKS = 400
+SPLICES = 1000
 
 
 def run(robot: RobotSpec, seconds: float = 8.0) -> list[Record]:
-    """Rows `control/step`, `/look_ahead`, `/submit` in ms, `/tick_jitter` in ms, `/lag` in ticks, `/violations`."""
+    """Rows `control/step`, `/look_ahead`, `/submit` in ms, `/tick_jitter` in ms, `/lag` in ticks, `/splice_*`, ..."""
     everywhere = {axis: (-9.0, 9.0) for axis in robot.workspace_m}
     fast = replace(
         robot, rates=replace(robot.rates, control_hz=RATE_HZ), workspace_m=everywhere, arm_distance_m=-1.0
     )  # the swing crosses the table; what it costs to look is measured all the same
-    return [*_costs(fast, seconds / 2), _jitter(fast, seconds / 2), *_fuzz(robot)]
+    return [*_costs(fast, seconds / 2), _jitter(fast, seconds / 2), *splices.rows(robot, SPLICES), *_fuzz(robot)]
 
 
 class SmoothPlan:

@@ -79,7 +79,8 @@ class EpisodeResult:
 
     `duration_s` counts from the sentence that has to be followed. Shares are of the executor's running ticks;
     `limit_share` is the busiest joint's. `delay_s` is the worst delay that limits added to a plan. `plan_s` holds the
-    measured time of every plan. `frames` holds the canvases if they were kept.
+    measured time of every plan. `frames` holds the canvases if they were kept. `splice_jump` is the worst difference of
+    a plan from the command at its border, `chunk_age_s` the mean age of the observation behind the plan in force.
     """
 
     case: Case
@@ -94,6 +95,8 @@ class EpisodeResult:
     refused: Mapping[str, int]
     plan_s: tuple[float, ...]
     frames: tuple[U8, ...] = ()
+    splice_jump: float = 0.0
+    chunk_age_s: float = 0.0
 
 
 def run_episode(
@@ -126,6 +129,7 @@ class _Episode:
         self._plan_s: list[float] = []
         self._frames: list[U8] = []
         self._delay_s, self._was_held = 0.0, False
+        self._ages_s: list[float] = []
 
     def run(self) -> EpisodeResult:
         """Tick until the end."""
@@ -154,6 +158,8 @@ class _Episode:
     def _look(self, now_ns: int) -> None:
         """The scene's success test, and what the forced cases do to it."""
         self.scene.update()
+        age_s = self.executor.status(now_ns).chunk_age_s
+        self._ages_s += [age_s] if age_s is not None else []
         held = self._held()
         self._was_held |= held == self.scene.colour
         if self.case.kind == "swap" and held is None and self._hand_to_block() <= self._swap_at_m:
@@ -239,6 +245,7 @@ class _Episode:
             failure=self._failure(), duration_s=seconds(self.driver.time_ns - self._start_ns),
             stall_share=status.stall_share, limit_share=float(status.limit_activity_J.max()), delay_s=self._delay_s,
             refused=refused, plan_s=tuple(self._plan_s), frames=tuple(self._frames),
+            splice_jump=status.splice_jump_worst, chunk_age_s=float(np.mean(self._ages_s)) if self._ages_s else 0.0,
         )
 
 

@@ -31,12 +31,14 @@ from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.loop import EpisodeResult, LoopConfig, Policy, run_episode
 from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.training.measure import Meter, Quality
+from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.scene_policy import ScenePolicy, needs_scene
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.load import RUNTIMES, load_session
 from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.planner import PlanMode, SpliceMethod
 from starry_ros.wam.session import Session, SessionConfig
 
 POLICIES = ("model", "expert", "untrained")
@@ -99,7 +101,7 @@ def play(job: Job) -> Score:
     if spec.content_hash not in _KEPT:
         _KEPT[spec.content_hash] = Cell(spec)
     cell: Cell = _KEPT[spec.content_hash]
-    key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task)
+    key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task, job.config)
     if key not in _KEPT:
         _KEPT[key] = _policy(job, cell)
     policy, horizon_s = _KEPT[key]
@@ -115,7 +117,11 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
     if job.policy == "expert" or job.model is None:
         return ExpertPolicy(cell, job.case.task), 0.0
     session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"))
-    policy = ScenePolicy(session, cell) if needs_scene(session) else SessionPolicy(session)
+    policy: Policy = SessionPolicy(session)
+    if needs_scene(session):
+        policy = ScenePolicy(session, cell)
+    elif job.config.mode != LoopConfig.mode:
+        policy = PlannerPolicy(session, job.config)
     return policy, session.runtime.config.future_steps * cell.spec.action.step_s
 
 
@@ -258,6 +264,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="seconds from an observation to the arrival of its plan (default: %(default)s)")
     parser.add_argument("--replan", type=float, default=LoopConfig.replan_s, metavar="S",
                         help="seconds from observation to observation (default: %(default)s)")
+    parser.add_argument("--mode", default=LoopConfig.mode, choices=[mode.value for mode in PlanMode],
+                        help="planning mode (default: %(default)s)")
+    parser.add_argument("--splice", default=LoopConfig.splice, choices=[method.value for method in SpliceMethod],
+                        help="how a chunk goes on from the last one in mode async_grounded (default: %(default)s)")
     parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of the failed episodes to DIR")
     add_json_argument(parser)
 
@@ -272,13 +282,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
     rows = evaluate(
         model, spec, args.episodes, args.seed, args.workers, args.case, policies=policies, task=args.task,
         setting=args.setting, runtime=args.runtime, strips=args.strips,
-        config=LoopConfig(latency_s=args.latency, replan_s=args.replan),
+        config=LoopConfig(args.latency, args.replan, mode=args.mode, splice=args.splice),
     )
     print_table([{**r, "failures": _words(r["failures"])} for r in rows], COLUMNS)
     if args.json:
         write_report(args.json, rows, seed=args.seed, case=args.case, model=model, runtime=args.runtime,
                      robot=spec.name, contract_hash=spec.content_hash, layout_hash=t_pose_layout(spec).layout_hash,
-                     latency_s=args.latency, replan_s=args.replan)
+                     latency_s=args.latency, replan_s=args.replan, mode=args.mode, splice=args.splice)
     return 0
 
 

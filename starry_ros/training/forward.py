@@ -17,6 +17,7 @@ from torch import Tensor
 from starry_ros.errors import DataError
 from starry_ros.training.dataset import Batch
 from starry_ros.training.losses import ValueTarget, noised, rival_loss, value_losses, value_target, velocity_loss
+from starry_ros.training.prefix import prefix_keys, prefix_lengths, unknown_loss
 from starry_ros.training.scenes import FIX
 from starry_ros.wam.autoencoder import to_float
 from starry_ros.wam.config import WamConfig
@@ -50,6 +51,11 @@ def losses(
     config, ropes = model.config, Ropes(model.config)
     given = prepare(model, batch, texts, stats)
     groups, pixels, size = dict(given.groups), given.pixels, len(batch.text_B)
+    known_B = None
+    if config.prefix_steps:
+        known_B = prefix_lengths(size, config.prefix_steps, noise)
+        prefix = prefix_keys(model, batch, stats, ropes, known_B)
+        groups[PAST_ACTIONS] = join([groups[PAST_ACTIONS], prefix]) if PAST_ACTIONS in groups else prefix
     x_noise, s_x = torch.randn(given.future.shape, generator=noise), _levels(size, noise, config.video_steps)
     velocity, keys = model.imagine(noised(given.future, x_noise, s_x), s_x, ropes.future(0), groups, given.text)
     groups[FUTURE_FRAMES] = keys
@@ -77,7 +83,10 @@ def losses(
             groups[name] = biased(groups[name], bias)
     chunk = ropes.chunk(0, DRAWS)
     velocity = model.act(noised(clean, a_noise, s_a), s_a, chunk, groups, given.state, value.landing, value.seen)
-    terms["action"] = velocity_loss(velocity, clean, a_noise)
+    if known_B is None:
+        terms["action"] = velocity_loss(velocity, clean, a_noise)
+    else:
+        terms["action"] = unknown_loss(velocity, clean, a_noise, known_B)
     return terms | geometry
 
 

@@ -39,6 +39,8 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--video-steps", type=int, help="denoising steps of the imagined frame")
     group.add_argument("--value-steps", type=int, help="denoising steps of the value map")
     group.add_argument("--action-steps", type=int, help="denoising steps of the chunk")
+    group.add_argument("--prefix", type=int, default=0, metavar="STEPS",
+                       help="also learn to go on from up to so many committed steps, for mode async_grounded (0: none)")
     group.add_argument("--narrow-from-video", action="store_true",
                        help="start the value and action streams from the video stream's weights, interpolated")
 
@@ -58,12 +60,15 @@ def chosen_config(args: argparse.Namespace, spec: RobotSpec) -> WamConfig:
     for name, value in steps.items():
         if value < 1:
             raise ConfigError(f"--{name.replace('_', '-')}", "is not positive", got=value, expected=">= 1")
+    if not 0 <= args.prefix <= config.history_actions or (args.prefix and args.coupling == "joint"):
+        raise ConfigError("--prefix", "cannot be trained", got=(args.prefix, args.coupling),
+                          expected=f"0 to {config.history_actions} steps, and no joint coupling")
     geometry = None if args.geometry is None else GeometryConfig(mode=args.geometry, hands=len(spec.arms))
     states = None if args.states is None else load_states(args.states).config
     width_px = config.canvas_width_px * (2 if args.layout == "rgbd" else 1)
     return dataclasses.replace(
         config, coupling=args.coupling, value_start=args.value_start, layout=args.layout, paths=args.paths,
-        geometry=geometry, states=states, canvas_width_px=width_px, **steps)
+        geometry=geometry, states=states, prefix_steps=args.prefix, canvas_width_px=width_px, **steps)
 
 
 def chosen_data(args: argparse.Namespace, spec: RobotSpec, config: WamConfig, autoencoder: Autoencoder

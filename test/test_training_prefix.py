@@ -1,0 +1,56 @@
+"""Committed prefixes: training gives the model what serving will give it, and learns nothing of what is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from wam_kit import CONFIG, JOINTS, LAYOUT, MIDDLE_J, SPEC, LetterEncoder, make_canvas, make_checkpoint, make_state
+
+from starry_ros.training.prefix import NONE_SHARE, prefix_keys, prefix_lengths, unknown_loss
+from starry_ros.wam.model import Ropes
+from starry_ros.wam.runtimes.torch_runtime import torch_runtime
+from starry_ros.wam.session import Session
+
+
+@pytest.mark.parametrize("known", [1, 5, 8])
+def test_training_gives_the_model_the_keys_that_serving_writes(known: int) -> None:
+    checkpoint = make_checkpoint()
+    model = checkpoint.build_model()
+    plan = MIDDLE_J + np.random.default_rng(0).uniform(-0.3, 0.3, (CONFIG.chunk_steps, JOINTS))
+    batch = SimpleNamespace(plan_BKJ=plan[None])
+    with torch.no_grad():
+        trained = prefix_keys(model, batch, checkpoint.stats, Ropes(CONFIG), torch.tensor([known]))
+    session = Session(torch_runtime(model, checkpoint.autoencoder), checkpoint.stats, LetterEncoder(), SPEC,
+                      LAYOUT.layout_hash)
+    session.observe(make_canvas(0), make_state(0))
+    ring = session.runtime.actions
+    with session.supposing(plan[:known]):
+        served_k = np.array(ring.keys[:, :, :, : CONFIG.history_actions])
+        valid = np.array(ring.valid[0, : CONFIG.history_actions])
+    trained_k = np.stack([k.numpy() for k, _ in trained.layers])
+    assert np.allclose(served_k[:, :, :, :known], trained_k[:, :, :, :known], atol=1e-5)
+    assert (valid == (np.arange(CONFIG.history_actions) < known)).all()
+    assert np.array_equal(trained.bias[0, 0, 0].numpy() == 0, valid == 1)
+    assert ring.valid.sum() == 0, "and serving forgets them"
+
+
+def test_known_steps_are_not_learned() -> None:
+    """Against a loop over every number."""
+    rng = torch.Generator().manual_seed(0)
+    velocity, clean, noise = (torch.randn(3, 2, 5, 4, generator=rng) for _ in range(3))
+    lengths = torch.tensor([0, 2, 4])
+    errors = [
+        float((velocity[b, g, k, j] - noise[b, g, k, j] + clean[b, g, k, j]) ** 2)
+        for b in range(3) for g in range(2) for k in range(int(lengths[b]), 5) for j in range(4)
+    ]
+    assert float(unknown_loss(velocity, clean, noise, lengths)) == pytest.approx(np.mean(errors), rel=1e-5)
+
+
+def test_lengths_are_nothing_or_uniform() -> None:
+    lengths = prefix_lengths(20_000, 4, torch.Generator().manual_seed(1)).numpy()
+    shares = np.bincount(lengths, minlength=5) / len(lengths)
+    assert shares[0] == pytest.approx(NONE_SHARE, abs=0.02)
+    assert np.allclose(shares[1:], (1 - NONE_SHARE) / 4, atol=0.02)
