@@ -1,0 +1,104 @@
+"""The judge and the faults of `starry chaos`, without a graph."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from control_kit import FULL_SPEC
+
+pytest.importorskip("rclpy", reason="the ROS 2 wheels are not installed: make setup")
+
+from rclpy.serialization import deserialize_message, serialize_message
+from sensor_msgs.msg import Image, JointState
+
+from starry_ros.ros import chaos, chaos_faults
+from starry_ros.ros.chaos_faults import GOES_ON, RESTS, SCENARIOS, Scenario
+from starry_ros.ros.graph import build_graph
+from starry_ros.ros.relay import remappings
+
+HOME = FULL_SPEC.limit("home")
+LIMIT = FULL_SPEC.limit("velocity")
+
+
+class Watched:
+    """A theatre whose simulated robot did what a test says."""
+
+    def __init__(self, speed_of_t: Any, mode: str = "RUN", position_J: np.ndarray = HOME) -> None:
+        self.spec, self.mode, self.reason = FULL_SPEC, mode, ""
+        times = np.arange(0.0, 5.0, 0.02)
+        speeds = np.array([speed_of_t(t) for t in times])[:, None] * LIMIT
+        self.relays = SimpleNamespace(since=lambda _: (times, np.tile(position_J, (len(times), 1)), speeds))
+        executor = SimpleNamespace(reason="x", conditions=["joint_state_stale"], refused_reasons=["not_finite"])
+        self.operator = SimpleNamespace(heard=SimpleNamespace(executor=executor, session=SimpleNamespace(reason="")))
+
+    def wait(self, duration_s: float) -> None:
+        pass
+
+
+def judge(watched: Watched, outcome: str = RESTS, **more: Any) -> Any:
+    return chaos._judge(watched, Scenario("", outcome, lambda _: None, within_s=1.0, **more), 0.0)
+
+
+def test_arms_that_come_to_rest_in_time_pass_and_the_time_is_told() -> None:
+    row = judge(Watched(lambda t: max(0.0, 0.5 - t)))
+    assert row["rest_s"] == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(("watched", "outcome", "words"), [
+    (Watched(lambda t: 0.5 * (t < 2.0)), RESTS, "still moving"),
+    (Watched(lambda t: 1.4 * (t < 0.5)), RESTS, "outside the limits"),
+    (Watched(lambda t: 0.0, position_J=FULL_SPEC.limit("upper") + 0.1), RESTS, "outside the limits"),
+    (Watched(lambda t: 0.5, mode="FAULT"), GOES_ON, "did not go on"),
+])
+def test_the_judge_goes_by_what_the_arms_did(watched: Watched, outcome: str, words: str) -> None:
+    with pytest.raises(chaos.Failed, match=words):
+        judge(watched, outcome)
+
+
+def test_a_reason_that_is_not_told_fails() -> None:
+    still = Watched(lambda t: 0.0)
+    judge(still, told="not_finite")
+    judge(still, told="joint_state_stale")
+    with pytest.raises(chaos.Failed, match="was not published"):
+        judge(still, told="estop_pressed")
+
+
+def image(k: int) -> bytes:
+    message = Image(width=320, height=240, step=960, encoding="rgb8", data=bytes(320 * 240 * 3))
+    message.header.stamp.sec, message.header.stamp.nanosec = 10, k
+    return bytes(serialize_message(message))
+
+
+def test_faults_do_to_messages_what_their_names_say() -> None:
+    def changed(change: Any) -> Image:
+        return deserialize_message(chaos_faults._edit(Image, change)()(image(7))[0], Image)
+
+    frozen = chaos_faults._frozen()
+    assert [frozen(image(k)) for k in range(3)] == [[image(0)]] * 3
+    swapped = chaos_faults._reordered()
+    assert [swapped(image(k)) for k in range(4)] == [[], [image(1), image(0)], [], [image(3), image(2)]]
+    assert changed(chaos_faults._skew).header.stamp.sec == 9
+    assert len(changed(chaos_faults._truncate).data) == 320 * 240 * 3 // 2
+    assert changed(chaos_faults._shrink).width == 160
+    states = bytes(serialize_message(JointState(name=["a"], position=[0.5], velocity=[0.0])))
+    jumped = deserialize_message(chaos_faults._edit(JointState, chaos_faults._jump)()(states)[0], JointState)
+    assert jumped.position[0] == 1.5
+
+
+def test_every_relayed_topic_ends_at_the_relays() -> None:
+    graph = build_graph({})
+    assert {node.name for node in graph.nodes} >= {"sim_robot", "action_executor"}
+    sensors, commands = dict(remappings(FULL_SPEC, "sim_robot")), dict(remappings(FULL_SPEC, "action_executor"))
+    assert set(commands) == {arm.command_topic for arm in FULL_SPEC.arms}
+    assert FULL_SPEC.joint_state_topic in sensors
+    assert {camera.topic for camera in FULL_SPEC.cameras} <= set(sensors)
+
+
+def test_what_latches_must_rest_and_every_scenario_has_a_summary() -> None:
+    for name, scenario in SCENARIOS.items():
+        assert scenario.summary, name
+        assert scenario.outcome in (RESTS, GOES_ON)
+        assert not scenario.latched or scenario.outcome == RESTS
