@@ -38,7 +38,8 @@ def draw_paths(canvas_HWC: U8, layout: CanvasLayout, cameras: Sequence[CameraMod
 def _on_tile(points_T3: F64, layout: CanvasLayout, camera: CameraModel) -> list[tuple[int, int] | None]:
     """Pixels within the tile's content; None behind the camera."""
     local = (points_T3 - camera.T_world_cam[:3, 3]) @ camera.T_world_cam[:3, :3]
-    content, pixels = layout.tile(camera.camera).content, []
+    content = layout.tile(camera.camera).content
+    pixels: list[tuple[int, int] | None] = []
     for x, y, z in local:
         if z < NEAREST_M:
             pixels.append(None)

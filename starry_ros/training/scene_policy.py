@@ -10,7 +10,7 @@ from starry_ros.canvas.depth import depth_cells, rgbd_canvas
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.paths import LENGTH, draw_paths
 from starry_ros.sim.cell import Cell
-from starry_ros.training.scenes import observe_scene, seen_layout
+from starry_ros.training.scenes import metres, observe_scene, seen_layout
 from starry_ros.types import F64, U8, Canvas, Plan, RobotState
 from starry_ros.wam.gasam import Scene, scene_of
 from starry_ros.wam.session import Session
@@ -43,7 +43,7 @@ class ScenePolicy:
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """Look at the cell's depth, cameras and hands, observe, and plan from it."""
         config, seen = self.session.runtime.config, observe_scene(self.cell, self._layout)
-        depth_HW = seen["depth_THW"].astype(np.float32) / 1000
+        depth_HW = metres(seen["depth_THW"])
         image = self._with_paths(canvas.image_HWC, seen["hands_TA3"].astype(np.float64))
         image = rgbd_canvas(image, depth_HW) if config.layout == "rgbd" else image
         scene = None if config.geometry is None else self._scene(depth_HW, seen["hands_TA3"], config.geometry.cell_px)

@@ -85,7 +85,7 @@ def load_scenes(folder: Path, cell_px: int, columns: int) -> Scenes:
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in NAMES}
     for path in sorted((folder / "episodes").glob("*.npz")):
         arrays = read_arrays(path, NAMES)
-        depth = depth_cells(arrays["depth_THW"].astype(np.float32) / 1000, cell_px)
+        depth = depth_cells(metres(arrays["depth_THW"]), cell_px)
         beyond = ((0, 0), (0, 0), (0, columns - depth.shape[-1]))
         parts["depth_THW"].append(np.pad(depth, beyond).astype(np.float16))
         parts["camera_V4"].append(np.repeat(arrays["camera_V4"][None], len(depth), axis=0))
@@ -93,6 +93,11 @@ def load_scenes(folder: Path, cell_px: int, columns: int) -> Scenes:
         parts["hands_TA3"].append(arrays["hands_TA3"])
     joined = {name: np.concatenate(some) for name, some in parts.items()}
     return Scenes(joined["depth_THW"], joined["camera_V4"], joined["pose_TV44"], joined["hands_TA3"])
+
+
+def metres(depth_mm: NDArray[np.uint16]) -> F32:
+    """Recorded depth in m."""
+    return (depth_mm.astype(np.float32) / 1000).astype(np.float32)
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -120,7 +125,7 @@ def view_of(spec: RobotSpec, kind: str, paths: bool) -> View:
         canvas: U8 = arrays["canvas_THWC"]
         if paths:
             canvas = np.stack([_with_paths(arrays, i, layout) for i in range(len(canvas))])
-        return rgbd_canvas(canvas, arrays["depth_THW"].astype(np.float32) / 1000) if kind == "rgbd" else canvas
+        return rgbd_canvas(canvas, metres(arrays["depth_THW"])) if kind == "rgbd" else canvas
 
     if kind == "rgb" and not paths:
         return PLAIN

@@ -88,7 +88,7 @@ class CellGrid(nn.Module):
                   & (v_px < w.y_px + w.height_px - 0.5) for w in config.views]
         self.register_buffer("u_YX", torch.from_numpy(u_px), persistent=False)
         self.register_buffer("v_YX", torch.from_numpy(v_px), persistent=False)
-        self.register_buffer("view_VYX", torch.from_numpy(np.float32(inside)), persistent=False)
+        self.register_buffer("view_VYX", torch.from_numpy(np.array(inside, np.float32)), persistent=False)
 
     def tokens(self, cells_BYX: Tensor) -> Tensor:
         """The largest of each token's cells [B, N], row by row."""
