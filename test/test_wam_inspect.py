@@ -56,7 +56,7 @@ def test_the_plan_is_what_the_buffers_take() -> None:
                       value=None, action=None, text_width=8, history_chunks=4, actions_per_latent=3)
     wan = WanRuntime(WanModel(small), torch.bfloat16)
     plan = plan_memory(small, 0, cache_bytes=2)
-    work = 2 * small.chunk_tokens + small.chunk_actions
+    work = 2 * small.chunk_tokens + 2 * small.chunk_actions
     masks = 2 * 2 * small.slot_tokens
     assert wan.bytes - masks == plan.history_bytes + plan.aside_bytes + work * 2 * memory.token_numbers(small) * 2
 

@@ -97,10 +97,11 @@ class Uncached:
     def predict(self, past: list[Slot], now: Slot, text: Tensor, noise: ChunkNoise) -> ChunkPrediction:
         c, ahead = self.c, now[0] + self.c.chunk_latents
         past = past[-c.history_chunks :]
+        acted = [*past, now]
 
         def groups() -> tuple[list[Field], Field, list[Field]]:
             frames = [self.run("video", latents, 0.0, self.frame_rope(t), [])[1] for t, latents, _ in past]
-            actions = [self.run("action", done, 0.0, self.action_rope(t), [])[1] for t, _, done in past
+            actions = [self.run("action", done, 0.0, self.action_rope(t), [])[1] for t, _, done in acted
                        if done is not None]
             return frames, self.run("video", now[1], 0.0, self.frame_rope(now[0]), [])[1], actions
 
@@ -138,7 +139,7 @@ def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_ro
     addresses = [buffer.data_ptr() for buffer in (runtime.field.keys, runtime.field.values)]
     worst, frame = 0.0, 0
     for word in ["", "", "b", "", "d", "", "", "ba", "", "b", "d", ""]:
-        now: Slot = (frame, play.latents(), None)
+        now: Slot = (frame, play.latents(), play.actions() if frame else None)
         if "b" in word:
             runtime.branch()
             saved.append(past)
@@ -148,12 +149,11 @@ def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_ro
         if "d" in word:
             runtime.drop()
             past = saved.pop()
-        runtime.observe(now[1], frame)
+        runtime.observe(now[1], now[2], frame)
         noise = play.noise()
         worst = max(worst, difference(runtime.predict(noise), plain.predict(past, now, text, noise)))
-        done = play.actions()
-        runtime.commit(done)
-        past = [*past, (frame, now[1], done)]
+        runtime.commit()
+        past = [*past, now]
         frame += SMALL.chunk_latents if len(past) != 5 else 10**6
     assert runtime.frames.written == len(past) > 2 * SMALL.history_chunks
     assert worst < 1e-5
@@ -164,7 +164,7 @@ def test_a_new_sentence_changes_the_plan_and_keeps_the_history() -> None:
     model, play = model_of(SMALL), Episode(SMALL)
     runtime, noise = WanRuntime(model), play.noise()
     plans = []
-    runtime.observe(play.latents(), 0)
+    runtime.observe(play.latents(), None, 0)
     for text in (play.draw(5, 8), play.draw(5, 8)):
         before = runtime.frames.snapshot()
         runtime.set_text(text)
@@ -177,7 +177,7 @@ def test_sentence_and_future_reach_actions_by_the_value_map_alone_unless_the_blo
     for config in (SMALL, SHARED):
         model, play = model_of(config), Episode(config)
         runtime, noise = WanRuntime(model), dataclasses.replace(play.noise(), value=None)
-        runtime.observe(play.latents(), 0)
+        runtime.observe(play.latents(), None, 0)
         plans = []
         for text, video in ((play.draw(5, 8), noise.video), (play.draw(5, 8), play.latents())):
             runtime.set_text(text)
@@ -195,20 +195,20 @@ def test_half_precision_storage_halves_the_memory_and_stays_close() -> None:
         latents, done = play.latents(), play.actions()
         for runtime in (narrow, wide):
             runtime.set_text(text)
-            runtime.observe(latents, 2 * i)
+            runtime.observe(latents, done, 2 * i)
             if i < 3:
-                runtime.commit(done)
+                runtime.commit()
     gap = difference(narrow.predict(noise), wide.predict(noise))
     assert 0 < gap < 0.1
 
 
 def test_a_branch_that_writes_more_than_it_may_is_refused() -> None:
     runtime, play = WanRuntime(model_of(SMALL)), Episode(SMALL)
-    runtime.observe(play.latents(), 0)
+    runtime.observe(play.latents(), None, 0)
     for _ in range(SMALL.history_chunks):
-        runtime.commit(play.actions())
+        runtime.commit()
     runtime.branch()
-    runtime.commit(play.actions())
-    runtime.commit(play.actions())
+    runtime.commit()
+    runtime.commit()
     with pytest.raises(InputError, match="no room for another speculative slot"):
-        runtime.commit(play.actions())
+        runtime.commit()

@@ -152,7 +152,7 @@ def history_text(config: WamConfig | WanConfig, plan: MemoryPlan) -> str:
         slots, slot = config.history_chunks, config.slot_tokens
         kind = f"chunks of {config.chunk_latents} latent frames and {config.chunk_actions} actions"
     else:
-        slots, slot = config.history_slots, config.frame_tokens + config.history_actions
+        slots, slot = config.history_slots, config.past_tokens + config.history_actions
         kind = f"frames with {config.history_actions} actions"
     each = plan.history_bytes // (slots * slot)
     return (f"{slots} {kind} = {slots * slot} tokens of {each} bytes ({2 * token_numbers(config)} numbers) = "

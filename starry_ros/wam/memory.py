@@ -47,10 +47,10 @@ def plan_memory(config: WamConfig | WanConfig, parameters: int, weight_bytes: in
     each = 2 * token_numbers(config) * (cache_bytes or weight_bytes)
     if isinstance(config, WanConfig):
         slots, slot = config.history_chunks, config.slot_tokens
-        work = 2 * config.chunk_tokens + (config.chunk_tokens if config.value else 0) + config.chunk_actions
+        work = 2 * config.chunk_tokens + (config.chunk_tokens if config.value else 0) + 2 * config.chunk_actions
         hidden = max(config.feed_forward, 6 * config.width) * config.chunk_tokens
     else:
-        slots, slot = config.history_slots, config.frame_tokens + config.history_actions
+        slots, slot = config.history_slots, config.past_tokens + config.history_actions
         work = 3 * config.frame_tokens + config.text_tokens + config.chunk_steps
         hidden = 6 * config.video.feed_forward * config.frame_tokens
     kept = min(SPECULATIVE_SLOTS, slots)

@@ -8,10 +8,12 @@
 
 Who sees whom is `masks.VISIBLE`. Regions of the field lie so that what video and value look at is one piece:
 
-    | executed actions, R slots | past latents, R slots | current | future | value | action |
-    |<------------------------ video ----------------------------------->|
-                                |<----------------- value -------------------->|
-    action: executed, current, value, action (all short; copied together)
+    | done | executed actions, R slots | past latents, R slots | current | future | value | action |
+    |<------------------------ video ------------------------------------------->|
+                                       |<----------------- value -------------------->|
+    action: done and executed, current, value, action (all short; copied together)
+
+`current` is the newest chunk of latents and `done` the actions executed during it.
 
 A checkpoint whose actions share the video stream's blocks (LingBot-VA) was trained on another table: every token sees
 the sentence and all that lies before it, and actions see the future latents. Such a model is run that way.
@@ -33,7 +35,8 @@ from starry_ros.wam.sampler import levels
 from starry_ros.wam.wan.config import WanConfig
 from starry_ros.wam.wan.streams import Field, LayerKV, Port, Stream, rope_table
 
-EXECUTED, PAST, CURRENT, FUTURE, VALUE, ACTION = "executed", "past", "current", "future", "value", "action"
+DONE, EXECUTED, PAST, CURRENT = "done", "executed", "past", "current"
+FUTURE, VALUE, ACTION = "future", "value", "action"
 
 
 class WanModel(nn.Module):
@@ -88,8 +91,9 @@ def regions(config: WanConfig) -> dict[str, slice]:
     """Where each group lies in the field."""
     c = config
     value = c.chunk_tokens if c.value else 0
-    sizes = {EXECUTED: c.history_chunks * c.chunk_actions, PAST: c.history_chunks * c.chunk_tokens,
-             CURRENT: c.chunk_tokens, FUTURE: c.chunk_tokens, VALUE: value, ACTION: c.chunk_actions}
+    sizes = {DONE: c.chunk_actions, EXECUTED: c.history_chunks * c.chunk_actions,
+             PAST: c.history_chunks * c.chunk_tokens, CURRENT: c.chunk_tokens, FUTURE: c.chunk_tokens, VALUE: value,
+             ACTION: c.chunk_actions}
     ends = list(itertools.accumulate(sizes.values()))
     return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
 
@@ -108,7 +112,7 @@ class WanRuntime:
         self.field, self.frames, self.actions = _memory(self.config, self.regions, self.device,
                                                         cache_dtype or self.dtype)
         self._text: list[LayerKV] | None = None
-        self._step = 0
+        self._step, self._acted = 0, False
 
     @property
     def bytes(self) -> int:
@@ -123,21 +127,25 @@ class WanRuntime:
         self._text = self.model.video.encode_text(self._own(tokens_TD)[None])
 
     @torch.inference_mode()
-    def observe(self, latents_1NW: Tensor, frame: int) -> None:
-        """Encode a chunk of real latents, its first latent frame at time `frame`. Replaces the current chunk."""
-        self._step = frame
-        place = self.regions[CURRENT]
-        self._pass("video", self._own(latents_1NW), 0.0, self._frame_rope(frame), place, self._before(place))
+    def observe(self, latents_1NW: Tensor, actions_1UJ: Tensor | None, frame: int) -> None:
+        """Encode a chunk of real latents, its first latent frame at time `frame`, and the actions executed during it.
 
-    @torch.inference_mode()
-    def commit(self, actions_1UJ: Tensor) -> None:
-        """Move the current chunk, with the actions executed during it, into the history."""
-        place = self.regions[ACTION]
-        see = (slice(0, self.regions[CURRENT].stop), place) if self._shared else (place,)
-        self._pass("action", self._own(actions_1UJ), 0.0, self._action_rope(self._step), place, see)
-        current = self.regions[CURRENT]
-        self.frames.write(self.field.keys[:, :, :, current], self.field.values[:, :, :, current], step=self._step)
-        self.actions.write(self.field.keys[:, :, :, place], self.field.values[:, :, :, place], step=self._step)
+        Replaces the current chunk; the first of an episode may have no actions.
+        """
+        self._step, self._acted = frame, actions_1UJ is not None
+        place, at = self.regions[CURRENT], self.regions
+        see = slice(at[EXECUTED].start, place.stop) if self._shared else place
+        self._pass("video", self._own(latents_1NW), 0.0, self._frame_rope(frame), place, (see,))
+        if actions_1UJ is not None:
+            see = slice(0, place.stop) if self._shared else at[DONE]
+            self._pass("action", self._own(actions_1UJ), 0.0, self._action_rope(frame), at[DONE], (see,))
+
+    def commit(self) -> None:
+        """Copy the current chunk, with its actions, into the history; observe the next one before predicting."""
+        for ring, name, exists in ((self.frames, CURRENT, True), (self.actions, DONE, self._acted)):
+            place = self.regions[name]
+            valid = torch.full((ring.tokens,), float(exists), device=self.device, dtype=ring.valid.dtype)
+            ring.write(self.field.keys[:, :, :, place], self.field.values[:, :, :, place], valid, step=self._step)
 
     def branch(self) -> None:
         """What is committed from now on is speculative."""
@@ -171,7 +179,8 @@ class WanRuntime:
         if noise.value is not None:
             value = self._denoise("value", noise.value, c.value_steps, c.shift, rope, at[VALUE],
                                   (slice(at[PAST].start, at[VALUE].stop),))
-        see = (at[EXECUTED], at[CURRENT], *((at[VALUE],) if noise.value is not None else ()), at[ACTION])
+        acted = slice(0, at[EXECUTED].stop)
+        see = (acted, at[CURRENT], *((at[VALUE],) if noise.value is not None else ()), at[ACTION])
         if self._shared:
             self._pass("video", video.to(self.dtype), 0.0, rope, at[FUTURE], (slice(0, at[FUTURE].stop),))
             see = (slice(0, at[ACTION].stop),)
@@ -188,7 +197,7 @@ class WanRuntime:
     def _pass(self, name: str, x: Tensor, s: float, rope: Tensor, place: slice, see: tuple[slice, ...]) -> Tensor:
         model, level = self.model, torch.full((1,), s, device=self.device)
         text = self._text if self._shared or place == self.regions[FUTURE] else None
-        self.field.bias = None if self.frames.written >= self.frames.slots else self._bias()
+        self.field.bias = None if self._all_exist() else self._bias()
         velocity: Tensor = model.stream_of(name)(model.port_of(name), x, level, rope, self.field, place, see, text)
         return velocity
 
@@ -196,9 +205,9 @@ class WanRuntime:
     def _shared(self) -> bool:
         return self.model.action is None
 
-    def _before(self, place: slice) -> tuple[slice, ...]:
-        """What observed latents see: themselves, or all before them where weights were trained so."""
-        return (slice(0, place.stop),) if self._shared else (place,)
+    def _all_exist(self) -> bool:
+        """Whether nothing needs hiding: as soon as the history is full of chunks with actions."""
+        return self._acted and self.frames.written > self.frames.slots
 
     def _bias(self) -> Tensor:
         """Hide the slots that do not exist [1, 1, 1, K]."""
@@ -206,6 +215,7 @@ class WanRuntime:
         exists = torch.ones(total, device=self.device, dtype=self.dtype)
         exists[self.regions[PAST]] = self.frames.valid[0].to(self.dtype)
         exists[self.regions[EXECUTED]] = self.actions.valid[0].to(self.dtype)
+        exists[self.regions[DONE]] = float(self._acted)
         return ((1 - exists) * MASKED)[None, None, None]
 
     def _frame_rope(self, first: int) -> Tensor:
