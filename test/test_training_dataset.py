@@ -86,7 +86,7 @@ def test_a_batch_is_a_function_of_seed_step_and_rank(data: Demonstrations) -> No
 
 
 def test_every_sample_is_what_a_naive_loop_takes_from_its_episode(data: Demonstrations) -> None:
-    sampler = make_sampler(data)
+    sampler = make_sampler(data, slow_past=0.0)
     seen = Counter[int]()
     for step in range(60):
         batch = sampler.draw(step)
@@ -114,6 +114,28 @@ def test_every_sample_is_what_a_naive_loop_takes_from_its_episode(data: Demonstr
                         assert batch.executed_BRUJ[b, slot, i, 0] == pytest.approx(1 + (past + 1 + i) / 100)
     assert set(seen) == {0, 1, 2, 3, 4}
     assert 15 <= seen[0] <= 45
+
+
+def test_a_slow_past_is_one_in_which_the_arm_came_less_far(data: Demonstrations) -> None:
+    sampler = make_sampler(data, slow_past=1.0, no_history=0.0)
+    shares = []
+    for step in range(30):
+        batch = sampler.draw(step)
+        for b, frame in enumerate(frames_of(batch)):
+            first, _ = episode_of(frame)
+            pasts = batch.history_canvas_BRHWC[b, :, 0, 0, 0].astype(int).tolist()
+            valid = batch.history_valid_BR[b].astype(bool)
+            assert all(frame >= near >= far for near, far in zip([frame, *pasts], pasts, strict=False))
+            for slot, past in enumerate(pasts):
+                assert max(first, frame - batch.spacing * (slot + 1)) <= past
+                if valid[slot]:  # commands run from that frame no further than to the sample
+                    commanded = (batch.executed_BRUJ[b, slot, : batch.spacing, 0] - 1) * 100
+                    assert past - 1e-3 <= commanded.min()
+                    assert commanded.max() <= past + batch.spacing + 1e-3
+            if valid[0]:
+                shares.append((frame - pasts[0]) / batch.spacing)
+    assert min(shares) == 0.0
+    assert 0.35 < float(np.mean(shares)) < 0.6
 
 
 def test_a_sentence_is_fresh_for_five_steps_after_every_change() -> None:

@@ -169,11 +169,11 @@ class Sampler:
     def __init__(
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
         seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 2.5, no_history: float = 0.5,
-        done_weight: float = 0.15, rival_share: float = 0.25,
+        done_weight: float = 0.15, rival_share: float = 0.25, slow_past: float = 0.5,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
         self._future, self._slots, self._actions = future_steps, history_slots, history_actions
-        self._no_history, self._rival_share = no_history, rival_share
+        self._no_history, self._rival_share, self._slow_past = no_history, rival_share, slow_past
         # Finished episodes rest at home, exactly where new ones start: too many of them teach the arm to stay there.
         weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0) * np.where(data.fresh_F, fresh_weight, 1.0)
         weight *= np.where(data.done_F, done_weight, 1.0)
@@ -187,7 +187,7 @@ class Sampler:
         frame = np.minimum(np.searchsorted(self._cumulative, rng.random(self.batch)), len(data) - 1)
         spacing = int(rng.integers(self._actions // 2, self._actions + 1))
         slots = 0 if rng.random() < self._no_history else int(rng.integers(1, self._slots + 1))
-        past, valid, executed, executed_valid = self._history(frame, slots, spacing)
+        past, valid, executed, executed_valid = self._history(frame, slots, spacing, self._paces(rng))
         rival, rivalled = self._rival(frame, rng)
         then = np.minimum(frame + self._future, data.last_F[frame])
         scenes = (None, None) if data.scenes is None else (data.scenes.at(frame), data.scenes.at(then))
@@ -213,13 +213,24 @@ class Sampler:
         applies &= rng.random() < self._rival_share
         return np.array(rival, np.int64), applies.astype(np.float32)
 
-    def _history(self, frame_B: I64, slots: int, spacing: int) -> tuple[I64, F32, F32, F32]:
+    def _paces(self, rng: np.random.Generator) -> F32:
+        """How fast each sample's past seems to have been [B]: 1 as recorded, down to 0 for an arm that stood still.
+
+        A robot that is held up by latency, limits or a stop has a slower past than any demonstration. Without such
+        samples, "I have not moved" comes to mean "I have finished", and the arm stays where it is.
+        """
+        slow = rng.random(self.batch) < self._slow_past
+        return np.where(slow, rng.random(self.batch), 1.0).astype(np.float32)
+
+    def _history(self, frame_B: I64, slots: int, spacing: int, pace_B: F32) -> tuple[I64, F32, F32, F32]:
         """Frames `spacing` steps apart before each frame, and the commands executed after each of them."""
         data = self.data
-        wanted = frame_B[:, None] - spacing * (1 + np.arange(slots))[None, :]
+        ago = np.round(spacing * pace_B[:, None] * (1 + np.arange(slots))[None, :]).astype(np.int64)
+        wanted = frame_B[:, None] - ago
         valid = wanted >= data.first_F[frame_B][:, None]
         past = np.where(valid, wanted, data.first_F[frame_B][:, None])
-        steps = past[:, :, None] + 1 + np.arange(self._actions)[None, None, :]
+        ahead = np.round(pace_B[:, None] * (1 + np.arange(self._actions))).astype(np.int64)
+        steps = past[:, :, None] + ahead[:, None, :]
         executed = data.command_FJ[np.minimum(steps, data.last_F[frame_B][:, None, None])]
         executed_valid = (np.arange(self._actions) < spacing)[None, None, :] & valid[:, :, None]
         return past, valid.astype(np.float32), executed, executed_valid.astype(np.float32)
