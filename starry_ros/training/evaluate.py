@@ -33,7 +33,7 @@ from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.training.measure import Meter, Quality
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.pool import run_jobs
-from starry_ros.training.scene_policy import ScenePolicy, needs_scene
+from starry_ros.training.scene_policy import ScenePolicy
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.load import RUNTIMES, load_session
@@ -116,9 +116,10 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
     """The policy, and how far ahead it imagines."""
     if job.policy == "expert" or job.model is None:
         return ExpertPolicy(cell, job.case.task), 0.0
-    session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"))
+    session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"),
+                           scene=True)
     policy: Policy = SessionPolicy(session)
-    if needs_scene(session):
+    if session.runtime.config.needs_scene:
         policy = ScenePolicy(session, cell)
     elif job.config.mode != LoopConfig.mode:
         policy = PlannerPolicy(session, job.config)

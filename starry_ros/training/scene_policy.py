@@ -16,12 +16,6 @@ from starry_ros.wam.gasam import Scene, scene_of
 from starry_ros.wam.session import Session
 
 
-def needs_scene(session: Session) -> bool:
-    """Whether the model wants more than the packed canvas."""
-    config = session.runtime.config
-    return config.layout != "rgb" or config.paths or bool(config.gasam)
-
-
 class ScenePolicy:
     """A policy of the closed loop. Must plan while the cell is at the instant of the observation."""
 

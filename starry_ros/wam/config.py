@@ -167,6 +167,11 @@ class WamConfig:
         return "" if self.geometry is None or self.geometry.mode == "off" else self.geometry.mode
 
     @property
+    def needs_scene(self) -> bool:
+        """Whether the model wants more than the packed canvas: depth, cameras and hands."""
+        return self.layout != "rgb" or self.paths or bool(self.gasam)
+
+    @property
     def past_tokens(self) -> int:
         """Tokens of a past frame in the history: the whole grid, or its compact state."""
         return self.frame_tokens if self.states is None else self.states.tokens

@@ -157,6 +157,16 @@ def scene_arrays(scene: Scene) -> dict[str, F32]:
     return {name: tensor.numpy() for name, tensor in zip(_ARRAYS, tensors, strict=True)}
 
 
+def example_scene(config: WamConfig) -> dict[str, F32]:
+    """A scene to try a model with: something half a metre before every camera, hands near it."""
+    geometry = geometry_of(config)
+    rows, columns = config.canvas_height_px // geometry.cell_px, config.canvas_width_px // geometry.cell_px
+    views = len(config.views)
+    arrays = (np.full((1, rows, columns), 0.5), np.tile([100.0, 100.0, 60.0, 60.0], (1, views, 1)),
+              np.tile(np.eye(4), (1, views, 1, 1)), np.full((1, geometry.hands, 3), 0.4))
+    return {name: array.astype(np.float32) for name, array in zip(_ARRAYS, arrays, strict=True)}
+
+
 def measured_biases(config: WamConfig, grid: CellGrid, scene: dict[str, F32]) -> dict[str, F32]:
     """Inputs of the action stream for the scene of now; the imagined frame is not biased."""
     geometry = geometry_of(config)

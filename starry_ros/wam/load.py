@@ -17,6 +17,7 @@ from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
+from starry_ros.wam.gasam import example_scene
 from starry_ros.wam.graph_files import GraphFiles, find_graphs
 from starry_ros.wam.memory import plan_memory, require_memory
 from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime
@@ -37,15 +38,20 @@ _log = logging.getLogger(__name__)
 
 
 def load_session(
-    model_dir: Path, spec: RobotSpec, runtime: str = "auto", config: SessionConfig = DEFAULTS, threads: int = 1
+    model_dir: Path, spec: RobotSpec, runtime: str = "auto", config: SessionConfig = DEFAULTS, threads: int = 1,
+    *, scene: bool = False,
 ) -> Session:
     """A session of the model in a folder, for a robot. Sets PyTorch's threads for this process.
 
-    Raises CheckpointError on a model that does not fit, ConfigError on an unknown runtime, RuntimeUnavailable on one
-    that this machine lacks, and on too little memory.
+    `scene` says that the caller gives depth, cameras and hands to a model that needs them. Raises CheckpointError on a
+    model that does not fit, ConfigError on an unknown runtime or where nobody gives the scene, RuntimeUnavailable on a
+    runtime that this machine lacks, and on too little memory.
     """
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(model_dir, spec)
+    if checkpoint.config.needs_scene and not scene:
+        raise ConfigError(str(model_dir), "needs depth, cameras and hands, which nobody gives here",
+                          fix="use a model that sees colour alone")
     device = "cuda" if runtime == "torch" and torch.cuda.is_available() else "cpu"
     plan = plan_memory(checkpoint.config, checkpoint.parameters)
     _log.info("%s on %s needs %s", checkpoint.config.name, device, plan)
@@ -144,6 +150,8 @@ def _plans(runner: GraphRunner, plans: int) -> list[tuple[F32, F32]]:
     for i in range(plans):
         canvas = rng.integers(0, 256, (c.canvas_height_px, c.canvas_width_px, 3), dtype=np.uint8)
         runner.observe(canvas, i * c.history_actions)
+        if c.gasam:
+            runner.look(example_scene(c))
         noise = Noise(draw(1, c.frame_tokens, c.latent_token_width), draw(1, c.frame_tokens, c.value_token_width),
                       draw(1, c.chunk_steps, c.joints))
         prediction = runner.predict(noise, draw(c.joints))
