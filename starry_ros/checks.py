@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from starry_ros.errors import StarryError
+from starry_ros.errors import ConfigError, StarryError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.report import BENCH_COLUMNS, add_json_argument, gpu, machine, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
@@ -50,6 +50,11 @@ BARS = (
     Bar("control/splice_position", "value", "<=", 1e-9),
     Bar("control/splice_velocity", "value", "<=", 1.0),
     Bar("planning/stall_async_grounded_*", "value", "<=", 0.0),
+    Bar("history/torch/chunk_64", "cost_ratio", "<=", 1.10),
+    Bar("history/onnxruntime/chunk_64", "cost_ratio", "<=", 1.10),
+    Bar("history/reference_way", "ratio", ">=", 3.0),
+    Bar("history/reference_difference", "value", "<=", 1e-3),
+    Bar("wan/chunk", "over_roofline", "<=", 1.6),
     Bar("overlay/three_640x480_core_share", "value", "<=", 0.25),
 )
 BENCHES = {
@@ -58,6 +63,7 @@ BENCHES = {
     "control": ("starry_ros.bench.control", "one executor step, and the jitter of the control loop"),
     "planning": ("starry_ros.bench.planning", "stalls, jumps and jerk of planning while moving, by mode and latency"),
     "model": ("starry_ros.bench.model", "one plan on each runtime installed"),
+    "history": ("starry_ros.bench.history", "what the fixed history costs, and saves against the public way"),
     "overlay": ("starry_ros.bench.overlay", "blending a value map over a camera's view"),
 }
 LEAST_SHARED_MEMORY_MIB = 256
@@ -175,7 +181,7 @@ def _egl() -> Record:
     try:
         ctypes.CDLL("libEGL.so.1")
     except OSError:
-        fix = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri"
+        fix = "apt-get install libegl1 libegl-mesa0 libgl1-mesa-dri; without them rays are cast, which is slow"
         return _row("EGL", "no", "simulated cameras", False, True, fix)
     return _row("EGL", "yes", "simulated cameras", True, True, "")
 
@@ -198,12 +204,18 @@ def add_bench_command_arguments(parser: argparse.ArgumentParser) -> None:
     listing = "; ".join(f"{name}: {text}" for name, (_, text) in BENCHES.items())
     parser.add_argument("what", choices=[*BENCHES, "all"], help=listing)
     parser.add_argument("--robot", default="bimanual_sim", help="contract to measure with (default: %(default)s)")
+    parser.add_argument("--preset", help="with model: a Wan-size shape with random weights, such as wan2.2-5b, against "
+                        "the roofline measured in the same run")
+    parser.add_argument("--device", default="cpu", help="with --preset: cpu or cuda (default: %(default)s)")
+    parser.add_argument("--compile", action="store_true", help="with --preset: through torch.compile")
     add_json_argument(parser)
 
 
 def bench_command(args: argparse.Namespace) -> int:
     """Run one benchmark or all. A benchmark that cannot run here fails alone; the others still report."""
     spec = load_robot_spec(robot_file(args.robot))
+    if args.preset is not None:
+        return _bench_preset(args)
     names = list(BENCHES) if args.what == "all" else [args.what]
     rows: list[Record] = []
     broken = False
@@ -222,6 +234,17 @@ def bench_command(args: argparse.Namespace) -> int:
     if missed:
         print(f"missed: {', '.join(missed)}")
     return _finish(args, rows, passed=not missed and not broken, robot=spec.name)
+
+
+def _bench_preset(args: argparse.Namespace) -> int:
+    """`starry bench model --preset NAME --device DEVICE`."""
+    from starry_ros.bench import wan
+
+    if args.what != "model":
+        raise ConfigError("bench", "--preset goes with model", got=args.what, fix="starry bench model --preset NAME")
+    rows = [judged(row) for row in wan.run(args.preset, args.device, compiled=args.compile)]
+    print_table(rows, BENCH_COLUMNS)
+    return _finish(args, rows, passed=all(row["passed"] is not False for row in rows), preset=args.preset)
 
 
 def judged(row: Record) -> Record:

@@ -16,6 +16,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from starry_ros.errors import ConfigError
 from starry_ros.paths import share_dir
 from starry_ros.types import Record
@@ -38,6 +40,11 @@ def wilson(successes: int, n: int, z: float = _Z_95) -> tuple[float, float]:
     centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = z / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def percentile(samples: Sequence[float], percent: float) -> float | None:
+    """Percentile of the samples, None without any."""
+    return float(np.percentile(samples, percent)) if samples else None
 
 
 def evaluation_row(policy: str, task: str, setting: str, successes: int, episodes: int, **more: Any) -> Record:

@@ -19,10 +19,10 @@ from rclpy.executors import ExternalShutdownException
 
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
-from starry_ros.report import add_json_argument, evaluation_row, print_table, write_report
+from starry_ros.report import add_json_argument, evaluation_row, percentile, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.demo_film import ContactSheet, Film, compose
-from starry_ros.ros.demo_operator import FrameCount, Operator, frames_lost, percentile
+from starry_ros.ros.demo_operator import FrameCount, Operator, frames_lost
 from starry_ros.ros.graph import RUNTIMES, Graph, build_graph
 from starry_ros.ros.run import ros_session
 from starry_ros.ros.up import Supervisor, open_log, stop_signals

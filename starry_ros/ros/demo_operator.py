@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
@@ -165,8 +164,3 @@ def frames_lost(begin: FrameCount, end: FrameCount, seen_ns: Mapping[str, set[in
         arrived = sum(begin.last_ns[camera] < at_ns <= last_ns for at_ns in seen_ns.get(camera, ()))
         lost[camera] = max(0.0, 1.0 - arrived / published) if published else 0.0
     return lost
-
-
-def percentile(samples: list[float], percent: float) -> float | None:
-    """Percentile of the samples, None without any."""
-    return float(np.percentile(samples, percent)) if samples else None

@@ -280,7 +280,7 @@ class Cell:
         return None
 
     def render(self, camera: str) -> U8:
-        """RGB image [H, W, 3] of a camera at the size the contract states (320x240 for cameras outside it)."""
+        """RGB image [H, W, 3] of a camera, in the size of the contract's cameras."""
         if self._renderer is None:
             self._renderer = self._make_renderer()
         self._renderer.update_scene(self.data, camera=camera)
