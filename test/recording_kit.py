@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ pytest.importorskip("rclpy", reason="messages are serialised by ROS 2: make setu
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 from starry_ros.msg import WorldActionStatus
+from std_msgs.msg import String
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.paths import robot_file
@@ -49,6 +51,10 @@ class SmallPlanner:
     def observe(self, canvas: Canvas, state: RobotState) -> None:
         self.memory = 0.5 * self.memory + canvas.image_HWC.mean() / 255
         self.canvas, self.state = canvas, state
+
+    def plan_as(self, rung: str, committed: int) -> Plan:
+        assert (rung, committed) == ("full", 0)
+        return self.plan()
 
     def plan(self) -> Plan:
         self.chunk_id += 1
@@ -89,16 +95,23 @@ def write_session(
     path: Path, plans: int = 12, epoch_at: int = 6, swap_at: int = 3, skip: Callable[[int], bool] = lambda _: False,
     more: Callable[[Writer], None] = lambda _: None,
 ) -> None:
-    """A session of one plan every 0.4 s, of two epochs, with a new sentence in the first; `skip` leaves chunks out."""
+    """A session of one plan every 0.4 s, of two epochs, with a new sentence in the first; `skip` loses canvases."""
     writer, planner, rng = Writer(path), SmallPlanner(), np.random.default_rng(4)
-    planner.reset("put the red block on the pad")
+
+    def log(at_s: float, **step: Any) -> None:
+        writer.write("/planning_log", at_s, String(data=json.dumps(step)))
+
+    log(0.4, do="open", mode="async_naive", splice="auto", execute_s=0.8)
+    log(0.5, do="reset", text="put the red block on the pad", epoch=planner.reset("put the red block on the pad"))
     state = near = RobotState(0, SPEC.limit("home"), np.zeros(14))
     for index in range(plans):
         at_ns, at_s = round((1 + 0.4 * index) * S), 1 + 0.4 * index
         if index == epoch_at:
-            planner.reset("put the green block on the pad")
+            text = "put the green block on the pad"
+            log(at_s, do="reset", text=text, epoch=planner.reset(text))
         if index == swap_at:
             planner.set_instruction("put the blue block on the pad")
+            log(at_s, do="sentence", text="put the blue block on the pad")
         for offset_ms in (-20, 0, 20):
             moved = state.position_J + 0.01 * index + 0.0001 * offset_ms
             sample = RobotState(at_ns + offset_ms * 1_000_000, moved, state.velocity_J)
@@ -106,15 +119,17 @@ def write_session(
             near = sample if offset_ms == 0 else near
         canvas = canvas_at(at_ns, rng)
         image, info = convert.canvas_messages(canvas, LAYOUT, SPEC.content_hash, writer.edge)
-        writer.write("/canvas", at_s + 0.03, image)
+        if not skip(index):
+            writer.write("/canvas", at_s + 0.03, image)
         writer.write("/canvas_info", at_s + 0.03, info)
         planner.observe(canvas, near)
+        log(at_s + 0.05, do="observe", canvas=ORIGIN_NS + at_ns, state=ORIGIN_NS + near.stamp_ns)
         plan = planner.plan()
+        log(at_s + 0.1, do="plan", chunk=plan.chunk.chunk_id, rung="full", committed=0)
         status = WorldActionStatus(instruction=planner.text, instruction_id=planner.instruction_id, epoch=planner.epoch,
                                    plans=index + 1, runtime="small", model="tiny")
-        if not skip(index):
-            writer.write("/action_chunk", at_s + 0.1, convert.chunk_message(plan.chunk, writer.edge))
-            writer.write("/value_map", at_s + 0.1, convert.value_map_message(plan.value_map, plan.chunk, writer.edge))
+        writer.write("/action_chunk", at_s + 0.1, convert.chunk_message(plan.chunk, writer.edge))
+        writer.write("/value_map", at_s + 0.1, convert.value_map_message(plan.value_map, plan.chunk, writer.edge))
         writer.write("/world_action_status", at_s + 0.15, status)
     more(writer)
     writer.file.close()

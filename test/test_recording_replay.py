@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from starry_ros.recording.session_file import SessionFile
 
 def played(path: Path, **planner: float) -> Outcome:
     recording = Recording(path)
-    return list(replay(recording, Session.read(recording, SPEC), lambda: SmallPlanner(**planner)))[-1][0]
+    return list(replay(recording, Session.read(recording, SPEC), lambda _: SmallPlanner(**planner)))[-1]
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +49,22 @@ def test_a_changed_weight_is_found_and_the_first_chunk_named(session: Path) -> N
     assert played(session, weight=1.0 + 1e-9).first_beyond(1e-6) is None
 
 
-def test_what_follows_a_lost_plan_is_not_called_different(tmp_path: Path) -> None:
+def test_what_follows_a_lost_canvas_is_not_called_different(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     write_session(path, skip=lambda index: index == 2)
     outcome = played(path)
     assert [c.chunk_id for c in outcome.compared] == [1, 2, *range(7, 13)]
     assert all(c.exact for c in outcome.compared)
-    assert outcome.skipped == {"an earlier plan of its epoch was not recorded": 3}
+    assert outcome.skipped == {"a canvas of its epoch was not recorded": 4}
 
 
-def test_a_recording_that_began_too_late_plays_from_its_next_epoch(tmp_path: Path) -> None:
-    path = tmp_path / "a.mcap"
-    write_session(path, skip=lambda index: index < 2)
-    outcome = played(path)
-    assert [c.chunk_id for c in outcome.compared] == list(range(7, 13))
+def test_a_recording_that_began_too_late_plays_from_its_next_epoch(session: Path) -> None:
+    recording = Recording(session)
+    whole = Session.read(recording, SPEC)
+    late = dataclasses.replace(whole, steps=whole.steps[5:])
+    outcome = list(replay(recording, late, lambda _: SmallPlanner()))[-1]
+    assert [c.chunk_id for c in outcome.compared] == list(range(7, 13)), "the epoch is counted up to, for the noise"
+    assert outcome.skipped == {"its epoch began before the recording": 5}
     assert all(c.exact for c in outcome.compared)
 
 

@@ -1,13 +1,16 @@
 """Plans again, offline, from what a session observed, and says where and by how much the plans differ.
 
-A chunk names its observation by stamp, so every plan of the recording is made again from the canvas of that stamp and
-the joint state nearest to it, with the same memory, sentence, epoch and noise. On the runtime that made them the plans
-come out bit for bit; on another runtime within its parity bound; with other weights they do not.
+The planning process tells every step it takes (`planning_log`): which canvas and which joint state it took in, which
+sentence, epoch, effort and committed steps a plan was made with. Taking the same steps again, from the recorded
+canvases and joint states, gives the same bits on the runtime that made them; within its parity bound on another
+runtime; something else with other weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,18 +22,21 @@ from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns,
 from starry_ros.recording.session_file import model_hashes
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import ActionChunk, Canvas, Plan, Record, RobotState, ValueMap
+from starry_ros.wam.trace import OBSERVE, OPEN, PLAN, RESET, SENTENCE
 
 PARITY_RAD = 2e-3
 """What another runtime may differ, in rad (grippers m): the runtimes' bound of 1e-3 standard deviations, rounded up."""
 
+CANVASES_KEPT = 64
 
-class Planner(Protocol):
-    """What `wam.session.Session` offers."""
+
+class Replayer(Protocol):
+    """What `wam.trace.RetracingPlanner` offers."""
 
     def reset(self, instruction: str) -> int: ...
     def set_instruction(self, text: str) -> int: ...
     def observe(self, canvas: Canvas, state: RobotState) -> None: ...
-    def plan(self) -> Plan: ...
+    def plan_as(self, rung: str, committed: int) -> Plan | None: ...
 
 
 @dataclass(frozen=True)
@@ -65,104 +71,131 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Session:
-    """What a recording says about its plans, without the images."""
+    """What a recording says about its planning, without the images. Steps are JSON objects in their order."""
 
-    chunks: tuple[ActionChunk, ...]
-    maps: dict[int, ValueMap]
-    sentences: dict[tuple[int, int], str]
-    states: tuple[RobotState, ...]
-    layouts: dict[int, str]
-    lives: tuple[int, ...]
-    """For each chunk, which life of the planning process it belongs to."""
+    steps: tuple[Mapping[str, Any], ...]
+    chunks: Mapping[tuple[int, int], ActionChunk]
+    """By life of the planning process and chunk id."""
+    maps: Mapping[int, ValueMap]
+    states: Mapping[int, RobotState]
+    layouts: Mapping[int, str]
 
     @staticmethod
     def read(recording: Recording, spec: RobotSpec) -> Session:
-        """Collect everything but images. DataError when there is no plan in the recording."""
-        chunks, maps, sentences, states, layouts, lives = [], {}, {}, [], {}, []
-        life = 0
-        for heard in recording.messages("action_chunk", "value_map", "world_action_status", spec.joint_state_topic,
+        """Collect everything but images. DataError when the recording does not say how it was planned."""
+        steps, chunks, maps, states, layouts = [], {}, {}, {}, {}
+        life = last_id = 0
+        for heard in recording.messages("planning_log", "action_chunk", "value_map", spec.joint_state_topic,
                                         "canvas_info"):
             message = heard.message
-            if heard.topic == "action_chunk":
-                life += lives[-1:] == [life] and message.chunk_id <= chunks[-1].chunk_id
-                chunks.append(chunk_of(message))
-                lives.append(life)
+            if heard.topic == "planning_log":
+                steps.append(json.loads(message.data))
+            elif heard.topic == "action_chunk":
+                life += message.chunk_id <= last_id
+                last_id = message.chunk_id
+                chunks[life, last_id] = chunk_of(message)
             elif heard.topic == "value_map":
                 maps[stamp_ns(message.header.stamp)] = value_map_of(message)
-            elif heard.topic == "world_action_status":
-                life += lives[-1:] == [life] and message.plans == 0
-                sentences[life, message.instruction_id] = message.instruction
             elif heard.topic == "canvas_info":
                 layouts[stamp_ns(message.header.stamp)] = message.layout_hash
             else:
-                states.append(state_of(spec, message))
-        if not chunks:
+                state = state_of(spec, message)
+                states[state.stamp_ns] = state
+        if not any(step["do"] == PLAN for step in steps):
             raise DataError(str(recording.path), "holds no plan", fix="record a session in which the model plans")
-        return Session(tuple(chunks), maps, sentences, tuple(states), layouts, tuple(lives))
+        return Session(tuple(steps), chunks, maps, states, layouts)
 
-    def nearest_state(self, at_ns: int) -> RobotState | None:
-        """The joint state measured nearest to an image."""
-        return min(self.states, key=lambda state: abs(state.stamp_ns - at_ns), default=None)
+    @property
+    def plans(self) -> int:
+        """How many plans were made."""
+        return sum(step["do"] == PLAN for step in self.steps)
 
 
-def replay(recording: Recording, session: Session, make_planner: Any) -> Iterator[tuple[Outcome, Compared | None]]:
-    """Plan again, in order; yields the outcome so far after every chunk. `make_planner()` opens a fresh session."""
-    outcome = Outcome()
-    due = {chunk.observation_ns: index for index, chunk in enumerate(session.chunks)}
-    player = _Player(session, make_planner)
-    for heard in recording.messages("canvas"):
-        index = due.pop(stamp_ns(heard.message.header.stamp), None)
-        if index is not None:
-            canvas = Canvas(session.chunks[index].observation_ns, session.layouts.get(
-                session.chunks[index].observation_ns, ""), image_of("canvas", heard.message), ())
-            yield outcome, player.play(index, canvas, outcome)
-    for _ in due:
-        outcome.skip("its canvas was not recorded")
-    yield outcome, None
+def replay(
+    recording: Recording, session: Session, make_planner: Callable[[Mapping[str, Any]], Replayer]
+) -> Iterator[Outcome]:
+    """Take every step again; yields the outcome so far after each plan. `make_planner` opens a planner as described."""
+    player = _Player(session, _Canvases(recording, session.layouts), make_planner)
+    for step in session.steps:
+        player.take(step)
+        if step["do"] == PLAN:
+            yield player.outcome
+
+
+class _Canvases:
+    """Recorded canvases by stamp. They are asked for in the order of time, so the file is read once."""
+
+    def __init__(self, recording: Recording, layouts: Mapping[int, str]) -> None:
+        self._messages, self._layouts = recording.messages("canvas"), layouts
+        self._kept: OrderedDict[int, Any] = OrderedDict()
+
+    def at(self, at_ns: int) -> Canvas | None:
+        """The canvas of that stamp, or None when it was not recorded."""
+        while at_ns not in self._kept and (not self._kept or next(reversed(self._kept)) < at_ns):
+            heard = next(self._messages, None)
+            if heard is None:
+                return None
+            self._kept[stamp_ns(heard.message.header.stamp)] = heard.message
+            if len(self._kept) > CANVASES_KEPT:
+                self._kept.popitem(last=False)
+        message = self._kept.get(at_ns)
+        return None if message is None else Canvas(at_ns, self._layouts.get(at_ns, ""), image_of("canvas", message), ())
 
 
 class _Player:
-    """Brings a planner to the state that it had before each chunk."""
+    """Takes steps. After one that cannot be taken, plans are skipped up to the next reset, which forgets everything."""
 
-    def __init__(self, session: Session, make_planner: Any) -> None:
-        self._session, self._make_planner = session, make_planner
-        self._planner: Planner | None = None
-        self._life, self._epoch, self._instruction, self._last_index = -1, 0, 0, -1
-        self._whole = False
+    def __init__(
+        self, session: Session, canvases: _Canvases, make_planner: Callable[[Mapping[str, Any]], Replayer]
+    ) -> None:
+        self._session, self._canvases, self._make_planner = session, canvases, make_planner
+        self._planner: Replayer | None = None
+        self._opened: Mapping[str, Any] = {"mode": "async_naive", "splice": "auto", "execute_s": 0.8}
+        self._life, self._last_id, self._epoch, self._broken = 0, 0, 0, "its epoch began before the recording"
+        self.outcome = Outcome()
 
-    def play(self, index: int, canvas: Canvas, outcome: Outcome) -> Compared | None:
-        chunk, life = self._session.chunks[index], self._session.lives[index]
-        text = self._session.sentences.get((life, chunk.instruction_id))
-        state = self._session.nearest_state(canvas.stamp_ns)
-        if text is None or state is None:
-            outcome.skip("its sentence was not recorded" if text is None else "no joint state was recorded")
-            self._whole, self._last_index = False, index
-            return None
-        if life != self._life:
-            self._planner, self._life, self._epoch = self._make_planner(), life, 0
-        self._follow(chunk, text, index)
-        if not self._whole or self._planner is None:
-            outcome.skip("an earlier plan of its epoch was not recorded")
-            return None
-        self._planner.observe(canvas, state)
-        compared = compare(chunk, self._session.maps.get(chunk.observation_ns), self._planner.plan())
-        outcome.compared.append(compared)
-        return compared
+    def take(self, step: Mapping[str, Any]) -> None:
+        """Take one step."""
+        if step["do"] == OPEN:
+            self._opened, self._planner = step, None
+        elif step["do"] == RESET:
+            self._reset(step["text"], step["epoch"])
+        elif step["do"] == PLAN:
+            self._plan(step)
+        elif not self._broken and self._planner is not None:
+            if step["do"] == SENTENCE:
+                self._planner.set_instruction(step["text"])
+            elif step["do"] == OBSERVE:
+                self._observe(self._planner, step)
 
-    def _follow(self, chunk: ActionChunk, text: str, index: int) -> None:
-        """Epoch and sentence of this chunk; an epoch whose beginning is missing cannot be played."""
-        assert self._planner is not None
-        first = index == 0 or self._session.lives[index - 1] != self._life
-        expected = 1 if first else self._session.chunks[index - 1].chunk_id + 1
-        contiguous = chunk.chunk_id == expected and (first or self._last_index == index - 1)
-        if chunk.epoch != self._epoch:
-            while self._epoch < chunk.epoch:
-                self._epoch = self._planner.reset(text)
-            self._whole = contiguous
-        elif chunk.instruction_id != self._instruction:
-            self._planner.set_instruction(text)
-        self._whole = self._whole and contiguous
-        self._instruction, self._last_index = chunk.instruction_id, index
+    def _reset(self, text: str, epoch: int) -> None:
+        """The noise depends on the epoch, so a recording that began late counts up to it."""
+        if self._planner is None or epoch <= self._epoch:
+            self._planner, self._epoch = self._make_planner(self._opened), 0
+        while self._epoch < epoch:
+            self._epoch = self._planner.reset(text)
+        self._broken = ""
+
+    def _observe(self, planner: Replayer, step: Mapping[str, Any]) -> None:
+        canvas, state = self._canvases.at(step["canvas"]), self._session.states.get(step["state"])
+        if canvas is None or state is None:
+            self._broken = f"a {'canvas' if canvas is None else 'joint state'} of its epoch was not recorded"
+        else:
+            planner.observe(canvas, state)
+
+    def _plan(self, step: Mapping[str, Any]) -> None:
+        self._life += step["chunk"] <= self._last_id
+        self._last_id = step["chunk"]
+        recorded = self._session.chunks.get((self._life, self._last_id))
+        if self._broken or self._planner is None:
+            self.outcome.skip(self._broken)
+            return
+        plan = self._planner.plan_as(step["rung"], step["committed"])
+        if plan is None or recorded is None:
+            self.outcome.skip("the plan itself was not recorded" if recorded is None else "no plan was made this time")
+        else:
+            recorded_map = self._session.maps.get(recorded.observation_ns)
+            self.outcome.compared.append(compare(recorded, recorded_map, plan))
 
 
 def compare(recorded: ActionChunk, recorded_map: ValueMap | None, again: Plan) -> Compared:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.recording.reader import Recording
@@ -55,9 +57,14 @@ def replay_command(args: argparse.Namespace) -> int:
 
 def _run(recording: Recording, session: Session, spec: RobotSpec, folder: Path, runtime: str) -> Outcome:
     from starry_ros.wam.load import load_session
+    from starry_ros.wam.trace import RetracingPlanner
 
-    outcome, total = Outcome(), len(session.chunks)
-    for outcome, _ in replay(recording, session, lambda: load_session(folder, spec, runtime)):
+    def open_planner(opened: Mapping[str, Any]) -> RetracingPlanner:
+        loaded = load_session(folder, spec, runtime)
+        return RetracingPlanner(loaded, opened["mode"], opened["splice"], opened["execute_s"])
+
+    outcome, total = Outcome(), session.plans
+    for outcome in replay(recording, session, open_planner):
         done = len(outcome.compared)
         if done % 20 == 0:
             print(f"\r{done} of {total} plans", end="", flush=True)

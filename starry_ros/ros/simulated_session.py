@@ -6,6 +6,7 @@ machine of any speed makes the same file, so tests, documentation and comparison
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,9 @@ from starry_ros.sim.cell import COLOURS, Cell
 from starry_ros.sim.driver import CameraRig, Scene, SimulatedDriver
 from starry_ros.timing import NS_PER_S, LatencyWindow, nanoseconds, seconds
 from starry_ros.types import CameraFrame, Canvas, FrameSet, Plan
+from starry_ros.wam.ladder import LadderConfig
+from starry_ros.wam.planner import PlannerConfig
+from starry_ros.wam.trace import Step, TracingPlanner
 
 ORIGIN_NS = 1_800_000_000 * NS_PER_S
 """ROS time at the beginning of every simulated session: the same file from the same arguments."""
@@ -77,6 +81,8 @@ class SimulatedSession:
         self._status = WorldActionStatus(model=model, runtime=session.runtime.name, contract_hash=spec.content_hash,
                                          rung="full", state="waiting", reason="no_instruction")
         self._accepted = 0
+        patient = PlannerConfig(ladder=LadderConfig(budget_s=60.0))  # a slow machine makes the same plans
+        self._planner = TracingPlanner(session, patient, tell=self._tell)
         self._canvas: Canvas | None = None
         self._states = StateHistory()
         self._pending: tuple[int, int, Plan] | None = None
@@ -94,7 +100,7 @@ class SimulatedSession:
         config, scene = self._config, self._scene
         sentence = scene.reset(config.task, config.setting, config.seed + index)
         self._driver.restart()
-        self._status.epoch = self._session.reset(sentence)
+        self._status.epoch = self._planner.reset(sentence)
         self._set_sentence(sentence)
         self._executor.set_epoch(self._session.epoch)
         self._executor.step(self._now_ns, self._driver.state())
@@ -105,7 +111,7 @@ class SimulatedSession:
             if self._now_ns >= swap_ns and self._cell.held("right") is None:
                 colour = COLOURS[(COLOURS.index(scene.colour) + 1) % len(COLOURS)]
                 swap_ns, text = 2**63, scene.ask_for(colour)
-                self._session.set_instruction(text)
+                self._planner.set_instruction(text)
                 self._set_sentence(text)
             self._tick()
         success = scene.success
@@ -164,10 +170,16 @@ class SimulatedSession:
             if now_ns < self._canvas.stamp_ns + PAIRING_NS or state is None:
                 return
             self._plan_ns = now_ns + nanoseconds(self._config.replan_s)
-            self._session.observe(self._canvas, state)
+            self._planner.observe(self._canvas, state)
             self._status.observations += 1
             spread = self._config.latency_s * float(np.clip(self._rng.normal(1.0, 0.3), 0.4, 2.5))
-            self._pending = now_ns + nanoseconds(spread), now_ns, self._session.plan()
+            plan = self._planner.plan(now_ns)
+            if plan is not None:
+                self._pending = now_ns + nanoseconds(spread), now_ns, plan
+
+    def _tell(self, step: Step) -> None:
+        stamps = {name: ORIGIN_NS + time_ns for name, time_ns in step.times_ns.items()}
+        self._write("planning_log", String(data=json.dumps({"do": step.do, **step.values, **stamps})))
 
     def _publish(self, plan: Plan, latency_s: float) -> None:
         chunk = plan.chunk

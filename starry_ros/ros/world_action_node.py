@@ -6,11 +6,13 @@ state, refuses it with a reason when it is not fit to plan on, or publishes a ch
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import CheckpointError, InputError, StarryError
@@ -40,6 +42,7 @@ from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
 from starry_ros.wam.session import Session, SessionConfig
 from starry_ros.wam.surprise import Calibration
+from starry_ros.wam.trace import Step, TracingPlanner
 
 MODES = ("sync", "async_naive", "async_grounded")
 SPLICES = ("auto", "trained_prefix", "guided", "put_back", "linear_blend", "hard_switch")
@@ -112,6 +115,7 @@ class WorldActionNode(StarryNode):
         self._chunks = self.create_publisher(ActionChunk, "action_chunk", PLAN)
         self._maps = self.create_publisher(ValueMap, "value_map", PLAN)
         self._imagined = self.create_publisher(Image, "imagined_canvas", SENSOR)
+        self._log = self.create_publisher(String, "planning_log", STATE)
         self._statuses = self.create_publisher(WorldActionStatus, "world_action_status", STATE)
         self.create_subscription(Image, "canvas", self._on_canvas, NEWEST)
         self.create_subscription(CanvasInfo, "canvas_info", self._on_info, NEWEST)
@@ -202,11 +206,16 @@ class WorldActionNode(StarryNode):
             PlanMode(values["mode"]), SpliceMethod(values["splice"]), values["replan_s"],
             ladder=LadderConfig(budget_s=values["budget_s"]),
         )
-        self._planner = Planner(session, config, calibration=calibration_of(values["model"]))
+        self._planner = TracingPlanner(session, config, tell=self._tell, calibration=calibration_of(values["model"]))
         self._say("waiting", NO_INSTRUCTION)
         if self._values["instruction"]:
             self._reset(self._values["instruction"])
         return session
+
+    def _tell(self, step: Step) -> None:
+        """Log a step of the planner, so that a recording can be planned again."""
+        stamps = {name: stamp_ns(self._edge.stamp(time_ns)) for name, time_ns in step.times_ns.items()}
+        self._log.publish(String(data=json.dumps({"do": step.do, **step.values, **stamps})))
 
     def _set_instruction(self, text: str) -> int:
         if not self._status.instruction:
