@@ -29,7 +29,8 @@ EXTRAS = {
         "ros-jazzy-geometry-msgs", "ros-jazzy-trajectory-msgs", "ros-jazzy-std-srvs", "ros-jazzy-visualization-msgs",
         "ros-jazzy-diagnostic-msgs", "ros-jazzy-rosgraph-msgs", "mcap", "mcap-ros2-support", "av", "mujoco>=3.3",
     ],
-    "dev": ["pytest>=8,<9", "ruff", "mypy", "types-PyYAML", "colcon-core", "colcon-cmake", "colcon-ros"],
+    "view": ["rerun-sdk>=0.30"],
+    "dev": ["pytest>=8,<9", "rosbags", "ruff", "mypy", "types-PyYAML", "colcon-core", "colcon-cmake", "colcon-ros"],
 }
 
 setup(
