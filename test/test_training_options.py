@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from training_kit import CANVAS, LATENT, write_episodes
-from wam_kit import CONFIG, LAYOUT, SPEC
+from wam_kit import CONFIG, LAYOUT, SPEC, make_checkpoint
 
 from starry_ros.canvas.depth import NEAR_M, depth_as_grey, depth_cells, pack_depth, rgbd_layout
 from starry_ros.canvas.paths import COLOURS_RGB, draw_paths
@@ -25,14 +25,15 @@ from starry_ros.training.train_options import (
     chosen_config,
     chosen_data,
     chosen_video,
+    freeze,
     start_parts,
 )
 from starry_ros.types import CameraModel
 from starry_ros.wam import config as wam_config
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
-from starry_ros.wam.checkpoint import load_checkpoint
+from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.gasam import canvas_intrinsics, scene_arrays
-from starry_ros.wam.load import reference
+from starry_ros.wam.load import choose_geometry, load_session, reference
 from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.state_tokens import StateAutoencoder, save_states
@@ -170,6 +171,40 @@ def test_a_video_without_actions_is_labelled_by_its_motions_and_trains_beside_de
     args.video_states = None
     with pytest.raises(ConfigError, match="needs compact states"):
         chosen_video(args, SPEC, wam, autoencoder, robot)
+
+
+def test_the_expert_alone_learns_beside_a_finished_model_and_its_weights_serve_in_every_mode(
+    folder: Path, tmp_path: Path
+) -> None:
+    plain = make_checkpoint()
+    save_checkpoint(tmp_path / "plain", plain)
+    args = arguments("--geometry", "predicted", "--only-geometry")
+    args.data, args.out, args.init = folder / "d", tmp_path / "run", tmp_path / "plain"
+    wam = chosen_config(args, SPEC)
+    data = chosen_data(args, SPEC, wam, plain.autoencoder)
+    trainer = Trainer(SPEC, data, plain.autoencoder, TrainConfig("narrow", steps=2, batch=2, warm_up=1), args.out, wam)
+    train._start_from(trainer, args)
+    freeze(args, trainer.model)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    for _ in range(2):
+        trainer.step()
+    changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("geometry.") for name in changed)
+    trainer.save()
+    trained = load_checkpoint(args.out / "checkpoint", SPEC)
+    assert choose_geometry(trained, "off").config.gasam == ""
+    assert choose_geometry(trained, "measured").config.gasam == "measured"
+    measured = choose_geometry(plain, "measured")
+    assert measured.config.gasam == "measured"
+    assert measured.build_model().geometry is not None
+    with pytest.raises(ConfigError, match="no geometry expert"):
+        choose_geometry(plain, "predicted")
+    with pytest.raises(ConfigError, match="needs depth, cameras and hands"):
+        load_session(args.out / "checkpoint", SPEC, "torch")
+    args.geometry = None
+    with pytest.raises(ConfigError, match="no geometry part"):
+        freeze(args, plain.build_model())
 
 
 def test_parts_that_do_not_fit_are_refused_with_a_way_out(folder: Path, tmp_path: Path) -> None:

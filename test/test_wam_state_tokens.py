@@ -40,22 +40,38 @@ def latents(count: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 4, 12, 10, generator=torch.Generator().manual_seed(seed))
 
 
+def canvases(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, 192, 160, generator=torch.Generator().manual_seed(7))
+
+
+def test_pixels_beside_a_latent_are_the_means_of_its_squares() -> None:
+    canvas, z = canvases(1), latents(1)
+    features = make().encoder.features(z, canvas)
+    assert torch.equal(features[:, :4], z)
+    for row, column, channel, i, j in ((0, 0, 0, 0, 0), (11, 9, 2, 1, 0), (4, 7, 1, 0, 1)):
+        y, x = 16 * row + 8 * i, 16 * column + 8 * j
+        wanted = 3.0 * float(canvas[0, channel, y : y + 8, x : x + 8].mean())
+        assert float(features[0, 4 + 4 * channel + 2 * i + j, row, column]) == pytest.approx(wanted, rel=1e-4)
+
+
 def test_a_frame_is_two_tokens_and_a_motion_is_their_difference() -> None:
     model, z = make(), latents(3)
-    states = model.encode(z)
+    states = model.encode(z, canvases(3))
     assert states.shape == (3, 2, 6)
-    torch.testing.assert_close(model.motion(z[:1], z[1:2]), states[1:2] - states[:1], atol=1e-6, rtol=1e-5)
-    assert not model.motion(z, z).any()
-    moved = z.clone()
+    moved, lit = z.clone(), canvases(3)
     moved[0, 2, 11, 9] += 1.0
-    assert (model.encode(moved)[0] - states[0]).abs().max() > 1e-5
+    lit[1, 0, 191, 159] += 1.0
+    assert (model.encode(moved, canvases(3))[0] - states[0]).abs().max() > 1e-5
+    assert (model.encode(z, lit)[1] - states[1]).abs().max() > 1e-6
+    blind = StateAutoencoder(dataclasses.replace(SMALL, pixel_cells=0)).eval()
+    assert torch.equal(blind.encode(z, lit), blind.encode(z, canvases(3)))
     assert model.decode(states, latents(3, 1), steps=2).shape == z.shape
 
 
 def test_the_decoder_reads_the_state_everywhere_and_the_loss_is_its_velocity_error() -> None:
     model, z, noise = make(), latents(2), latents(2, 1)
     t = torch.tensor([0.25, 1.0])
-    state = model.encode(z)
+    state = model.encode(z, canvases(2))
     base = model.decoder(noise, t, state)
     other = model.decoder(noise, t, state + 0.5)
     assert ((base - other).abs().amax(dim=(0, 1)) > 1e-7).all()
@@ -68,7 +84,7 @@ def test_files_keep_every_bit_and_damage_is_refused(tmp_path: Path) -> None:
     model = make()
     save_states(tmp_path, model, {"note": 1})
     again = load_states(tmp_path)
-    assert torch.equal(model.encode(latents(1)), again.encode(latents(1)))
+    assert torch.equal(model.encode(latents(1), canvases(1)), again.encode(latents(1), canvases(1)))
     (tmp_path / "states.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="train-state-tokens"):
         load_states(tmp_path)

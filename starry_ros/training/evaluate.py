@@ -38,6 +38,7 @@ from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.load import RUNTIMES, load_session
 from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.options import GASAM_MODES
 from starry_ros.wam.planner import PlanMode, SpliceMethod
 from starry_ros.wam.session import Session, SessionConfig
 
@@ -60,6 +61,7 @@ class Job:
     case: Case
     runtime: str
     config: LoopConfig
+    geometry: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def play(job: Job) -> Score:
     if spec.content_hash not in _KEPT:
         _KEPT[spec.content_hash] = Cell(spec)
     cell: Cell = _KEPT[spec.content_hash]
-    key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task, job.config)
+    key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task, job.config, job.geometry)
     if key not in _KEPT:
         _KEPT[key] = _policy(job, cell)
     policy, horizon_s = _KEPT[key]
@@ -117,7 +119,7 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
     if job.policy == "expert" or job.model is None:
         return ExpertPolicy(cell, job.case.task), 0.0
     session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"),
-                           scene=True)
+                           scene=True, geometry=job.geometry)
     policy: Policy = SessionPolicy(session)
     if session.runtime.config.needs_scene:
         policy = ScenePolicy(session, cell)
@@ -211,11 +213,12 @@ def _percentile(values: np.ndarray, percent: float) -> float | None:
 def evaluate(
     model: Path | None, spec: RobotSpec, episodes: int, seed: int = 0, workers: int = 1, case: Kind = "normal", *,
     policies: Sequence[str] = ("model",), task: str = "place_block_pad", setting: str = "easy", runtime: str = "auto",
-    config: LoopConfig = DEFAULTS, strips: Path | None = None,
+    config: LoopConfig = DEFAULTS, strips: Path | None = None, geometry: str | None = None,
 ) -> list[Record]:
     """One row a policy over the evaluation episodes `seed` .. `seed + episodes - 1`.
 
-    `model` may be None if only the expert plays. `strips` is a folder for pictures of the failed episodes.
+    `model` may be None if only the expert plays; `geometry` overrides what weighs the actions' attention. `strips` is a
+    folder for pictures of the failed episodes.
     """
     if set(policies) - {"expert"} and model is None:
         raise ConfigError("evaluate", "no model was given", expected="a model folder")
@@ -226,7 +229,8 @@ def evaluate(
         if "untrained" in policies and model is not None:
             models["untrained"] = untrained_copy(model, Path(scratch), spec, seed)
         engines = {**dict.fromkeys(policies, runtime), "untrained": "torch"}
-        jobs = [Job(policy, models[policy], spec, one, engines[policy], config) for policy in policies for one in cases]
+        jobs = [Job(policy, models[policy], spec, one, engines[policy], config, geometry)
+                for policy in policies for one in cases]
         scores = run_scores(jobs, workers)
     if strips is not None:
         for score in scores:
@@ -260,6 +264,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="first evaluation seed (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
+    parser.add_argument("--geometry", choices=GASAM_MODES,
+                        help="weigh the actions' attention by what is measured or predicted (default: as trained)")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--latency", type=float, default=LoopConfig.latency_s, metavar="S",
                         help="seconds from an observation to the arrival of its plan (default: %(default)s)")
@@ -282,12 +288,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
     model = None if policies == ("expert",) else model_dir(args.model)
     rows = evaluate(
         model, spec, args.episodes, args.seed, args.workers, args.case, policies=policies, task=args.task,
-        setting=args.setting, runtime=args.runtime, strips=args.strips,
+        setting=args.setting, runtime=args.runtime, strips=args.strips, geometry=args.geometry,
         config=LoopConfig(args.latency, args.replan, mode=args.mode, splice=args.splice),
     )
     print_table([{**r, "failures": _words(r["failures"])} for r in rows], COLUMNS)
     if args.json:
         write_report(args.json, rows, seed=args.seed, case=args.case, model=model, runtime=args.runtime,
+                     geometry=args.geometry,
                      robot=spec.name, contract_hash=spec.content_hash, layout_hash=t_pose_layout(spec).layout_hash,
                      latency_s=args.latency, replan_s=args.replan, mode=args.mode, splice=args.splice)
     return 0

@@ -185,7 +185,7 @@ def _history(model: WorldActionModel, batch: Batch, stats: NormStats, ropes: Rop
             compact = model.config.states is not None
             keys = None if compact else model.observe(latents, canvas, ropes.frame(then)).keys
         if keys is None:
-            keys = model.remember_state(latents, ropes.frame(then))
+            keys = model.remember_state(latents, canvas, ropes.frame(then))
         valid = torch.from_numpy(batch.history_valid_BR[:, slot])[:, None].expand(-1, model.config.past_tokens)
         frames.append(Keys(keys.layers, ((1 - valid) * MASKED)[:, None, None, :]))
         steps = then + 1 + torch.arange(model.config.history_actions)

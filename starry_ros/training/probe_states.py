@@ -134,8 +134,8 @@ def compare(model: StateAutoencoder, data: Demonstrations, horizons: tuple[int, 
         sets = [pairs(data, horizon, mask, size, seed)
                 for mask, size in ((~held_out(data), limit), (held_out(data), limit // 2))]
         y, y_test = (displacements(data, frames, horizon) for frames in sets)
-        motion, motion_test = (encode_frames(model, data.latents_FCYX, frames + horizon)
-                               - encode_frames(model, data.latents_FCYX, frames) for frames in sets)
+        motion, motion_test = (encode_frames(model, data, frames + horizon)
+                               - encode_frames(model, data, frames) for frames in sets)
         pixels, pixels_test = (pooled_difference(data, frames, horizon) for frames in sets)
         spread = squared_error(np.broadcast_to(y.mean(0), y_test.shape), y_test)
         for name, fit in (("linear", choose_linear), ("mlp", MlpProbe)):

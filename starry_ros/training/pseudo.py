@@ -44,7 +44,7 @@ class Labeller:
     def label(self, video: Demonstrations) -> Demonstrations:
         """The same frames with positions, commands and plans read from the pictures."""
         frames = np.arange(len(video))
-        state = encode_frames(self.states, video.latents_FCYX, frames)
+        state = encode_frames(self.states, video, frames)
         position = self.position(state)
         moves = [np.zeros_like(position)]
         for k, probe in enumerate(self.displacement, 1):
@@ -59,7 +59,7 @@ class Labeller:
 
 def fit_labeller(states: StateAutoencoder, robot: Demonstrations, chunk_steps: int) -> Labeller:
     """Fit on demonstrations with actions. Raises DataError where the episodes are shorter than a chunk."""
-    state = encode_frames(states, robot.latents_FCYX, np.arange(len(robot)))
+    state = encode_frames(states, robot, np.arange(len(robot)))
     position = choose_linear(*_some(state, robot.position_FJ.astype(np.float64)))
     probes = []
     for k in range(1, chunk_steps + 1):

@@ -36,10 +36,11 @@ from starry_ros.training.train_options import (
     chosen_config,
     chosen_data,
     chosen_video,
+    freeze,
     start_parts,
 )
 from starry_ros.wam.autoencoder import Autoencoder, load_autoencoder
-from starry_ros.wam.checkpoint import Checkpoint, contract_fields, save_checkpoint
+from starry_ros.wam.checkpoint import WEIGHTS, Checkpoint, contract_fields, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
 from starry_ros.wam.normalise import fit
@@ -166,11 +167,12 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
 def _average_gradients(model: torch.nn.Module, world: int) -> None:
     if world == 1:
         return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in model.parameters()]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
     at = 0
-    for parameter in model.parameters():
+    for parameter in trained:
         size = parameter.numel()
         parameter.grad = flat[at : at + size].view_as(parameter) / world
         at += size
@@ -258,7 +260,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-every", type=int, default=500, metavar="STEPS",
                         help="steps between closed-loop evaluations, which choose best/; 0 for none")
     parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of such an evaluation")
-    parser.add_argument("--init", type=Path, default=None, help="run folder whose averaged weights to start from")
+    parser.add_argument("--init", type=Path, default=None,
+                        help="run folder or model folder whose weights to start from")
     add_option_arguments(parser)
 
 
@@ -300,6 +303,7 @@ def _prepare(args: argparse.Namespace) -> Trainer:
         trainer.video = VideoPart(sampler, embed_texts(video.texts), args.video_weight)
     if trainer.progress.step == 0:
         _start_from(trainer, args)
+    freeze(args, trainer.model)
     return trainer
 
 
@@ -311,7 +315,9 @@ def _task(data: Path) -> str:
 def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
     """Begin with another run's averaged weights; tensors that it lacks keep their initial values."""
     if args.init is not None:
-        missing, unexpected = trainer.model.load_state_dict(load_average(args.init), strict=False)
+        finished = (args.init / WEIGHTS).exists()
+        given = load_checkpoint(args.init, trainer.spec).model if finished else load_average(args.init)
+        missing, unexpected = trainer.model.load_state_dict(given, strict=False)
         if unexpected:
             raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
         print(f"starts from {args.init}; new tensors: {missing}", flush=True)

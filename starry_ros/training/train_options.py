@@ -31,6 +31,8 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--geometry", choices=GASAM_MODES,
                        help="add the geometry expert, and weigh the actions' attention by what is measured or "
                             "predicted (needs data with depth)")
+    group.add_argument("--only-geometry", action="store_true",
+                       help="train the geometry expert alone; everything else keeps the weights of --init")
     group.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
                        help="canvas of colour, or of colour beside depth (default: %(default)s)")
     group.add_argument("--paths", action="store_true", help="draw the hands' paths into the views (needs depth data)")
@@ -106,3 +108,13 @@ def start_parts(args: argparse.Namespace, model: WorldActionModel) -> None:
     if args.narrow_from_video:
         for stream in (model.value, model.action):
             start_from_wide(stream, model.video)
+
+
+def freeze(args: argparse.Namespace, model: WorldActionModel) -> None:
+    """Let only the geometry expert learn, if that is asked for. Raises ConfigError where there is none."""
+    if not args.only_geometry:
+        return
+    if model.geometry is None:
+        raise ConfigError("--only-geometry", "there is no geometry part", fix="add --geometry predicted")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("geometry."))

@@ -24,8 +24,8 @@ from starry_ros.errors import ConfigError
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.train_data import encoder
-from starry_ros.types import F32
-from starry_ros.wam.autoencoder import load_autoencoder
+from starry_ros.types import F32, F64
+from starry_ros.wam.autoencoder import load_autoencoder, to_float
 from starry_ros.wam.normalise import ARM_SCALE_FLOOR_RAD
 from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.state_tokens import StateAutoencoder, save_states
@@ -74,9 +74,19 @@ class StatesTrainer:
         self.head = nn.Linear(config.tokens * config.state_width, data.position_FJ.shape[1], bias=False)
         self.trained = nn.ModuleDict({"states": self.model, "head": self.head})
         self.scale_J = np.maximum(data.position_FJ.std(0), ARM_SCALE_FLOOR_RAD)
+        self.spread_K = torch.from_numpy(self._spread(training.longest_motion)).float()
         self.optimiser = torch.optim.AdamW(self.trained.parameters(), lr=training.learning_rate, weight_decay=0.01)
         self.average = {name: value.clone() for name, value in self.trained.state_dict().items()}
         self.progress = load_state(out, self.trained, self.average, self.optimiser)
+
+    def _spread(self, longest: int) -> F64:
+        """Mean square of the joints' displacement over 0 .. longest steps, so that short motions count as much."""
+        found = [1.0]
+        for k in range(1, longest + 1):
+            start = self.frames[self.frames + k <= self.data.last_F[self.frames]]
+            moved = (self.data.position_FJ[start + k] - self.data.position_FJ[start]) / self.scale_J
+            found.append(float(np.square(moved).mean()) + 1e-9 if len(start) else 1.0)
+        return np.array(found)
 
     def step(self) -> dict[str, float]:
         """One update on pairs of frames; they and the noise depend on (seed, step) alone. Returns the loss terms."""
@@ -84,14 +94,16 @@ class StatesTrainer:
         rng = np.random.default_rng([self.training.seed, step])
         before = np.sort(rng.choice(self.frames, self.training.batch // 2))
         after = np.minimum(before + rng.integers(1, self.training.longest_motion + 1, len(before)), data.last_F[before])
-        latents = torch.from_numpy(data.latents_FCYX[np.concatenate([before, after])].astype(np.float32))
-        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
-        state = self.model.encode(latents)
-        terms = {"flow": self.model.loss(latents, noise, _times(rng, len(latents)), state)}
+        latents, canvas = frame_tensors(data, np.concatenate([before, after]))
+        state = self.model.encode(latents, canvas)
+        half = len(before)  # one frame of a pair is enough for the decoder
+        noise = torch.from_numpy(rng.standard_normal(latents[:half].shape, dtype=np.float32))
+        terms = {"flow": self.model.loss(latents[:half], noise, _times(rng, half), state[:half])}
         if self.training.action_weight:
             start, end = state.flatten(1).chunk(2)
             moved = torch.from_numpy((data.position_FJ[after] - data.position_FJ[before]) / self.scale_J).float()
-            terms["motion"] = (self.head(end - start) - moved).square().mean()
+            error = (self.head(end - start) - moved).square().mean(1)
+            terms["motion"] = (error / self.spread_K[after - before]).mean()
         loss = terms["flow"] + self.training.action_weight * terms.get("motion", torch.zeros(()))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -138,11 +150,17 @@ def run(trainer: StatesTrainer, minutes: float | None, report: Callable[[str], N
     trainer.save()
 
 
+def frame_tensors(data: Demonstrations, frames: I64) -> tuple[torch.Tensor, torch.Tensor]:
+    """Latents and canvases (in [-1, 1]) of some frames."""
+    latents = torch.from_numpy(data.latents_FCYX[frames].astype(np.float32))
+    return latents, to_float(torch.from_numpy(data.canvas_FHWC[frames]))
+
+
 @torch.no_grad()
-def encode_frames(model: StateAutoencoder, latents_FCYX: NDArray[np.float16] | F32, frames: I64) -> F32:
+def encode_frames(model: StateAutoencoder, data: Demonstrations, frames: I64) -> F32:
     """States [n, S D] of the given frames."""
-    parts = [model.encode(torch.from_numpy(latents_FCYX[part].astype(np.float32))).flatten(1).numpy()
-             for part in np.array_split(frames, max(1, len(frames) // 256))]
+    parts = [model.encode(*frame_tensors(data, part)).flatten(1).numpy()
+             for part in np.array_split(frames, max(1, len(frames) // 64))]
     states: F32 = np.concatenate(parts)
     return states
 

@@ -6,6 +6,7 @@ gives; else PyTorch itself. Nothing is exported here: that takes most of a minut
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import logging
 from pathlib import Path
@@ -18,8 +19,10 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
 from starry_ros.wam.gasam import example_scene
+from starry_ros.wam.geometry import GeometryExpert
 from starry_ros.wam.graph_files import GraphFiles, find_graphs
 from starry_ros.wam.memory import plan_memory, require_memory
+from starry_ros.wam.options import GeometryConfig
 from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.runner import GraphRunner
@@ -39,16 +42,19 @@ _log = logging.getLogger(__name__)
 
 def load_session(
     model_dir: Path, spec: RobotSpec, runtime: str = "auto", config: SessionConfig = DEFAULTS, threads: int = 1,
-    *, scene: bool = False,
+    *, scene: bool = False, geometry: str | None = None,
 ) -> Session:
     """A session of the model in a folder, for a robot. Sets PyTorch's threads for this process.
 
-    `scene` says that the caller gives depth, cameras and hands to a model that needs them. Raises CheckpointError on a
+    `scene` says that the caller gives depth, cameras and hands to a model that needs them; `geometry` overrides what
+    weighs the actions' attention. Raises CheckpointError on a
     model that does not fit, ConfigError on an unknown runtime or where nobody gives the scene, RuntimeUnavailable on a
     runtime that this machine lacks, and on too little memory.
     """
     torch.set_num_threads(threads)
     checkpoint = load_checkpoint(model_dir, spec)
+    if geometry is not None:
+        checkpoint = choose_geometry(checkpoint, geometry)
     if checkpoint.config.needs_scene and not scene:
         raise ConfigError(str(model_dir), "needs depth, cameras and hands, which nobody gives here",
                           fix="use a model that sees colour alone")
@@ -59,6 +65,24 @@ def load_session(
     engine = choose_runtime(runtime, checkpoint, model_dir, threads)
     texts = load_text_encoder(checkpoint.text_encoder, checkpoint.config.text_tokens)
     return Session(engine, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)
+
+
+def choose_geometry(checkpoint: Checkpoint, mode: str) -> Checkpoint:
+    """The same weights with another mode of geometry-aware attention.
+
+    A model without a geometry part can use what is measured; raises ConfigError if it should predict.
+    """
+    config, weights = checkpoint.config, dict(checkpoint.model)
+    if config.geometry is not None:
+        return dataclasses.replace(checkpoint, config=dataclasses.replace(
+            config, geometry=dataclasses.replace(config.geometry, mode=mode)))
+    if mode == "predicted":
+        raise ConfigError("geometry", "this model has no geometry expert", got=mode, expected="off, measured",
+                          fix="train one with `starry train --init MODEL --geometry predicted --only-geometry`")
+    config = dataclasses.replace(config, geometry=GeometryConfig(mode=mode))
+    unused = GeometryExpert(config).state_dict()
+    weights |= {f"geometry.{name}": value for name, value in unused.items()}
+    return dataclasses.replace(checkpoint, config=config, model=weights)
 
 
 def choose_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: int = 1) -> GraphRunner:

@@ -125,12 +125,12 @@ class WorldActionModel(nn.Module):
         _, keys = self.video(h, _clean(h), rope, [])
         return Observation(keys, pixels)
 
-    def remember_state(self, latents_BCHW: Tensor, rope: Tensor) -> Keys:
+    def remember_state(self, latents_BCHW: Tensor, canvas_B3HW: Tensor, rope: Tensor) -> Keys:
         """Encode an observed frame as its compact state: a few keys where `observe` gives one a token.
 
         `rope` is that of the frame; the state stands where its first token does.
         """
-        h = self.compact_in(self.compact(latents_BCHW)) + self.observed
+        h = self.compact_in(self.compact(latents_BCHW, canvas_B3HW)) + self.observed
         _, keys = self.video(h, _clean(h), rope[..., :1, :].expand(*rope.shape[:-2], h.shape[1], -1), [])
         return keys
 

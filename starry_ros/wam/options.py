@@ -43,9 +43,11 @@ class GeometryConfig:
 
 @dataclass(frozen=True)
 class StatesConfig:
-    """Shape of the state autoencoder: a frame's latents to `tokens` vectors of `state_width`, and back.
+    """Shape of the state autoencoder: a frame to `tokens` vectors of `state_width`, and back to its latents.
 
-    The frozen features are the latents of the image autoencoder, `patch` x `patch` of them a token.
+    The frozen features are the latents of the image autoencoder, and beside each latent the means of `pixel_cells` x
+    `pixel_cells` squares of its pixels (none at 0); `patch` x `patch` latents make a token. `reading` is how many
+    numbers of every token are read at its own place, beside what the queries gather.
     """
 
     latent_channels: int = 16
@@ -58,6 +60,8 @@ class StatesConfig:
     feed_forward: int = 192
     heads: int = 4
     layers: int = 2
+    pixel_cells: int = 2
+    reading: int = 16
 
     def __post_init__(self) -> None:
         if self.latent_rows % self.patch or self.latent_columns % self.patch or self.width % self.heads:

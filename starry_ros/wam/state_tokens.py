@@ -1,10 +1,12 @@
 """Compact states (StaMo): a frame's latents to two tokens and back; the difference of two states is a motion.
 
-    latents (frozen features) -> compressor: learned queries among the frame's tokens -> state
+    latents, pooled pixels (frozen features) -> compressor: learned queries among the frame's tokens -> state
     noised latents + state -> flow-matching decoder -> velocity; Euler from noise gives the latents back
 
 Source: E || D(z_t, E(x), t) - u ||^2 with z_t = (1 - t) z + t noise, u = noise - z. Only compressor and decoder are
-trained; the features are the latents of the image autoencoder, which stays as it is.
+trained; the features are the latents of the image autoencoder, which stays as it is, and means of pixels: a latent is
+too coarse for the motion of one tenth of a second. For the same reason the compressor also reads every token where it
+stands; queries alone blur places.
 
 Shapes: B batch, C latent channels, h x w latent cells, M patches of a latent, S state tokens, D state width.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -29,27 +32,46 @@ from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.sampler import levels
 
 FORMAT_VERSION = 1
+PIXEL_SCALE = 3.0
 _WEIGHTS, _RECORD = "states.safetensors", "states.json"
 
 
 class StateEncoder(nn.Module):
-    """Latents [B, C, h, w] to states [B, S, D]."""
+    """A frame's latents [B, C, h, w] and canvas [B, 3, H, W] in [-1, 1] to its state [B, S, D]."""
 
     def __init__(self, config: StatesConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_in = nn.Linear(_patch_width(config), config.width)
+        features = (config.latent_channels + 3 * config.pixel_cells**2) * config.patch**2
+        numbers = config.tokens * config.state_width
+        self.patch_in = nn.Linear(features, config.width)
         self.position = nn.Parameter(0.02 * torch.randn(_patches(config), config.width))
         self.queries = nn.Parameter(torch.randn(config.tokens, config.width))
         self.stream = _stream(config)
         self.out = nn.Linear(config.width, config.state_width)
+        self.squeeze = nn.Linear(config.width, config.reading)
+        self.read = nn.Sequential(
+            nn.Linear(_patches(config) * config.reading, 2 * numbers), nn.ReLU(), nn.Linear(2 * numbers, numbers))
+        self.straight = nn.Linear(_patches(config) * features, numbers, bias=False)
+        nn.init.normal_(self.straight.weight, std=0.2 / (_patches(config) * features) ** 0.5)
 
-    def forward(self, latents_BCHW: Tensor) -> Tensor:
-        h = self.patch_in(patchify(latents_BCHW, self.config.patch)) + self.position
+    def forward(self, latents_BCHW: Tensor, canvas_B3HW: Tensor) -> Tensor:
+        c, features = self.config, patchify(self.features(latents_BCHW, canvas_B3HW), self.config.patch)
+        h = self.patch_in(features) + self.position
         h = torch.cat([self.queries.expand(len(h), -1, -1), h], dim=1)
-        h, _ = self.stream(h, h.new_zeros(1), _unrotated(h, self.config), [])
-        state: Tensor = self.out(h[:, : self.config.tokens])
+        h, _ = self.stream(h, h.new_zeros(1), _unrotated(h, c), [])
+        read = self.read(self.squeeze(h[:, c.tokens :]).flatten(1)) + self.straight(features.flatten(1))
+        state: Tensor = self.out(h[:, : c.tokens]) + read.unflatten(1, (c.tokens, c.state_width))
         return state
+
+    def features(self, latents_BCHW: Tensor, canvas_B3HW: Tensor) -> Tensor:
+        """Latents, and the pixel means beside each of them [B, C', h, w]."""
+        c = self.config
+        if not c.pixel_cells:
+            return latents_BCHW
+        size = canvas_B3HW.shape[-1] // (c.latent_columns * c.pixel_cells)
+        means = PIXEL_SCALE * F.avg_pool2d(canvas_B3HW, size)
+        return torch.cat([latents_BCHW, F.pixel_unshuffle(means, c.pixel_cells)], dim=1)
 
 
 class StateDecoder(nn.Module):
@@ -80,20 +102,17 @@ class StateAutoencoder(nn.Module):
         self.encoder = StateEncoder(config)
         self.decoder = StateDecoder(config)
 
-    def encode(self, latents_BCHW: Tensor) -> Tensor:
-        """States [B, S, D]."""
-        state: Tensor = self.encoder(latents_BCHW)
+    def encode(self, latents_BCHW: Tensor, canvas_B3HW: Tensor) -> Tensor:
+        """States [B, S, D]. The difference of two is a motion."""
+        state: Tensor = self.encoder(latents_BCHW, canvas_B3HW)
         return state
-
-    def motion(self, before_BCHW: Tensor, after_BCHW: Tensor) -> Tensor:
-        """What happened between two frames: the difference of their states [B, S, D]."""
-        return self.encode(after_BCHW) - self.encode(before_BCHW)
 
     def loss(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, state_BSD: Tensor) -> Tensor:
         """Mean squared error of the decoder's velocity, given the latents' states."""
         t = t_B[:, None, None, None]
         velocity = self.decoder((1 - t) * latents_BCHW + t * noise_BCHW, t_B, state_BSD)
-        return (velocity - (noise_BCHW - latents_BCHW)).square().mean()
+        error: Tensor = (velocity - (noise_BCHW - latents_BCHW)).square().mean()
+        return error
 
     @torch.no_grad()
     def decode(self, state_BSD: Tensor, noise_BCHW: Tensor, steps: int = 4) -> Tensor:

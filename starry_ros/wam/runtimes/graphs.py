@@ -128,7 +128,7 @@ class Observe(_Graph):
         outputs = (*_stack(observation.keys), observation.pixels, latents)
         if self.model.config.states is None:
             return outputs
-        return (*outputs, *_stack(self.model.remember_state(latents, rope)))
+        return (*outputs, *_stack(self.model.remember_state(latents, image, rope)))
 
 
 class RememberActions(_Graph):
