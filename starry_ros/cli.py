@@ -90,6 +90,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "Trains from a data set of `starry data generate` and an autoencoder of `starry train-autoencoder`; can be "
         "stopped at any time and resumed.",
     ),
+    ("train-rl",): Verb(
+        "improve a model's actions by reinforcement learning", "starry_ros.training.train_rl", "train_rl_command",
+        "GRPO on the action stream alone: plays episodes in the simulated cell, rewards plans by the model's own value "
+        "map and by success. All other tensors are frozen, and proven so after every iteration.",
+    ),
     ("train-autoencoder",): Verb(
         "train the image autoencoder that a model builds on", "starry_ros.training.train_autoencoder",
         "train_autoencoder_command",

@@ -8,7 +8,7 @@ import pytest
 from starry_ros.cli import main
 from starry_ros.data.contacts import contact_events, future_plan, grasps, progress_of, stages
 from starry_ros.data.kinematics import RobotKinematics
-from starry_ros.data.store import STAGES, episode_files, read_episode, sentences, write_episode
+from starry_ros.data.store import STAGES, episode_files, read_episode, sentences, take_frames, write_episode
 from starry_ros.data.tools import respaced, trimmed
 from starry_ros.errors import DataError
 from starry_ros.paths import robot_file
@@ -31,7 +31,7 @@ def episode(frames: int = 30, seed: int = 0, moving: slice = slice(5, 20)) -> di
         "velocity_TJ": rng.normal(size=(frames, JOINTS)).astype(np.float32), "command_TJ": position + 0.01 * rate,
         "plan_TKJ": rng.normal(size=(frames, STEPS, JOINTS)).astype(np.float32),
         "events_TEVF": rng.uniform(0, 100, (frames, 2, 3, 5)).astype(np.float32),
-        "stage_T": np.repeat([0, 1, 2], [frames // 3, frames // 3, frames - 2 * (frames // 3)]).astype(np.int8),
+        "stage_T": np.minimum(np.arange(frames) // max(1, frames // 3), 2).astype(np.int8),
         "empty_closed_T": rng.random(frames) < 0.3, "text_T": (np.arange(frames) > min(10, frames // 2)).astype(np.int32),
         "texts": np.array(["put the red block on the pad", "put the blue block on the pad"]),
         "time_s_T": (0.1 * np.arange(frames)).astype(np.float32), "kind": np.array("clean"), "failed": np.array(2),
@@ -120,7 +120,7 @@ def test_twice_the_speed_takes_every_second_frame_and_doubles_the_velocity():
 def test_a_gap_in_the_times_is_filled_by_interpolation():
     arrays = episode()
     kept = np.delete(np.arange(30), [8, 9, 10])
-    holes = {name: array[kept] if len(np.shape(array)) and len(array) == 30 else array for name, array in arrays.items()}
+    holes = take_frames(arrays, kept)
     whole = respaced(holes, SPEC, 1.0)
     assert len(whole["time_s_T"]) == 30
     assert np.allclose(whole["position_TJ"], arrays["position_TJ"], atol=1e-6)
@@ -142,7 +142,8 @@ def put(cell: Cell, joints: np.ndarray) -> None:
 def jaw_story() -> tuple[np.ndarray, np.ndarray]:
     """The right jaw closes on a 4 cm block at 1 s, holds it for 1.5 s, opens; then closes on nothing and opens."""
     jaw = np.concatenate([
-        np.full(10, 0.04), np.linspace(0.036, 0.02, 3), np.full(15, 0.02), np.linspace(0.025, 0.04, 4), np.full(5, 0.04),
+        np.full(10, 0.04), np.linspace(0.036, 0.02, 3), np.full(15, 0.02), np.linspace(0.025, 0.04, 4),
+        np.full(5, 0.04),
         np.linspace(0.03, 0.0, 4), np.full(8, 0.0), np.linspace(0.01, 0.04, 4),
     ])
     told = np.where(np.arange(len(jaw)) < 10, 0.04, np.where(np.arange(len(jaw)) < 28, 0.0, jaw))

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_data_store import episode
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
@@ -24,7 +25,6 @@ from starry_ros.data.video import VideoWriter, read_video
 from starry_ros.errors import DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from test_data_store import episode
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 LAYOUT = t_pose_layout(SPEC)
@@ -196,8 +196,8 @@ def test_what_cannot_be_matched_is_refused_by_name(tmp_path):
     (tmp_path / "meta/info.json").write_text(json.dumps(info))
     with pytest.raises(DataError, match=r"episode 0.*--by-position"):
         LeRobotReader(tmp_path, SPEC, FOREIGN).recording(0)
+    (tmp_path / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v1.6"}))
     with pytest.raises(DataError, match="another version"):
-        (tmp_path / "meta/info.json").write_text(json.dumps({**info, "codebase_version": "v1.6"}))
         LeRobotReader(tmp_path, SPEC, FOREIGN)
 
 

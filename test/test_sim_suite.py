@@ -1,4 +1,4 @@
-"""Every task of the suite: sentences, layouts, looks, the expert, what a plan promises, and success on physics state."""
+"""Every task of the suite: sentences, layouts, looks, experts, plans, and success on physics state."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_stacking_the_wrong_way_round_is_no_success(cell):
     cell.reset(layout)
     check, other = make_check("stack_blocks_two", target), make_check("stack_blocks_two", f"{bottom} on {top}")
     address = int(cell.model.joint(bottom).qposadr[0])
-    cell.data.qpos[address : address + 3] = cell.block_position(top) + [0, 0, 2 * BLOCK_HALF_M + 0.001]
+    cell.data.qpos[address : address + 3] = cell.block_position(top) + np.array([0, 0, 2 * BLOCK_HALF_M + 0.001])
     for _ in range(40):
         cell.advance(TICK_S)
         done = check.update(cell), other.update(cell)

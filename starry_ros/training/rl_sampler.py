@@ -1,0 +1,120 @@
+"""Actions drawn by a stochastic sampler whose every step has an exact Gaussian likelihood.
+
+Flow matching denoises by the ordinary differential equation dx = v ds. Any noise added on the way leaves the marginals
+as they are if the drift makes up for it (Flow-GRPO, arXiv 2505.05470, equation 8, with this project's s for its t):
+
+    mean = x + ds (v + sigma^2 / (2 s) (x + (1 - s) v)),  deviation = sigma sqrt(-ds),  sigma = level sqrt(s / (1 - s))
+
+so that a step from s to s + ds has log p = -|x' - mean|^2 / (2 deviation^2) + const. The last step adds no noise and
+has no likelihood.
+
+Shapes: N noisy steps of one plan, K chunk steps, J joints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from starry_ros.types import F32
+
+S_MOST = 0.9
+"""Nearer to pure noise sigma is held, because it grows without bound there."""
+Arrays = dict[str, np.ndarray]
+
+
+def deviation(s: float, level: float) -> float:
+    """sigma at a noise level."""
+    s = min(s, S_MOST)
+    return level * math.sqrt(s / (1 - s))
+
+
+def step_mean(x: Tensor, velocity: Tensor, s: float, ds: float, level: float) -> Tensor:
+    """Mean of the next value."""
+    drift = deviation(s, level) ** 2 / (2 * s)
+    return x + ds * (velocity + drift * (x + (1 - s) * velocity))
+
+
+def log_likelihood(following: Tensor, mean: Tensor, std: float) -> Tensor:
+    """log p of each sample [N] of independent Gaussians over the other axes."""
+    square = ((following - mean) / std).square().flatten(1).sum(1)
+    return -0.5 * square - following[0].numel() * (math.log(std) + 0.5 * math.log(2 * math.pi))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one plan's actions were drawn: what the action stream saw, and each noisy step from `x` to `following`."""
+
+    inputs: Arrays
+    x_NKJ: F32
+    following_NKJ: F32
+    s_N: tuple[float, ...]
+    ds_N: tuple[float, ...]
+    log_p_N: F32
+
+
+class StochasticAct:
+    """Stands in for the `act` engine of a runtime: takes noisy steps, and keeps how the newest plan was drawn."""
+
+    def __init__(self, engine: Callable[[Arrays], Arrays], level: float, seed: int) -> None:
+        self._engine, self._level, self._rng = engine, level, np.random.default_rng(seed)
+        self._steps: list[tuple[F32, F32, float, float, float]] = []
+        self._inputs: Arrays = {}
+
+    def __call__(self, arrays: Arrays) -> Arrays:
+        """One step of the sampler."""
+        x, s, ds = arrays["a"], float(arrays["s"][0]), float(arrays["ds"][0])
+        if s >= 1.0:
+            self._steps = []
+            self._inputs = {name: np.array(value) for name, value in arrays.items() if name not in ("a", "s", "ds")}
+        velocity = (self._engine(arrays)["a_next"] - x) / ds
+        if s + ds < 1e-6:
+            return {"a_next": x + ds * velocity}
+        mean = step_mean(torch.from_numpy(np.array(x)), torch.from_numpy(velocity), s, ds, self._level)
+        std = deviation(s, self._level) * math.sqrt(-ds)
+        following = mean + std * torch.from_numpy(self._rng.standard_normal(x.shape, dtype=np.float32))
+        self._steps.append((x[0], following[0].numpy(), s, ds, float(log_likelihood(following, mean, std)[0])))
+        return {"a_next": following.numpy()}
+
+    def draw(self) -> Draw:
+        """How the newest plan was drawn."""
+        x, following, s, ds, log_p = zip(*self._steps, strict=True)
+        return Draw(self._inputs, np.stack(x), np.stack(following), s, ds, np.array(log_p, np.float32))
+
+
+def means(act: nn.Module, names: tuple[str, ...], draw: Draw, level: float) -> Tensor:
+    """Means [N, K, J] of a plan's noisy steps under the weights of `act`, in one pass; gradients flow to them."""
+    steps = len(draw.s_N)
+    tensors = {name: _repeated(name, torch.from_numpy(value), steps) for name, value in draw.inputs.items()}
+    s, ds = torch.tensor(draw.s_N), torch.tensor(draw.ds_N)
+    x = torch.from_numpy(draw.x_NKJ)
+    tensors |= {"a": x, "s": s, "ds": torch.ones(steps)[:, None, None]}
+    velocity = act(*(tensors[name] for name in names)) - x
+    rows = zip(x, velocity, s.tolist(), ds.tolist(), strict=True)
+    return torch.stack([step_mean(one, v, s_n, ds_n, level) for one, v, s_n, ds_n in rows])
+
+
+def _repeated(name: str, value: Tensor, steps: int) -> Tensor:
+    """An input for a batch of steps: keys and values have their batch second, rotation tables have none."""
+    if name == "rope":
+        return value
+    axis = 1 if name.endswith(("_k", "_v")) else 0
+    return value.repeat_interleave(steps, dim=axis)
+
+
+def deviations(draw: Draw, level: float) -> Tensor:
+    """Standard deviation of every noisy step [N]."""
+    pairs = zip(draw.s_N, draw.ds_N, strict=True)
+    return torch.tensor([deviation(s, level) * math.sqrt(-ds) for s, ds in pairs])
+
+
+def log_likelihoods(draw: Draw, mean_NKJ: Tensor, level: float) -> Tensor:
+    """log p [N] of what was drawn, for means under other weights."""
+    following = torch.from_numpy(draw.following_NKJ)
+    parts = zip(following, mean_NKJ, deviations(draw, level).tolist(), strict=True)
+    return torch.cat([log_likelihood(one[None], mean[None], std) for one, mean, std in parts])

@@ -1,0 +1,261 @@
+"""Stage two: `starry train-rl`. GRPO on the action stream alone, everything else frozen and proven so (AIM 3.6).
+
+A group is one layout and sentence played several times with different noise. An episode's return is the mean reward of
+its plans plus the bonus for success; its advantage is the return, normalised within the group. Every noisy step of the
+sampler is an action with an exact likelihood ratio, clipped as in PPO; the divergence from the first weights is exact
+too, between Gaussians of one width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from starry_ros.errors import CheckpointError, ConfigError
+from starry_ros.paths import model_dir, robot_file
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.sim.cases import Case
+from starry_ros.sim.tasks import SETTINGS, TASKS
+from starry_ros.training.pool import run_jobs
+from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
+from starry_ros.training.rl_sampler import Draw, deviations, log_likelihoods, means
+from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.types import Record
+from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
+
+ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing.", "action_out.")
+"""Parameters that stage two may change. Keys of executed actions come from the same stream; they are part of what a
+plan saw, so no gradient flows through them."""
+
+
+@dataclass(frozen=True)
+class RlConfig:
+    """Everything that decides the weights, besides the model that it starts from."""
+
+    tasks: tuple[str, ...] = ("place_block_pad",)
+    setting: str = "easy"
+    iterations: int = 20
+    groups: int = 2
+    group_size: int = 8
+    plans_kept: int = 8
+    epochs: int = 2
+    batch: int = 16
+    learning_rate: float = 1e-5
+    clip: float = 0.2
+    kl_weight: float = 0.01
+    noise_level: float = 0.3
+    sampler_steps: int = 5
+    dense_weight: float = 0.3
+    success_weight: float = 1.0
+    clip_norm: float = 1.0
+    seed: int = 0
+
+
+def advantages(returns: Sequence[float]) -> np.ndarray:
+    """Returns of one group less their mean, over their deviation; all 0 when they are equal."""
+    values = np.array(returns, dtype=np.float64)
+    spread = values.std()
+    return np.zeros_like(values) if spread < 1e-6 else (values - values.mean()) / spread
+
+
+def grpo_loss(log_p_N: Tensor, old_N: Tensor, advantage: float, clip: float) -> tuple[Tensor, Tensor]:
+    """Clipped objective of one plan's steps, to be minimised, and which steps [N] were clipped."""
+    ratio = (log_p_N - old_N).exp()
+    held = ratio.clamp(1 - clip, 1 + clip)
+    gain = torch.minimum(ratio * advantage, held * advantage)
+    return -gain.mean(), gain.detach() < (ratio * advantage).detach()
+
+
+def divergence(mean_NKJ: Tensor, first_NKJ: Tensor, std_N: Tensor) -> Tensor:
+    """KL divergence of Gaussians with one deviation: |mean - first|^2 / (2 deviation^2), mean over steps."""
+    square = (mean_NKJ - first_NKJ).square().flatten(1).sum(1)
+    return (square / (2 * std_N.square())).mean()
+
+
+class Learner:
+    """The model, its first weights, and the optimiser of the action stream."""
+
+    def __init__(self, checkpoint: Checkpoint, config: RlConfig) -> None:
+        self.config = config
+        self.model: WorldActionModel = checkpoint.build_model()
+        self.trained = [name for name, _ in self.model.named_parameters() if name.startswith(ACTION_STREAM)]
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self.trained)
+        self.first = copy.deepcopy(self.model).requires_grad_(False)
+        spec = next((spec for spec in graph_specs(self.model.config) if spec.name == "act"), None)
+        if spec is None:
+            raise ConfigError("train-rl", "needs a model whose streams run one after the other", got="coupling joint")
+        self._names = tuple(spec.inputs)
+        self._act: nn.Module = build_graphs(self.model, checkpoint.autoencoder)["act"]
+        self._first_act: nn.Module = build_graphs(self.first, checkpoint.autoencoder)["act"]
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
+
+    def update(self, samples: Sequence[tuple[Draw, float]], rng: np.random.Generator) -> Record:
+        """Some epochs over plans with their advantages; returns statistics."""
+        sums: dict[str, float] = {}
+        passes = 0
+        for _ in range(self.config.epochs):
+            order = rng.permutation(len(samples))
+            for start in range(0, len(order), self.config.batch):
+                chosen = [samples[int(i)] for i in order[start : start + self.config.batch]]
+                self.optimiser.zero_grad(set_to_none=True)
+                for draw, advantage in chosen:
+                    for name, value in self._backward(draw, advantage, len(chosen)).items():
+                        sums[name] = sums.get(name, 0.0) + value
+                    passes += 1
+                norm = nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.config.clip_norm)
+                sums["gradient"] = sums.get("gradient", 0.0) + float(norm) * len(chosen)
+                self.optimiser.step()
+        return {name: value / max(1, passes) for name, value in sums.items()}
+
+    def _backward(self, draw: Draw, advantage: float, count: int) -> dict[str, float]:
+        config = self.config
+        mean = means(self._act, self._names, draw, config.noise_level)
+        with torch.no_grad():
+            first = means(self._first_act, self._names, draw, config.noise_level)
+        old = torch.from_numpy(draw.log_p_N)
+        log_p = log_likelihoods(draw, mean, config.noise_level)
+        loss, clipped = grpo_loss(log_p, old, advantage, config.clip)
+        kl = divergence(mean, first, deviations(draw, config.noise_level))
+        ((loss + config.kl_weight * kl) / count).backward()
+        ratio = (log_p - old).exp().detach()
+        return {"loss": float(loss.detach()), "kl": float(kl.detach()), "clipped": float(clipped.float().mean()),
+                "ratio_mean": float(ratio.mean()), "ratio_off": float((ratio - 1).abs().mean())}
+
+
+def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over names and bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors, key=lambda item: item[0]):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def frozen_fingerprint(model: WorldActionModel, trained: Sequence[str]) -> str:
+    """Of every tensor that stage two must not change."""
+    chosen = set(trained)
+    return fingerprint((name, value) for name, value in model.state_dict().items() if name not in chosen)
+
+
+class RlTrainer:
+    """Rolls out, updates, saves; resumable to the iteration."""
+
+    def __init__(self, model: Path, spec: RobotSpec, config: RlConfig, out: Path) -> None:
+        self.spec, self.config, self.out = spec, config, out
+        self.start = load_checkpoint(model, spec)
+        self.learner = Learner(self.start, config)
+        self.frozen = frozen_fingerprint(self.learner.model, self.learner.trained)
+        self.progress: Progress = load_state(out, self.learner.model, {}, self.learner.optimiser)
+        self._prove()
+        self.save()
+
+    def iterate(self, workers: int) -> Record:
+        """One iteration: every group's episodes, then the update. Returns what goes into metrics.jsonl."""
+        config, step = self.config, self.progress.step
+        rollouts = list(run_jobs(play_rollout, self._jobs(step), workers))
+        samples, returns = self._samples(rollouts)
+        rng = np.random.default_rng([config.seed, step])
+        statistics = self.learner.update(samples, rng) if samples else {}
+        self.progress.step += 1
+        self._prove()
+        self.save()
+        record = {
+            "iteration": self.progress.step, "success": float(np.mean([r.success for r in rollouts])),
+            "dense": float(np.mean([r.dense for r in rollouts])), "return": float(np.mean(returns)),
+            "episodes": len(rollouts), "plans": sum(r.plans for r in rollouts), "samples": len(samples), **statistics,
+            "frozen": self.frozen[:16],
+        }
+        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+        return record
+
+    def _jobs(self, step: int) -> list[RolloutJob]:
+        config, folder = self.config, self.out / "checkpoint"
+        jobs = []
+        for group in range(config.groups):
+            number = step * config.groups + group
+            case = Case(FIRST_SEED + number, "normal", config.tasks[number % len(config.tasks)], config.setting)
+            for member in range(config.group_size):
+                noise = (config.seed * 1_000_003 + number) * config.group_size + member
+                jobs.append(RolloutJob(folder, self.spec, case, noise, config.sampler_steps, config.noise_level,
+                                       config.plans_kept))
+        return jobs
+
+    def _samples(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Draw, float]], list[float]]:
+        """Every kept plan with its episode's advantage; groups of equal returns teach nothing and are left out."""
+        samples, every = [], []
+        for case in dict.fromkeys(rollout.case for rollout in rollouts):
+            group = [rollout for rollout in rollouts if rollout.case == case]
+            returns = [self.config.dense_weight * r.dense + self.config.success_weight * r.success for r in group]
+            every += returns
+            for rollout, advantage in zip(group, advantages(returns), strict=True):
+                samples += [(draw, float(advantage)) for draw in rollout.draws if advantage]
+        return samples, every
+
+    def _prove(self) -> None:
+        """CheckpointError if any frozen tensor differs from the model that this began with."""
+        found = frozen_fingerprint(self.learner.model, self.learner.trained)
+        if found != self.frozen:
+            raise CheckpointError(str(self.out), "a frozen tensor has changed", got=found[:16],
+                                  expected=self.frozen[:16], fix="resume with the model that this run began with")
+
+    def save(self) -> None:
+        """State to resume from, and a checkpoint to serve."""
+        save_state(self.out, self.learner.model, {}, self.learner.optimiser, self.progress)
+        training = {**self.start.training, "stage_2": {"iterations_done": self.progress.step,
+                                                       **dataclasses.asdict(self.config)}}
+        weights = {name: value.detach().clone() for name, value in self.learner.model.state_dict().items()}
+        save_checkpoint(self.out / "checkpoint", dataclasses.replace(self.start, model=weights, training=training))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry train-rl`."""
+    default = RlConfig()
+    parser.add_argument("--model", default="tiny", help="model to start from (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
+    parser.add_argument("--task", action="append", choices=TASKS, help="task; may be given several times")
+    parser.add_argument("--setting", default=default.setting, choices=SETTINGS, help="setting (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--workers", type=int, default=2, help="processes that play (default: %(default)s)")
+    for name, text in (
+        ("iterations", "iterations in all"), ("groups", "layouts an iteration"), ("group_size", "episodes a layout"),
+        ("plans_kept", "plans an episode that are learned from"), ("epochs", "passes over the plans an iteration"),
+        ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
+        ("kl_weight", "weight of the divergence from the first weights"), ("noise_level", "noise of the sampler"),
+        ("sampler_steps", "steps of the sampler"), ("dense_weight", "weight of the value map's reward"),
+        ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
+    ):
+        value = getattr(default, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value,
+                            help=f"{text} (default: %(default)s)")
+
+
+def train_rl_command(args: argparse.Namespace) -> int:
+    """`starry train-rl`: returns 0 when the run is saved."""
+    if min(args.iterations, args.groups, args.workers) < 1 or args.group_size < 2 or args.sampler_steps < 2:
+        raise ConfigError("starry train-rl", "needs groups of two or more, and two or more sampler steps")
+    names = {field.name for field in dataclasses.fields(RlConfig)} - {"tasks", "clip_norm"}
+    config = RlConfig(tasks=tuple(args.task or TASKS[:1]), **{name: getattr(args, name) for name in names})
+    trainer = RlTrainer(model_dir(args.model), load_robot_spec(robot_file(args.robot)), config, args.out)
+    while trainer.progress.step < config.iterations:
+        record = trainer.iterate(args.workers)
+        shown = ("success", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
+        text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
+        print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
+    print(f"{args.out / 'checkpoint'}: {len(trainer.learner.trained)} tensors trained, the others unchanged "
+          f"(sha256 {trainer.frozen[:16]})")
+    return 0

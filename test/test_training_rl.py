@@ -1,0 +1,211 @@
+"""Stage two: the stochastic sampler's marginals and likelihoods, GRPO's terms, and what stays frozen."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+from wam_kit import make_checkpoint
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.errors import CheckpointError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.sim.cases import Case
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.training.rl_rollout import Rollout, landing_reward
+from starry_ros.training.rl_sampler import (
+    StochasticAct,
+    deviation,
+    deviations,
+    log_likelihood,
+    log_likelihoods,
+    means,
+    step_mean,
+)
+from starry_ros.training.train_rl import (
+    Learner,
+    RlConfig,
+    RlTrainer,
+    advantages,
+    divergence,
+    frozen_fingerprint,
+    grpo_loss,
+)
+from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
+from starry_ros.wam.runtimes.base import Noise
+from starry_ros.wam.runtimes.graphs import graph_specs
+from starry_ros.wam.runtimes.torch_runtime import torch_runtime
+from starry_ros.wam.sampler import levels
+
+SPEC = load_robot_spec(robot_file("bimanual_sim"))
+CONFIG = RlConfig(sampler_steps=4, noise_level=0.4, learning_rate=1e-3, epochs=2, batch=2)
+
+
+def test_the_noisy_sampler_has_the_marginals_of_the_plain_one():
+    """Data N(1.5, 0.5^2): velocity and marginals are known in closed form."""
+    generator = torch.Generator().manual_seed(0)
+    mean, spread = 1.5, 0.5
+    x = torch.randn(40_000, 1, generator=generator)
+    for s, ds in levels(150):
+        variance = ((1 - s) * spread) ** 2 + s**2
+        off = x - (1 - s) * mean
+        data = mean + (1 - s) * spread**2 / variance * off
+        velocity = s / variance * off - data
+        x = step_mean(x, velocity, s, ds, 0.6)
+        if s + ds > 1e-6:
+            x = x + deviation(s, 0.6) * math.sqrt(-ds) * torch.randn(x.shape, generator=generator)
+    assert abs(float(x.mean()) - mean) < 0.02
+    assert abs(float(x.std()) - spread) < 0.02
+
+
+def test_without_noise_the_step_is_eulers():
+    x, v = torch.randn(2, 3), torch.randn(2, 3)
+    assert torch.equal(step_mean(x, v, 0.5, -0.1, 0.0), x - 0.1 * v)
+
+
+def test_likelihood_and_divergence_are_those_of_torch_distributions():
+    generator = torch.Generator().manual_seed(1)
+    following, mean, first = torch.randn(3, 5, 4, 2, generator=generator)
+    std = torch.tensor([0.1, 0.5, 0.2, 0.9, 0.3])
+    for i in range(5):
+        exact = Normal(mean[i], std[i]).log_prob(following[i]).sum()
+        assert torch.allclose(log_likelihood(following[i][None], mean[i][None], float(std[i])), exact, rtol=1e-4)
+    wide = std[:, None, None].expand_as(mean)
+    exact = kl_divergence(Normal(mean, wide), Normal(first, wide)).sum((1, 2)).mean()
+    assert torch.allclose(divergence(mean, first, std), exact, rtol=1e-5)
+
+
+def test_advantages_have_mean_zero_and_deviation_one_or_are_zero():
+    found = advantages([0.1, 1.2, 0.4, 0.9])
+    assert abs(found.mean()) < 1e-12
+    assert abs(found.std() - 1) < 1e-12
+    assert np.argmax(found) == 1
+    assert (advantages([0.7, 0.7]) == 0).all()
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "gain", "clipped"), [
+    (1.1, 1.0, 1.1, False), (1.5, 1.0, 1.2, True), (0.5, 1.0, 0.5, False),
+    (0.5, -1.0, -0.8, True), (1.5, -1.0, -1.5, False),
+])
+def test_the_objective_is_clipped_where_it_would_run_away(ratio, advantage, gain, clipped):
+    loss, was = grpo_loss(torch.tensor([math.log(ratio)]), torch.zeros(1), advantage, 0.2)
+    assert float(loss) == pytest.approx(-gain, rel=1e-5)
+    assert bool(was) is clipped
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save_checkpoint(folder, make_checkpoint())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(folder):
+    checkpoint = load_checkpoint(folder, SPEC)
+    return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
+
+
+def draws(checkpoint, count=2):
+    """Plans of a narrow model on random canvases, and how they were drawn."""
+    runner, rng = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), np.random.default_rng(0)
+    act = runner.engines["act"] = StochasticAct(runner.engines["act"], CONFIG.noise_level, seed=3)
+    c = runner.config
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    runner.set_text(normal(c.text_tokens, c.text_width), np.ones(c.text_tokens, np.float32))
+    found = []
+    for i in range(count):
+        runner.observe(rng.integers(0, 256, (c.canvas_height_px, c.canvas_width_px, 3), dtype=np.uint8), 4 * i)
+        noise = Noise(normal(1, c.frame_tokens, c.latent_token_width), normal(1, c.frame_tokens, c.value_token_width),
+                      normal(1, c.chunk_steps, c.joints))
+        runner.predict(noise, normal(c.joints))
+        found.append(act.draw())
+        runner.commit(normal(c.history_actions, c.joints), np.ones(c.history_actions, np.float32))
+    return found
+
+
+def test_the_likelihood_of_a_plan_can_be_computed_again_from_what_was_kept(start):
+    learner = Learner(start, CONFIG)
+    names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
+    for draw in draws(start):
+        assert len(draw.s_N) == CONFIG.sampler_steps - 1
+        mean = means(learner._act, names, draw, CONFIG.noise_level)
+        again = log_likelihoods(draw, mean, CONFIG.noise_level).detach().numpy()
+        assert np.allclose(again, draw.log_p_N, atol=2e-2)
+        exact = Normal(mean, deviations(draw, CONFIG.noise_level)[:, None, None])
+        assert np.allclose(exact.log_prob(torch.from_numpy(draw.following_NKJ)).sum((1, 2)).detach(), again, atol=2e-2)
+
+
+def test_an_update_follows_the_advantage_and_touches_the_action_stream_alone(start):
+    learner, samples = Learner(start, CONFIG), draws(start)
+    before, frozen = dict(start.model), frozen_fingerprint(learner.model, learner.trained)
+    statistics = learner.update([(samples[0], 1.0), (samples[1], -1.0)], np.random.default_rng(0))
+    assert frozen_fingerprint(learner.model, learner.trained) == frozen
+    changed = {name for name, value in learner.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert changed <= set(learner.trained)
+    names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
+    gains = [
+        float((log_likelihoods(draw, means(learner._act, names, draw, CONFIG.noise_level), CONFIG.noise_level)
+               - torch.from_numpy(draw.log_p_N)).sum().detach()) for draw in samples
+    ]
+    assert gains[0] > gains[1]
+    assert statistics["kl"] >= 0
+    assert 0 <= statistics["clipped"] <= 1
+
+
+def test_the_reward_is_the_map_where_the_hand_will_be():
+    cell = Cell(SPEC)
+    cell.advance(0.002)
+    home = SPEC.limit("home")
+    home[7:13] = [0.1, 0.3, 0.2, 0.0, 1.07, 0.0]
+    layout, camera = t_pose_layout(SPEC), cell.camera_model("head")
+    point = ArmKinematics.from_model(cell.model, "right").pinch(home[7:13])
+    x, y, z = camera.T_world_cam[:3, :3].T @ (point - camera.T_world_cam[:3, 3])
+    u_px, v_px = layout.camera_to_canvas(
+        "head", [camera.fx_px * x / z + camera.cx_px, camera.fy_px * y / z + camera.cy_px])
+    values = np.zeros((2, 48, 40), np.float32)
+    values[0, round((v_px - 1.5) / 4), round((u_px - 1.5) / 4)] = 0.8
+    plan = SimpleNamespace(value_map=SimpleNamespace(values_EHW=values, stride_px=4),
+                           chunk=SimpleNamespace(positions_KJ=np.tile(home, (16, 1))))
+    assert landing_reward(cell, plan) == pytest.approx(0.8)
+    values[:] = 0
+    assert landing_reward(cell, plan) == 0.0
+
+
+def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(start, folder, tmp_path, monkeypatch):
+    made = draws(start, 2)
+
+    def play(job):
+        member = job.noise_seed % CONFIG.group_size
+        return Rollout(job.case, 0.5, bool(member % 2), (made[member % 2],), 1)
+
+    monkeypatch.setattr("starry_ros.training.train_rl.play_rollout", play)
+    config = dataclasses.replace(CONFIG, iterations=2, groups=1, group_size=2, learning_rate=1e-4)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer = RlTrainer(folder, SPEC, config, whole)
+    for _ in range(2):
+        trainer.iterate(1)
+    for _ in range(2):
+        RlTrainer(folder, SPEC, config, parts).iterate(1)
+    first, second = (load_checkpoint(folder / "checkpoint", SPEC).model for folder in (whole, parts))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    records = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
+    assert [record["iteration"] for record in records] == [1, 2]
+    assert records[1]["success"] == 0.5
+    with torch.no_grad():
+        trainer.learner.model.latent_out.weight[0, 0] += 1e-3
+    with pytest.raises(CheckpointError, match="frozen tensor has changed"):
+        trainer.iterate(1)
+    assert Case(5_000_000).seed == trainer._jobs(0)[0].case.seed
