@@ -58,7 +58,7 @@ def test_a_grounded_chunk_begins_with_exactly_what_was_committed(splice: SpliceM
     planner = make_planner(PlanMode.ASYNC_GROUNDED, splice, prefix_steps=8, latency_s=latency_s)
     before = observe_and_plan(planner, 0).chunk
     after = observe_and_plan(planner, 4 * STEP_NS).chunk
-    committed = -(-nanoseconds(latency_s) // STEP_NS)
+    committed = -(-nanoseconds(latency_s + 0.05) // STEP_NS)
     assert np.allclose(after.positions_KJ[:committed], before.positions_KJ[4 : 4 + committed], atol=1e-12)
     assert not np.allclose(after.positions_KJ[committed + 1], before.positions_KJ[5 + committed], atol=1e-4)
     assert after.start_ns == 5 * STEP_NS

@@ -71,6 +71,7 @@ def run(robot: RobotSpec, model: str = "tiny", episodes: int = 1) -> list[Record
                 chunk_age_s=float(np.mean([r.chunk_age_s for r in results])), delay_s=max(r.delay_s for r in results),
                 success=float(np.mean([r.success for r in results])), episodes=episodes,
             ))
+    cell.close()
     print_table(rows, COLUMNS)
     print()
     return rows

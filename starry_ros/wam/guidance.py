@@ -51,4 +51,5 @@ def soft_weights(steps: int, committed: int, known: int) -> F32:
     weights = fade * np.expm1(fade) / np.expm1(1.0)
     weights[:committed] = 1.0
     weights[known:] = 0.0
-    return weights.astype(np.float32)
+    soft: F32 = weights.astype(np.float32)
+    return soft

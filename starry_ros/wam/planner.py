@@ -63,7 +63,8 @@ class SpliceMethod(StrEnum):
 @dataclass(frozen=True)
 class PlannerConfig:
     """Times in seconds. `replan_s` is from one observation to the next while moving, `execute_s` the part of a chunk
-    that the sync mode executes. The committed prefix covers `latency_s`, or the measured percentile where it is None.
+    that the sync mode executes. The committed prefix covers `latency_s`, or the measured percentile where it is None,
+    and `lead_s`, by which an executor commands ahead of the clock.
     """
 
     mode: PlanMode = PlanMode.ASYNC_NAIVE
@@ -72,6 +73,7 @@ class PlannerConfig:
     execute_s: float = 0.8
     latency_s: float | None = None
     latency_percentile: float = 95.0
+    lead_s: float = 0.05
     ladder: LadderConfig = field(default_factory=LadderConfig)
 
 
@@ -157,12 +159,11 @@ class Planner:
         none: F64 = np.zeros((0, len(self.session.spec.joint_names)))
         if self.config.mode is not PlanMode.ASYNC_GROUNDED or last is None or observed_ns is None:
             return none
-        expected_s = self.config.latency_s
+        expected_s, step_s = self.config.latency_s, self.session.spec.action.step_s
         if expected_s is None:
             expected_s = self._latency.percentile_s(self.config.latency_percentile) or 0.0
-        wanted = min(self._max_prefix, math.ceil(expected_s / self.session.spec.action.step_s - 1e-9))
-        known = self._known(last, observed_ns)
-        return known[:wanted]
+        wanted = min(self._max_prefix, math.ceil((expected_s + self.config.lead_s) / step_s - 1e-9))
+        return self._known(last, observed_ns)[:wanted]
 
     def _known(self, last: ActionChunk, observed_ns: int) -> F64:
         """What the last chunk says of the steps after an observation [<= K, J], by interpolation between its steps."""
