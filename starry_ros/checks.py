@@ -47,6 +47,7 @@ BARS = (
     Bar("control/step", "value", "<=", 0.5),  # ms: a tenth of the period at 200 Hz
     Bar("control/tick_jitter", "ratio", ">=", 1 / 1.5),
     Bar("control/violations", "value", "<=", 0.0),
+    Bar("control/growth", "value", "<=", 100.0),
     Bar("control/splice_position", "value", "<=", 1e-9),
     Bar("control/splice_velocity", "value", "<=", 1.0),
     Bar("planning/stall_async_grounded_*", "value", "<=", 0.0),

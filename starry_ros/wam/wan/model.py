@@ -23,6 +23,7 @@ Shapes: N tokens of a chunk of latents, U actions of a chunk, R history slots, W
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -101,10 +102,11 @@ def regions(config: WanConfig) -> dict[str, slice]:
 class WanRuntime:
     """One episode's memory and the decoding loop, on the device and in the type of the model's weights.
 
-    `cache_dtype` may be narrower than the weights'. Buffers are made once and never move.
+    `cache_dtype` may be narrower than the weights'. Buffers are made once and never move. So on a GPU `capture` can
+    record the whole denoising loop as one CUDA graph, as soon as the history is full and nothing needs a mask.
     """
 
-    def __init__(self, model: WanModel, cache_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: WanModel, cache_dtype: torch.dtype | None = None, capture: bool = False) -> None:
         self.model, self.config = model, model.config
         weight = model.video_port.enter.weight
         self.device, self.dtype = weight.device, weight.dtype
@@ -113,6 +115,9 @@ class WanRuntime:
                                                         cache_dtype or self.dtype)
         self._text: list[LayerKV] | None = None
         self._step, self._acted = 0, False
+        self._inputs: dict[str, Tensor] = {}
+        self._capture = capture and self.device.type == "cuda"
+        self._graph: tuple[torch.cuda.CUDAGraph, ChunkPrediction] | None = None
 
     @property
     def bytes(self) -> int:
@@ -124,7 +129,13 @@ class WanRuntime:
     @torch.inference_mode()
     def set_text(self, tokens_TD: Tensor) -> None:
         """Take a sentence's embedding [T, D], zeros after its last token. History stays valid: it never saw it."""
-        self._text = self.model.video.encode_text(self._own(tokens_TD)[None])
+        text = self.model.video.encode_text(self._own(tokens_TD)[None])
+        if self._text is None or self._text[0][0].shape != text[0][0].shape:
+            self._text = text
+        else:  # where a captured loop looks for it
+            for kept, new in zip(self._text, text, strict=True):
+                kept[0].copy_(new[0])
+                kept[1].copy_(new[1])
 
     @torch.inference_mode()
     def observe(self, latents_1NW: Tensor, actions_1UJ: Tensor | None, frame: int) -> None:
@@ -170,26 +181,52 @@ class WanRuntime:
     @torch.inference_mode()
     def predict(self, noise: ChunkNoise) -> ChunkPrediction:
         """Video, then value, then action, each for its own number of steps, the finished ones frozen."""
+        ahead = self._step + self.config.chunk_latents
+        self._put("frames", self._frame_rope(ahead))
+        self._put("actions", self._action_rope(ahead))
+        given = {"video": noise.video, "value": noise.value, "action": noise.action}
+        for name, start in given.items():
+            if start is not None:
+                self._put(name, self._own(start).float())
+        present = {name for name, start in given.items() if start is not None}
+        if not self._capture or not self._all_exist() or len(present) < (3 if self.config.value else 2):
+            return self._loop(present)
+        if self._graph is None:
+            self._loop(present)  # libraries choose and load their kernels outside the capture
+            torch.cuda.synchronize(self.device)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                result = self._loop(present)
+            self._graph = graph, result
+        self._graph[0].replay()
+        return ChunkPrediction(*(None if x is None else x.clone() for x in dataclasses.astuple(self._graph[1])))
+
+    def _loop(self, present: set[str]) -> ChunkPrediction:
+        """The whole decoding out of `_inputs` and the field: no copy from the host, no decision on data."""
         c, at = self.config, self.regions
-        ahead = self._step + c.chunk_latents
-        rope = self._frame_rope(ahead)
-        video = self._denoise("video", noise.video, c.video_steps, c.shift, rope, at[FUTURE],
-                              (slice(0, at[FUTURE].stop),))
+        rope, everything = self._inputs["frames"], slice(0, at[FUTURE].stop)
+        video = self._denoise("video", c.video_steps, c.shift, rope, at[FUTURE], (everything,))
         value = None
-        if noise.value is not None:
-            value = self._denoise("value", noise.value, c.value_steps, c.shift, rope, at[VALUE],
+        if "value" in present:
+            value = self._denoise("value", c.value_steps, c.shift, rope, at[VALUE],
                                   (slice(at[PAST].start, at[VALUE].stop),))
         acted = slice(0, at[EXECUTED].stop)
-        see = (acted, at[CURRENT], *((at[VALUE],) if noise.value is not None else ()), at[ACTION])
+        see = (acted, at[CURRENT], *((at[VALUE],) if "value" in present else ()), at[ACTION])
         if self._shared:
-            self._pass("video", video.to(self.dtype), 0.0, rope, at[FUTURE], (slice(0, at[FUTURE].stop),))
+            self._pass("video", video.to(self.dtype), 0.0, rope, at[FUTURE], (everything,))
             see = (slice(0, at[ACTION].stop),)
-        action = self._denoise("action", noise.action, c.action_steps, 1.0, self._action_rope(ahead), at[ACTION], see)
+        action = self._denoise("action", c.action_steps, 1.0, self._inputs["actions"], at[ACTION], see)
         return ChunkPrediction(video, value, action)
 
-    def _denoise(self, name: str, noise: Tensor, steps: int, shift: float, rope: Tensor, place: slice,
+    def _put(self, name: str, x: Tensor) -> None:
+        """Into a buffer that stays where it is."""
+        if name not in self._inputs:
+            self._inputs[name] = x.to(self.device).clone()
+        self._inputs[name].copy_(x)
+
+    def _denoise(self, name: str, steps: int, shift: float, rope: Tensor, place: slice,
                  see: tuple[slice, ...]) -> Tensor:
-        x = self._own(noise).float()
+        x = self._inputs[name]
         for s, ds in levels(steps, shift):
             x = x + ds * self._pass(name, x.to(self.dtype), s, rope, place, see).float()
         return x
