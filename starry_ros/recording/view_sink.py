@@ -34,6 +34,7 @@ APPLICATION = "starry_ros"
 JPEG_QUALITY = 80
 MAP_AGE_NS = 2_000_000_000
 CHUNKS_SHOWN = 8
+LIVE_S = 15.0
 NS = 1e9
 USED_RGB, DROPPED_RGB, LATE_RGB, NOW_RGB = (47, 111, 179), (150, 170, 195), (192, 57, 43), (240, 240, 240)
 COMMANDED_RGB, MEASURED_RGB, LIMIT_RGB = (240, 160, 70), (90, 170, 240), (200, 70, 60)
@@ -96,7 +97,8 @@ class ViewSink:
                 rr.log(f"{path}/{name}", rr.SeriesLines(colors=LIMIT_RGB, names=name, widths=0.7), static=True)
         bounds = np.array([self._spec.workspace_m[axis] for axis in "xyz"])
         rr.log("world/workspace", rr.Boxes3D(mins=[bounds[:, 0]], sizes=[bounds[:, 1] - bounds[:, 0]],
-                                             colors=[(120, 125, 135)]), static=True)
+                                             colors=[(120, 125, 135)],
+                                             fill_mode=rr.components.FillMode.MajorWireframe), static=True)
 
     # Pictures
 
@@ -219,16 +221,21 @@ def _forward(spec: RobotSpec) -> Any:
         return None
 
 
-def blueprint(spec: RobotSpec) -> Any:
-    """The layout of the screen."""
+def blueprint(spec: RobotSpec, *, live: bool) -> Any:
+    """The layout of the screen. Live, it follows the newest moment and plots the last seconds; else it loops."""
     import rerun.blueprint as rrb
+
+    begin, now = (rrb.TimeRangeBoundary.cursor_relative(seconds=s) for s in (-LIVE_S, 0.0))
+    shown = [rrb.VisibleTimeRange("time", start=begin, end=now)] if live else None
+
+    def plot(origin: str, name: str) -> Any:
+        return rrb.TimeSeriesView(origin=origin, name=name, time_ranges=shown)
 
     cameras = [rrb.Spatial2DView(origin=f"cameras/{camera.name}", name=camera.name) for camera in spec.cameras]
     bounds = rrb.VisualBounds2D(x_range=[-3.0, 2.2], y_range=[-0.2, CHUNKS_SHOWN + 0.2])
     chunks = rrb.Spatial2DView(origin="chunks", name="Plans: late, followed, replaced", visual_bounds=bounds)
     arms = [
-        rrb.Tabs(*(rrb.TimeSeriesView(origin=f"joints/{joint.name}", name=joint.name) for joint in arm.joints),
-                 name=f"{arm.name} arm")
+        rrb.Tabs(*(plot(f"joints/{joint.name}", joint.name) for joint in arm.joints), name=f"{arm.name} arm")
         for arm in spec.arms
     ]
     return rrb.Blueprint(
@@ -242,13 +249,13 @@ def blueprint(spec: RobotSpec) -> Any:
             ),
             rrb.Horizontal(
                 *arms,
-                rrb.Tabs(rrb.TimeSeriesView(origin="plots/latency", name="Age and slack, ms"),
-                         rrb.TimeSeriesView(origin="plots/splice", name="Change of plan, rad"),
-                         rrb.TimeSeriesView(origin="plots/surprise", name="Surprise"),
-                         rrb.TimeSeriesView(origin="plots/limits", name="Limits and refusals"),
-                         rrb.TimeSeriesView(origin="plots/mode", name="Mode")),
+                rrb.Tabs(plot("plots/latency", "Age and slack, ms"), plot("plots/splice", "Change of plan, rad"),
+                         plot("plots/surprise", "Surprise"), plot("plots/limits", "Limits and refusals"),
+                         plot("plots/mode", "Mode")),
             ),
             row_shares=[1.25, 1, 1],
         ),
-        rrb.TimePanel(state="collapsed"), rrb.BlueprintPanel(state="collapsed"), rrb.SelectionPanel(state="collapsed"),
+        rrb.TimePanel(state="collapsed", timeline="time", play_state="following" if live else "playing",
+                      loop_mode="off" if live else "all"),
+        rrb.BlueprintPanel(state="collapsed"), rrb.SelectionPanel(state="collapsed"),
     )

@@ -45,17 +45,19 @@ def view_command(args: argparse.Namespace) -> int:
         spec = load_robot_spec(robot_file(args.robot or "bimanual_sim"))
     else:
         spec = recording.spec()
+    os.environ.setdefault("CI", "1")  # Rerun sends usage data home unless this is set
     from starry_ros.recording.view_sink import APPLICATION, ViewSink, blueprint, rr
 
+    screen = blueprint(spec, live=recording is None)
     rr.init(APPLICATION, recording_id=args.file.stem if args.file else None)
     if args.save:
-        rr.save(str(args.save), default_blueprint=blueprint(spec))
+        rr.save(str(args.save), default_blueprint=screen)
         _feed(recording, spec, ViewSink(spec), args.namespace)
         rr.disconnect()
         print(f"written: {args.save}; open it with `rerun {args.save}`")
         return 0
     with serving(args.host, args.port, args.data_port) as address:
-        rr.connect_grpc(f"rerun+http://{LOCAL}:{args.data_port}/proxy", default_blueprint=blueprint(spec))
+        rr.connect_grpc(f"rerun+http://{LOCAL}:{args.data_port}/proxy", default_blueprint=screen)
         print(f"view: {address}\nCtrl-C ends", flush=True)
         if not args.no_browser:
             webbrowser.open(address)

@@ -1,0 +1,88 @@
+"""The browser view: every kind of message is shown, a broken one is said, and nothing leaves the machine."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from recording_kit import SPEC, write_session
+from test_recording_figures import more
+
+from starry_ros.recording.reader import Recording
+
+pytest.importorskip("rerun", reason="the viewer is not installed: pip install rerun-sdk")
+
+from starry_ros.recording import view_sink
+from starry_ros.ros import view
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What is logged, by entity path."""
+    found: dict[str, list[Any]] = {}
+    monkeypatch.setattr(view_sink.rr, "log", lambda path, value, **_: found.setdefault(path, []).append(value))
+    monkeypatch.setattr(view_sink.rr, "set_time", lambda *_, **__: None)
+    return found
+
+
+def test_every_message_of_a_recording_is_shown(tmp_path: Path, logged: dict[str, list[Any]]) -> None:
+    write_session(tmp_path / "a.mcap", more=more)
+    recording, sink = Recording(tmp_path / "a.mcap"), view_sink.ViewSink(SPEC)
+    for heard in recording.messages(*(topic for topic in sink.topics if recording.has(topic))):
+        sink.take(heard.topic, heard.received_ns, heard.message)
+    wanted = {"cameras/head", "canvas", "chunks/bars", "world/workspace", "world/plan/left", "world/plan/right", "log",
+              "joints/right_waist/measured", "joints/right_waist/upper", "joints/left_waist/commanded", "plots/mode",
+              "plots/latency/plan_age_ms", "plots/latency/slack_ms", "plots/splice/change_of_plan",
+              "plots/limits/refused"}
+    assert wanted <= set(logged)
+    assert len(logged["cameras/head"]) == 54
+    assert len(logged["chunks/bars"]) == 12
+    texts = [str(entry.text.as_arrow_array()[0]) for entry in logged["log"]]
+    assert "FAULT: tracking" in texts
+    assert "sentence: put the blue block on the pad" in texts
+
+
+def test_a_message_that_cannot_be_read_is_said_in_the_log(logged: dict[str, list[Any]]) -> None:
+    sink = view_sink.ViewSink(SPEC)
+    broken = SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)), encoding="mystery",
+                             height=2, width=2, step=6, data=bytes(12))
+    sink.take("head/image_raw", 0, broken)
+    assert "mystery" in str(logged["log"][0].text.as_arrow_array()[0])
+
+
+def test_there_is_a_layout_for_live_and_for_recorded_sessions() -> None:
+    assert all(view_sink.blueprint(SPEC, live=live) is not None for live in (True, False))
+    picture = np.zeros((4, 6, 3), np.uint8)
+    assert view_sink._jpeg(picture).media_type is not None
+
+
+@pytest.mark.parametrize(("host", "shown"), [(None, "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("10.0.0.7", "10.0.0.7")])
+def test_it_serves_this_machine_alone_unless_told_otherwise(
+    host: str | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    process = SimpleNamespace(poll=lambda: None, terminate=lambda: None, wait=lambda _: 0)
+
+    def start(command: list[str], **_: object) -> SimpleNamespace:
+        started.append(command)
+        return process
+
+    monkeypatch.setattr(view.subprocess, "Popen", start)
+    monkeypatch.setattr(view, "_answers", lambda _: bool(started))
+    parser = argparse.ArgumentParser()
+    view.add_arguments(parser)
+    args = parser.parse_args(["--host", host] if host else [])
+    with view.serving(args.host, args.port, args.data_port) as address:
+        assert address.startswith(f"http://{shown}:9090/?url=rerun%2Bhttp%3A%2F%2F{shown}%3A9876%2Fproxy")
+    command = started[0]
+    assert command[command.index("--bind") + 1] == (host or "127.0.0.1")
+
+
+def test_a_port_in_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view, "_answers", lambda port: port == 9876)
+    with pytest.raises(view.ConfigError, match="port 9876: is in use"), view.serving("127.0.0.1", 9090, 9876):
+        pass
