@@ -6,6 +6,7 @@ executor's loop and of a bare one that take turns in the same run. Shapes: J joi
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -130,20 +131,30 @@ def _timed(samples_s: list[float], call: Callable[[], T]) -> T:
 def _costs(spec: RobotSpec, duration_s: float) -> list[Record]:
     rehearsal, end_s = Rehearsal(spec), time.perf_counter() + duration_s
     every = round(spec.rates.control_hz / 25)
-    ticks = 0
-    while time.perf_counter() < end_s or ticks < 10 * spec.rates.control_hz:
+    ticks, warm_ticks, objects = 0, round(5 * spec.rates.control_hz), 0
+    while time.perf_counter() < end_s or ticks < 4 * warm_ticks:
         rehearsal.tick()
         ticks += 1
         if ticks % every == 0:
             rehearsal.look()
+        if ticks == warm_ticks:
+            objects = _objects()
+    growth = _objects() - objects
     period_s = 1 / spec.rates.control_hz
     status = rehearsal.executor.status(rehearsal.now_ns)
     return [
         _cost("control/step", rehearsal.step_s, period_s, baseline=float(np.median(rehearsal.bare_s)) * MS_PER_S),
         _cost("control/look_ahead", rehearsal.look_ahead_s, every * period_s),
         _cost("control/submit", rehearsal.submit_s, REPLAN_S),
+        bench_row("control/growth", growth, "objects", simulated_s=(ticks - warm_ticks) / spec.rates.control_hz),
         bench_row("control/lag", max(rehearsal.lag), "ticks", stall_share=status.stall_share),
     ]
+
+
+def _objects() -> int:
+    """How many objects live that may hold others."""
+    gc.collect()
+    return len(gc.get_objects())
 
 
 def _cost(name: str, samples_s: list[float], period_s: float, baseline: float | None = None) -> Record:
