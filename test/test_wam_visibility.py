@@ -8,10 +8,12 @@ closure.
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from wam_kit import SPEC
 
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.config import StreamConfig, ViewConfig, WamConfig
@@ -35,6 +37,7 @@ from starry_ros.wam.model import Ropes, Sentence, WorldActionModel
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.sampler import joint_levels, levels
+from starry_ros.wam.session import Session, SessionConfig
 
 WIDTH = StreamConfig(24, 24)
 CONFIG = WamConfig(
@@ -237,6 +240,19 @@ def test_the_runtime_samples_each_coupling_as_a_naive_loop_does(change: dict[str
     np.testing.assert_allclose(got.map_EYX, wanted[1][0].numpy(), atol=1e-5)
     again = runtime.predict(noise, state)
     np.testing.assert_array_equal(got.actions_KJ, again.actions_KJ)
+
+
+@pytest.mark.parametrize(("start", "black"), [("noise", False), ("black", True)])
+def test_a_session_starts_the_value_map_as_the_model_was_trained(start: str, black: bool) -> None:
+    config = dataclasses.replace(CONFIG, value_start=start)
+    runtime = SimpleNamespace(config=config)
+    session = Session(runtime, None, None, SPEC, "", SessionConfig())  # type: ignore[arg-type]
+    value = session._noise().value
+    assert bool((value == -1.0).all()) == black
+    model = make(config)
+    assert torch.equal(model.value_source(torch.from_numpy(value)), torch.from_numpy(value))
+    assert torch.equal(model.value_source(torch.ones(1, 2)), -torch.ones(1, 2) if black else torch.ones(1, 2))
+    assert ("value_token" in model.state_dict()) == black
 
 
 @torch.no_grad()
