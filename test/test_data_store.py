@@ -32,7 +32,8 @@ def episode(frames: int = 30, seed: int = 0, moving: slice = slice(5, 20)) -> di
         "plan_TKJ": rng.normal(size=(frames, STEPS, JOINTS)).astype(np.float32),
         "events_TEVF": rng.uniform(0, 100, (frames, 2, 3, 5)).astype(np.float32),
         "stage_T": np.minimum(np.arange(frames) // max(1, frames // 3), 2).astype(np.int8),
-        "empty_closed_T": rng.random(frames) < 0.3, "text_T": (np.arange(frames) > min(10, frames // 2)).astype(np.int32),
+        "empty_closed_T": rng.random(frames) < 0.3,
+        "text_T": (np.arange(frames) > min(10, frames // 2)).astype(np.int32),
         "texts": np.array(["put the red block on the pad", "put the blue block on the pad"]),
         "time_s_T": (0.1 * np.arange(frames)).astype(np.float32), "kind": np.array("clean"), "failed": np.array(2),
     }

@@ -19,7 +19,7 @@ PULLED_M, PULL_TO_M = 0.095, 0.112
 GRASP_M, FLOOR_M = np.array([0.0, 0.0, 0.008]), np.array([0.004, 0.0, 0.0])
 """Where the knob is gripped, from its centre; the middle of the free floor, from the drawer's."""
 INSIDE_X_M, INSIDE_Y_M = 0.050, 0.058
-CLEAR_M = 0.09
+CLEAR_M, NEAR_M, KNOB_HALF_M = 0.09, 0.03, 0.008
 PULL_M_S = 0.10
 
 
@@ -76,7 +76,11 @@ class DrawerExpert(PairExpert):
         """Read the cell's ground truth."""
         floor = cell.geom_position("drawer") + FLOOR_M
         scenes = {arm: replace(rule.look(cell), pad=floor) for arm, rule in self.arms.items()}
-        return Drawer(scenes, cell.geom_position("knob"), cell.slide("drawer"), cell.grips("left", "knob"))
+        knob, left = cell.geom_position("knob"), scenes["left"]
+        near = float(np.linalg.norm(cell.pinch_position("left") - knob)) < NEAR_M
+        # A pad may lose touch for an instant: a jaw that is told to shut and cannot has the knob between its pads.
+        stuck = near and left.jaw_command_m < KNOB_HALF_M and left.jaw_m > KNOB_HALF_M - 0.002
+        return Drawer(scenes, knob, cell.slide("drawer"), cell.grips("left", "knob") or stuck)
 
     def stage(self, scene: Drawer, colour: str) -> Literal["pick", "place", "done"]:
         """Of the block; opening the drawer is part of `pick`."""
@@ -117,7 +121,7 @@ class DrawerExpert(PairExpert):
         arms = {arm: rule.imagine(scene.arms[arm], command_J[self.slices[arm]]) for arm, rule in self.arms.items()}
         after = self.arms["left"].kinematics.pinch(arms["left"].arm_A)
         jaw = command_J[self.slices["left"]][-1]
-        grips = bool(jaw < 0.009 and np.linalg.norm(after - scene.knob) < 0.03)
+        grips = bool(jaw < KNOB_HALF_M and np.linalg.norm(after - scene.knob) < NEAR_M)
         pull = float(np.clip(before[0] - after[0], -scene.opening_m, 0.12 - scene.opening_m)) if grips else 0.0
         back = np.array([-pull, 0.0, 0.0])
         arms = {arm: replace(one, pad=one.pad + back) for arm, one in arms.items()}
