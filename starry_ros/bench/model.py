@@ -76,7 +76,8 @@ class Subject:
         self.taken_s: dict[str, list[float]] = {}
         self._spent_s: dict[str, float] = {}
         self._draw_inputs()
-        runner.engines = {name: self._watched(STAGES[name], engine) for name, engine in runner.engines.items()}
+        timed = {name: self._watched(stage, runner.engines[name]) for name, stage in STAGES.items()}
+        runner.engines = {**runner.engines, **timed}
         runner.set_text(self._text_TD, np.ones(len(self._text_TD), np.float32))
         self._fill_ring()
 
