@@ -48,6 +48,7 @@ class Space:
         box = np.array([spec.workspace_m[axis] for axis in "xyz"])
         self._low_3, self._high_3 = box[:, 0] + margin_m, box[:, 1] - margin_m
         self._distance_m = spec.arm_distance_m + margin_m
+        self._pairs = [(*pair, self._near(*pair)) for pair in combinations(self._geoms, 2)]
 
     @staticmethod
     def of(spec: RobotSpec) -> Space | None:
@@ -57,9 +58,11 @@ class Space:
     def breach(self, position_J: F64) -> tuple[Refusal, str] | None:
         """Why the arms may not stand like this, as a code and in words, or None."""
         self._place(position_J)
-        for arm, hand_3 in zip(self._arms, self.hands(), strict=True):
-            if (hand_3 < self._low_3).any() or (hand_3 > self._high_3).any():
-                return Refusal.OUTSIDE_WORKSPACE, f"the {arm} hand is at {hand_3.round(3).tolist()} m"
+        hands_A3 = self.hands()
+        outside_A = ((hands_A3 < self._low_3) | (hands_A3 > self._high_3)).any(axis=1)
+        if outside_A.any():
+            arm = int(outside_A.argmax())
+            return Refusal.OUTSIDE_WORKSPACE, f"the {self._arms[arm]} hand is at {hands_A3[arm].round(3).tolist()} m"
         gap_m = self._gap_m()
         if gap_m < self._distance_m:
             return Refusal.ARMS_TOO_CLOSE, f"the arms are {gap_m:.3f} m apart"
@@ -69,11 +72,26 @@ class Space:
         """When a curve first leaves the space from `from_s` on, and how; None when it never does."""
         count = max(1, int(np.ceil((curve.duration_s - from_s) / SAMPLE_S)))
         times = np.linspace(from_s, max(from_s, curve.duration_s), count + 1)[1:]
-        for time_s, motion_3J in zip(times.tolist(), curve.sample(times), strict=True):
-            found = self.breach(motion_3J[0])
+        position_NJ = curve.sample(times)[:, 0]
+        for i in np.flatnonzero(self._suspect(position_NJ)):
+            found = self.breach(position_NJ[i])
             if found is not None:
-                return time_s, found[0]
+                return float(times[i]), found[0]
         return None
+
+    def _suspect(self, position_NJ: F64) -> NDArray[np.bool_]:
+        """Which positions [N] have a hand outside or bounding spheres of two arms too close; all others are fine."""
+        count = len(position_NJ)
+        hands = np.empty((count, len(self._frames), 3))
+        centres = np.empty((count, self._model.ngeom, 3))
+        for i in range(count):
+            self._place(position_NJ[i])
+            hands[i], centres[i] = self.hands(), self._data.geom_xpos
+        suspect = ((hands < self._low_3) | (hands > self._high_3)).any(axis=(1, 2))
+        for first_G, second_G, near_GG in self._pairs:
+            between = centres[:, first_G][:, :, None] - centres[:, second_G][:, None]
+            suspect |= (np.einsum("nijk,nijk->nij", between, between) < near_GG).any(axis=(1, 2))
+        return suspect
 
     def hands(self) -> F64:
         """World positions [A, 3] of the end-effector frames in the pose looked at last."""
@@ -86,13 +104,20 @@ class Space:
 
     def _gap_m(self) -> float:
         """Least distance between any two arms, or `_distance_m` where it is certainly larger."""
-        model, data, least = self._model, self._data, self._distance_m
-        for first_G, second_G in combinations(self._geoms, 2):
-            apart_GG = np.linalg.norm(data.geom_xpos[first_G][:, None] - data.geom_xpos[second_G][None], axis=2)
-            apart_GG -= model.geom_rbound[first_G][:, None] + model.geom_rbound[second_G][None]
-            for i, j in np.argwhere(apart_GG < least):
-                least = min(least, self._mujoco.mj_geomDistance(model, data, first_G[i], second_G[j], least, None))
+        data, least = self._data, self._distance_m
+        for first_G, second_G, near_GG in self._pairs:
+            between = data.geom_xpos[first_G][:, None] - data.geom_xpos[second_G][None]
+            close_GG = np.einsum("ijk,ijk->ij", between, between) < near_GG
+            for i, j in np.argwhere(close_GG) if close_GG.any() else ():
+                pair = int(first_G[i]), int(second_G[j])
+                least = min(least, self._mujoco.mj_geomDistance(self._model, data, *pair, least, None))
         return float(least)
+
+    def _near(self, first_G: Ints, second_G: Ints) -> F64:
+        """Squared distance of centres [G, G] from which on bounding spheres are certainly far enough apart."""
+        radius = self._model.geom_rbound
+        reach: F64 = np.maximum(0.0, radius[first_G][:, None] + radius[second_G][None] + self._distance_m)
+        return reach**2
 
     def _joint(self, name: str) -> int:
         try:
