@@ -6,6 +6,7 @@ A verb's module offers `add_arguments(parser)` and the named function, which ret
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -28,6 +29,8 @@ examples:
   starry up --record true               the same graph, to play with; then call /arm and /set_instruction
   starry data generate --help           every verb explains itself
   starry check machine                  what is installed, what is missing, and how to get it"""
+
+_USERS_ERRNO = {errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
+    except OSError as error:
+        if error.errno not in _USERS_ERRNO:
+            raise
+        return _complain(f"{error.filename or 'a file'}: {error.strerror}. Fix: choose another place, or make room")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -319,11 +319,10 @@ def _validate(spec: RobotSpec, where: str) -> None:
 
 def _validate_names(spec: RobotSpec, where: str) -> None:
     """Names become parts of topics; two things on one topic would be taken for each other."""
-    named = {"arm": spec.arms, "joint": spec.joints, "camera": spec.cameras}
-    for kind, items in named.items():
-        for item in items:
-            if not _NAME.match(item.name):
-                raise ContractError(f"{where}: {kind}", "is not a name", got=repr(item.name), expected="such as left_1")
+    named = [("arm", arm.name) for arm in spec.arms] + [("camera", camera.name) for camera in spec.cameras]
+    for kind, name in [*named, *(("joint", name) for name in spec.joint_names)]:
+        if not _NAME.match(name):
+            raise ContractError(f"{where}: {kind}", "is not a name", got=repr(name), expected="such as left_1")
     topics = [spec.joint_state_topic, *(arm.command_topic for arm in spec.arms),
               *(topic for camera in spec.cameras for topic in (camera.topic, camera.info_topic))]
     for topic in topics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import re
 import subprocess
@@ -108,6 +109,21 @@ def test_a_missing_library_is_named_with_its_remedy(fake_verb: types.ModuleType,
     fake_verb.work = raising(ModuleNotFoundError("No module", name="mujoco"))  # type: ignore[attr-defined]
     assert cli.main(["fake"]) == 2
     assert capsys.readouterr().err.startswith("error: mujoco: is not installed. Fix: make setup")
+
+
+@pytest.mark.parametrize(("number", "name"), [(errno.EACCES, "/root/demo"), (errno.ENOSPC, None)])
+def test_a_place_that_cannot_be_written_is_one_line_and_2(
+    number: int, name: str | None, fake_verb: types.ModuleType, capsys: Capture
+) -> None:
+    fake_verb.work = raising(OSError(number, "is no good", name))  # type: ignore[attr-defined]
+    assert cli.main(["fake"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {name or 'a file'}: is no good. Fix: ")
+
+
+def test_an_os_error_that_is_not_the_users_is_not_hidden(fake_verb: types.ModuleType) -> None:
+    fake_verb.work = raising(OSError(errno.EBADF, "bad descriptor"))  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="bad descriptor"):
+        cli.main(["fake"])
 
 
 def test_a_missing_module_of_our_own_is_a_bug_and_not_hidden(fake_verb: types.ModuleType) -> None:
