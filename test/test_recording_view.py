@@ -26,6 +26,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     monkeypatch.setattr(view_sink.rr, "log", lambda path, value, **_: found.setdefault(path, []).append(value))
     monkeypatch.setattr(view_sink.rr, "set_time", lambda *_, **__: None)
+    monkeypatch.setattr(view_sink.rr, "send_columns", lambda path, indexes, columns: found.setdefault(path, []).extend(
+        columns.get("Scalars:scalars", columns) if isinstance(columns, dict) else list(columns)))
     return found
 
 
@@ -34,6 +36,7 @@ def test_every_message_of_a_recording_is_shown(tmp_path: Path, logged: dict[str,
     recording, sink = Recording(tmp_path / "a.mcap"), view_sink.ViewSink(SPEC)
     for heard in recording.messages(*(topic for topic in sink.topics if recording.has(topic))):
         sink.take(heard.topic, heard.received_ns, heard.message)
+    sink.flush()
     wanted = {"cameras/head", "canvas", "chunks/bars", "world/workspace", "world/plan/left", "world/plan/right", "log",
               "joints/right_waist/measured", "joints/right_waist/upper", "joints/left_waist/commanded", "plots/mode",
               "plots/latency/plan_age_ms", "plots/latency/slack_ms", "plots/splice/change_of_plan",

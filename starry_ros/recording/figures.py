@@ -88,10 +88,10 @@ class Figures:
 
     def mode_seconds(self) -> dict[str, float]:
         """Seconds spent in each mode."""
-        spent: Counter[str] = Counter()
+        spent: dict[str, float] = {}
         for (at_s, mode, _), end_s in zip(self.modes, ends_of(self.modes, self.seconds), strict=True):
-            spent[mode] += end_s - at_s
-        return dict(spent)
+            spent[mode] = spent.get(mode, 0.0) + end_s - at_s
+        return spent
 
 
 def ends_of(events: Sequence[tuple[Any, ...]], end_s: float) -> list[float]:
@@ -225,7 +225,8 @@ def lost_share(stamps_ns: Sequence[int], rate_hz: float) -> float:
     """
     if len(stamps_ns) < 3:
         return 0.0
-    gaps = np.diff(np.unique(np.asarray(stamps_ns, dtype=np.int64))) / NS
+    first_ns = min(stamps_ns)
+    gaps = np.diff([(stamp - first_ns) / NS for stamp in sorted(set(stamps_ns))])
     period = float(np.median(gaps)) or 1.0 / rate_hz
     missing = int(np.maximum(np.round(gaps / period) - 1, 0).sum())
     return missing / (missing + len(gaps) + 1)

@@ -63,7 +63,7 @@ class Recording:
     @property
     def seconds(self) -> float:
         """From the first message to the last."""
-        return (self.end_ns - self.start_ns) / NS_PER_S
+        return float(self.end_ns - self.start_ns) / NS_PER_S
 
     def _namespace(self) -> str:
         """What stands before the topics of the graph, with its slashes: "/" or such as "/cell_1/"."""
@@ -72,7 +72,7 @@ class Recording:
 
     def has(self, topic: str) -> bool:
         """Whether there is any message of a topic, given relative to the namespace."""
-        return self.counts.get(self._full(topic), 0) > 0
+        return bool(self.counts.get(self._full(topic), 0))
 
     def _full(self, topic: str) -> str:
         return topic if topic.startswith("/") else self.namespace + topic

@@ -22,7 +22,7 @@ from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns,
 from starry_ros.recording.session_file import model_hashes
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import ActionChunk, Canvas, Plan, Record, RobotState, ValueMap
-from starry_ros.wam.trace import OBSERVE, OPEN, PLAN, RESET, SENTENCE
+from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE
 
 PARITY_RAD = 2e-3
 """What another runtime may differ, in rad (grippers m): the runtimes' bound of 1e-3 standard deviations, rounded up."""

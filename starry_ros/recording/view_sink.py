@@ -35,6 +35,7 @@ JPEG_QUALITY = 80
 MAP_AGE_NS = 2_000_000_000
 CHUNKS_SHOWN = 8
 LIVE_S = 15.0
+BATCH_NS = 1_000_000_000
 NS = 1e9
 USED_RGB, DROPPED_RGB, LATE_RGB, NOW_RGB = (47, 111, 179), (150, 170, 195), (192, 57, 43), (240, 240, 240)
 COMMANDED_RGB, MEASURED_RGB, LIMIT_RGB = (240, 160, 70), (90, 170, 240), (200, 70, 60)
@@ -61,6 +62,8 @@ class ViewSink:
         self._arrived: deque[Arrived] = deque(maxlen=CHUNKS_SHOWN)
         self._pairs = ImaginedPairs(800_000_000, 50_000_000)
         self._mode, self._sentence, self._warnings = "", "", {""}
+        self._samples: dict[str, list[tuple[int, float]]] = {}
+        self._now_ns = self._sent_ns = 0
         self._forward = _forward(spec)
         self._limits = spec.limit("lower"), spec.limit("upper")
         self._handlers: dict[str, Any] = {
@@ -78,6 +81,9 @@ class ViewSink:
     def take(self, topic: str, time_ns: int, message: Any) -> None:
         """Show one message; one that cannot be read is said in the log instead."""
         rr.set_time("time", timestamp=np.datetime64(time_ns, "ns"))
+        self._now_ns = time_ns
+        if time_ns - self._sent_ns > BATCH_NS:
+            self.flush()
         try:
             if topic in self._cameras:
                 self._camera(self._cameras[topic].name, time_ns, message)
@@ -87,6 +93,17 @@ class ViewSink:
                 self._handlers[topic](time_ns, message)
         except (StarryError, ValueError) as error:
             rr.log("log", rr.TextLog(f"{topic}: {error}", level="ERROR"))
+
+    def flush(self) -> None:
+        """Send the samples of plots that wait. Sent one by one, they would cost the viewer more than all pictures."""
+        for path, samples in self._samples.items():
+            times = np.array([time_ns for time_ns, _ in samples], dtype="datetime64[ns]")
+            values = rr.Scalars.columns(scalars=[value for _, value in samples])
+            rr.send_columns(path, indexes=[rr.TimeColumn("time", timestamp=times)], columns=values)
+        self._samples, self._sent_ns = {}, self._now_ns
+
+    def _plot(self, path: str, value: float) -> None:
+        self._samples.setdefault(path, []).append((self._now_ns, float(value)))
 
     def _log_static(self) -> None:
         for joint in self._spec.joint_names:
@@ -116,7 +133,7 @@ class ViewSink:
         if imagined is not None and imagined.image_HWC.shape == real.shape:
             picture, apart = compare(imagined.image_HWC, real)
             rr.log("imagined", _jpeg(picture))
-            rr.log("plots/surprise/imagined_apart", rr.Scalars(apart))
+            self._plot("plots/surprise/imagined_apart", apart)
 
     def _imagined(self, time_ns: int, message: Any) -> None:
         self._pairs.imagined(stamp_ns(message.header.stamp), image_of("imagined canvas", message))
@@ -131,23 +148,23 @@ class ViewSink:
     def _state(self, time_ns: int, message: Any) -> None:
         state, (lower, upper) = state_of(self._spec, message), self._limits
         for index, joint in enumerate(self._spec.joint_names):
-            rr.log(f"joints/{joint}/measured", rr.Scalars(float(state.position_J[index])))
-            rr.log(f"joints/{joint}/lower", rr.Scalars(float(lower[index])))
-            rr.log(f"joints/{joint}/upper", rr.Scalars(float(upper[index])))
+            self._plot(f"joints/{joint}/measured", float(state.position_J[index]))
+            self._plot(f"joints/{joint}/lower", float(lower[index]))
+            self._plot(f"joints/{joint}/upper", float(upper[index]))
 
     def _command(self, arm: str, message: Any) -> None:
         if len(message.points):
             first = arm_positions(self._spec, arm, message.joint_names, message.points[0].positions)
             for joint, value in zip(self._spec.joints[self._spec.arm_slice(arm)], first, strict=True):
-                rr.log(f"joints/{joint.name}/commanded", rr.Scalars(float(value)))
+                self._plot(f"joints/{joint.name}/commanded", float(value))
 
     def _chunk(self, time_ns: int, message: Any) -> None:
         chunk = chunk_of(message)
-        rr.log("plots/latency/plan_age_ms", rr.Scalars((time_ns - chunk.observation_ns) / 1e6))
+        self._plot("plots/latency/plan_age_ms", (time_ns - chunk.observation_ns) / 1e6)
         if self._arrived and self._arrived[-1].chunk.epoch == chunk.epoch:
             apart = disagreement(self._arrived[-1].chunk, chunk, time_ns)
             if apart is not None:
-                rr.log("plots/splice/change_of_plan", rr.Scalars(apart))
+                self._plot("plots/splice/change_of_plan", apart)
         self._arrived.append(Arrived(chunk, time_ns))
         self._log_chunks(time_ns)
         if self._forward is not None:
@@ -181,20 +198,20 @@ class ViewSink:
             self._mode = message.mode_name
             level = MODE_LEVEL.get(self._mode, "INFO")
             rr.log("log", rr.TextLog(f"{self._mode}: {message.reason}", level=level))
-        rr.log("plots/mode", rr.Scalars(float(message.mode)))
+        self._plot("plots/mode", float(message.mode))
         if message.chunk_id:
-            rr.log("plots/latency/slack_ms", rr.Scalars(1000 * message.slack_s))
-            rr.log("plots/latency/age_followed_ms", rr.Scalars(1000 * message.chunk_age_s))
-        rr.log("plots/limits/shaped_share", rr.Scalars(max(message.limit_share, default=0.0)))
+            self._plot("plots/latency/slack_ms", 1000 * message.slack_s)
+            self._plot("plots/latency/age_followed_ms", 1000 * message.chunk_age_s)
+        self._plot("plots/limits/shaped_share", max(message.limit_share, default=0.0))
         refused = sum(message.refused_counts)
-        rr.log("plots/limits/refused", rr.Scalars(float(refused)))
+        self._plot("plots/limits/refused", float(refused))
 
     def _session(self, time_ns: int, message: Any) -> None:
         if message.instruction and message.instruction != self._sentence:
             self._sentence = message.instruction
             rr.log("log", rr.TextLog(f"sentence: {self._sentence}", level="INFO"))
         for value in message.surprise:
-            rr.log("plots/surprise/surprise", rr.Scalars(float(value)))
+            self._plot("plots/surprise/surprise", float(value))
 
     def _diagnostics(self, time_ns: int, message: Any) -> None:
         for status in message.status:

@@ -70,8 +70,8 @@ class RecorderNode(StarryNode):
         self._ring = Ring(nanoseconds(values["ring_s"]), values["buffer_mib"] * MIB) if values["ring_s"] else None
         self._file: SessionFile | None = None
         self._problem, self._mode = "", ""
-        self._trigger: str | None = None
-        self._until_s = self._synced_s = 0.0
+        self._trigger: tuple[str, int] | None = None
+        self._until_ns, self._synced_s = 0, 0.0
         if self._ring is None:
             self._guarded(self._open_file)
         self._worker = Worker("recorder", self._work, self.fail)
@@ -140,14 +140,14 @@ class RecorderNode(StarryNode):
     def _watch(self, data: bytes) -> None:
         mode = deserialize_message(data, ExecutorStatus).mode_name
         if mode == "FAULT" and self._mode != mode:
-            self._trigger = "fault"
+            self._trigger = ("fault", time.time_ns())
         self._mode = mode
 
     def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._ring is None:
             response.message = "everything is being recorded already"
         else:
-            self._trigger = "saved"
+            self._trigger = ("saved", time.time_ns())
             response.success, response.message = True, f"the last {self._values['ring_s']:g} s go to {self._folder}"
         return response
 
@@ -156,13 +156,13 @@ class RecorderNode(StarryNode):
     def _work(self) -> None:
         self._take()
         if self._trigger is not None:
-            self._guarded(partial(self._begin_around_fault, self._trigger))
-            self._trigger = None
+            trigger, self._trigger = self._trigger, None
+            self._guarded(partial(self._begin_around_fault, *trigger))
         now_s = time.monotonic()
         if now_s - self._synced_s >= SYNC_S:
             self._synced_s = now_s
             self._guarded(self._sync)
-        if self._ring is not None and self._file is not None and now_s > self._until_s:
+        if self._ring is not None and self._queue.empty() and time.time_ns() > self._until_ns:
             self._guarded(self._close_file)
 
     def _take(self) -> None:
@@ -172,6 +172,8 @@ class RecorderNode(StarryNode):
         except queue.Empty:
             return
         self._waiting_bytes -= len(record.data)
+        if self._ring is not None and self._file is not None and record.received_ns > self._until_ns:
+            self._guarded(self._close_file)
         if self._file is not None:
             self._guarded(partial(self._write, self._file, record))
         elif self._ring is not None:
@@ -191,9 +193,9 @@ class RecorderNode(StarryNode):
         self._files += 1
         self.get_logger().info(f"recording to {path}")
 
-    def _begin_around_fault(self, why: str) -> None:
-        """What the ring holds becomes the beginning of a file that goes on for `after_s`."""
-        self._until_s = time.monotonic() + self._values["after_s"]
+    def _begin_around_fault(self, why: str, at_ns: int) -> None:
+        """What the ring holds becomes the beginning of a file that goes on until `after_s` after the fault."""
+        self._until_ns = at_ns + nanoseconds(self._values["after_s"])
         if self._ring is not None and self._file is None:
             self._problem = ""
             self._open_file(f"_{why}")

@@ -35,7 +35,8 @@ from starry_ros.timing import NS_PER_S, LatencyWindow, nanoseconds, seconds
 from starry_ros.types import CameraFrame, Canvas, FrameSet, Plan
 from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.planner import PlannerConfig
-from starry_ros.wam.trace import Step, TracingPlanner
+from starry_ros.wam.steps import Step
+from starry_ros.wam.trace import TracingPlanner
 
 ORIGIN_NS = 1_800_000_000 * NS_PER_S
 """ROS time at the beginning of every simulated session: the same file from the same arguments."""
@@ -161,10 +162,10 @@ class SimulatedSession:
     def _plan(self, now_ns: int) -> None:
         """Hand over the plan that has become due, or plan on the newest canvas once the joints around it are known."""
         if self._pending is not None and now_ns >= self._pending[0]:
-            _, asked_ns, plan = self._pending
+            _, asked_ns, ready = self._pending
             self._pending = None
-            self._publish(plan, seconds(now_ns - asked_ns))
-            self._accepted += self._executor.submit(plan.chunk, now_ns).accepted
+            self._publish(ready, seconds(now_ns - asked_ns))
+            self._accepted += self._executor.submit(ready.chunk, now_ns).accepted
         if self._pending is None and now_ns >= self._plan_ns and self._canvas is not None:
             state = self._states.nearest(self._canvas.stamp_ns)
             if now_ns < self._canvas.stamp_ns + PAIRING_NS or state is None:

@@ -46,7 +46,9 @@ def view_command(args: argparse.Namespace) -> int:
     else:
         spec = recording.spec()
     os.environ.setdefault("CI", "1")  # Rerun sends usage data home unless this is set
-    from starry_ros.recording.view_sink import APPLICATION, ViewSink, blueprint, rr
+    import rerun as rr
+
+    from starry_ros.recording.view_sink import APPLICATION, ViewSink, blueprint
 
     screen = blueprint(spec, live=recording is None)
     rr.init(APPLICATION, recording_id=args.file.stem if args.file else None)
@@ -117,5 +119,6 @@ def _feed(recording: Recording | None, spec: RobotSpec, sink: Any, namespace: st
     wanted = [topic for topic in sink.topics if recording.has(topic)]
     for heard in recording.messages(*wanted):
         sink.take(heard.topic, heard.received_ns, heard.message)
+    sink.flush()
 
 

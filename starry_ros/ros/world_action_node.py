@@ -41,8 +41,9 @@ from starry_ros.types import Plan
 from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
 from starry_ros.wam.session import Session, SessionConfig
+from starry_ros.wam.steps import Step
 from starry_ros.wam.surprise import Calibration
-from starry_ros.wam.trace import Step, TracingPlanner
+from starry_ros.wam.trace import TracingPlanner
 
 MODES = ("sync", "async_naive", "async_grounded")
 SPLICES = ("auto", "trained_prefix", "guided", "put_back", "linear_blend", "hard_switch")

@@ -7,7 +7,6 @@ allowed, and how many steps were committed. With these told, a session can be ma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,7 @@ from starry_ros.wam.ladder import Ladder, Rung
 from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
-
-OPEN, RESET, SENTENCE, OBSERVE, PLAN = "open", "reset", "sentence", "observe", "plan"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step. `times_ns` are local times by name, `values` whatever else it takes to do it again."""
-
-    do: str
-    values: Mapping[str, Any]
-    times_ns: Mapping[str, int]
+from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE, Step
 
 
 class TracingPlanner(Planner):

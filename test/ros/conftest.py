@@ -28,6 +28,7 @@ from starry_ros.ros.graph import dds_environment
 from starry_ros.ros.qos import STATE
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "test"))
 FAKE_WORLD_ACTION = Path(__file__).with_name("fake_world_action.py")
 START_TIMEOUT_S, REPLY_TIMEOUT_S = 60.0, 20.0
 _domains = itertools.count(30 + os.getpid() % 40)

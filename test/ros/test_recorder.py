@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
-from sensor_msgs.msg import Image
+from recording_kit import write_session
+from sensor_msgs.msg import Image, JointState
 from starry_ros.msg import CanvasInfo, CanvasTile, ExecutorStatus
 from std_msgs.msg import String
 
 from starry_ros.recording.recover import recover
-from starry_ros.ros.convert import image_message
+from starry_ros.ros.convert import image_message, stamp_ns
 from starry_ros.ros.qos import LATCHED, SENSOR, STATE
 
 SHAPE = (48, 64, 3)
@@ -106,3 +107,18 @@ def test_a_ring_writes_the_seconds_around_a_fault_and_nothing_before(world: Any,
     assert heard == list(range(heard[0], heard[-1] + 1))
     assert 30 <= heard[0] < 59
     assert 64 <= heard[-1] < 110
+
+
+def test_replayed_sensors_reach_the_graph_stamped_as_if_measured_now(world: Any, tmp_path: Path, spec: Any) -> None:
+    path = tmp_path / "a.mcap"
+    write_session(path, plans=3)
+    states = world.listen(JointState, "joint_states", STATE)
+    player = world.start_as("replay", ["-m", "starry_ros.cli", "replay", str(path), "--to-ros", "--rate", "2"])
+    world.until(lambda: len(states) == 9, 60, "all joint states")
+    world.until(lambda: player.process.poll() is not None, 20, "the end")
+    assert "9 messages published" in player.text()
+    ages_s = (stamp_ns(world.now()) - stamp_ns(states[-1].header.stamp)) / 1e9
+    assert -0.1 < ages_s < 20
+    stamps = [stamp_ns(message.header.stamp) for message in states]
+    assert 0.3e9 < stamps[7] - stamps[1] < 0.5e9, "0.8 s at twice the speed"
+    assert states[0].name == list(spec.joint_names)
