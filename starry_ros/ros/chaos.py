@@ -8,6 +8,7 @@ after reset and arm where the fault is latched, and not before.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import os
 import resource
@@ -43,7 +44,7 @@ MOVING_RAD_S, RESTING_RAD_S = 0.15, 0.03
 RESTING_FOR_S = 0.3
 LIMIT_MARGIN = 1.15
 """Measured velocities overshoot commanded ones a little."""
-READY_S, RESUME_S = 180.0, 30.0
+READY_S, RESUME_S, REPLY_S = 180.0, 60.0, 3.0
 COLUMNS = ("scenario", "run", "passed", "rest_s", "worst_velocity", "resumed_s", "problem")
 
 
@@ -63,7 +64,7 @@ class Theatre:
         self._estops = self.operator.create_publisher(Bool, "estop", SAFETY)
         self._canvases = self.operator.create_publisher(Image, "canvas", SENSOR)
         self.operator.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
-        self._seed = 0
+        self._seed, self._instruction = 0, ""
 
     def _on_chunk(self, message: ActionChunk) -> None:
         if message.contract_hash == self.spec.content_hash and np.isfinite(message.positions).all():
@@ -140,9 +141,9 @@ class Theatre:
             self.wait(0.02)
         return time.monotonic() - begin_s
 
-    def call(self, future: Any, what: str) -> Any:
+    def call(self, future: Any, what: str, timeout_s: float = 15.0) -> Any:
         """The reply of a service."""
-        self.until(future.done, 15.0, what)
+        self.until(future.done, timeout_s, what)
         return future.result()
 
     @property
@@ -164,6 +165,7 @@ class Theatre:
         self.call(operator.trigger("stop"), "stop")
         self._seed += 1
         reply = self.call(operator.reset_episode("place_block_pad", "easy", self._seed), "reset_episode")
+        self._instruction = reply.instruction
         self.call(operator.reset_session(reply.instruction), "reset_session")
         self.arm()
         self.until(self.moving, RESUME_S, "motion")
@@ -172,11 +174,27 @@ class Theatre:
     def arm(self) -> float:
         """Reset a fault if there is one, and arm; how long it took."""
         def armed() -> bool:
-            if self.mode == "FAULT":
-                self.call(self.operator.trigger("reset_fault"), "reset_fault")
-            return bool(self.call(self.operator.trigger("arm"), "arm").success)
+            try:
+                if self.mode == "FAULT":
+                    self.call(self.operator.trigger("reset_fault"), "reset_fault", REPLY_S)
+                return bool(self.call(self.operator.trigger("arm"), "arm", REPLY_S).success)
+            except Failed:  # calls may go to a process that was killed, until its lease ends
+                return False
 
         return self.until(armed, RESUME_S, "arm")
+
+    def plan_again(self) -> None:
+        """Wait for a new plan; a planner that was started anew is told its sentence again."""
+        before = self.operator.heard.session.plans
+
+        def planned() -> bool:
+            session = self.operator.heard.session
+            if session.reason == "no_instruction":
+                with contextlib.suppress(Failed):
+                    self.call(self.operator.reset_session(self._instruction), "reset_session", REPLY_S)
+            return session.plans not in (0, before)
+
+        self.until(planned, READY_S, "a plan")
 
 
 def play(theatre: Theatre, name: str, run: int) -> Record:
@@ -244,8 +262,7 @@ def _resume(theatre: Theatre, scenario: Scenario) -> float:
         if theatre.mode not in ("RUN", "SLOW"):
             theatre.arm()
     if scenario.outcome != GOES_ON:
-        plans = theatre.operator.heard.session.plans
-        theatre.until(lambda: theatre.operator.heard.session.plans != plans, READY_S, "a plan")
+        theatre.plan_again()
     return time.monotonic() - begin_s
 
 
