@@ -15,6 +15,7 @@ import pytest
 import torch
 from wam_kit import SPEC
 
+from starry_ros.errors import RuntimeUnavailable
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.config import StreamConfig, ViewConfig, WamConfig
 from starry_ros.wam.joint import Noised, Tables, denoise_jointly
@@ -34,7 +35,8 @@ from starry_ros.wam.masks import (
     reaches,
 )
 from starry_ros.wam.model import Ropes, Sentence, WorldActionModel
-from starry_ros.wam.runtimes.base import Noise
+from starry_ros.wam.runtimes.base import Effort, Noise
+from starry_ros.wam.runtimes.graphs import graph_specs
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.sampler import joint_levels, levels
 from starry_ros.wam.session import Session, SessionConfig
@@ -242,6 +244,18 @@ def test_the_runtime_samples_each_coupling_as_a_naive_loop_does(change: dict[str
     np.testing.assert_array_equal(got.actions_KJ, again.actions_KJ)
 
 
+def test_after_the_video_no_graph_is_given_words_and_finished_streams_come_as_keys() -> None:
+    inputs = {spec.name: set(spec.inputs) for spec in graph_specs(CONFIG)}
+    words = {"text_k", "text_v", "mask", "sentence", "tokens"}
+    assert {name for name, given in inputs.items() if given & words} == {"encode_text", "imagine"}
+    assert {"future_k", "future_v"} <= inputs["predict_value"]
+    assert "x" not in inputs["predict_value"]
+    assert {"value_k", "value_v"} <= inputs["act"]
+    assert not {"x", "m", "future_k", "past_k"} & inputs["act"]
+    together = {spec.name for spec in graph_specs(dataclasses.replace(CONFIG, coupling="joint"))}
+    assert together == {"encode_text", "observe", "remember_actions", "denoise", "decode"}
+
+
 @pytest.mark.parametrize(("start", "black"), [("noise", False), ("black", True)])
 def test_a_session_starts_the_value_map_as_the_model_was_trained(start: str, black: bool) -> None:
     config = dataclasses.replace(CONFIG, value_start=start)
@@ -253,6 +267,23 @@ def test_a_session_starts_the_value_map_as_the_model_was_trained(start: str, bla
     assert torch.equal(model.value_source(torch.from_numpy(value)), torch.from_numpy(value))
     assert torch.equal(model.value_source(torch.ones(1, 2)), -torch.ones(1, 2) if black else torch.ones(1, 2))
     assert ("value_token" in model.state_dict()) == black
+
+
+def test_joint_denoising_keeps_the_steps_of_a_chunk_that_are_known() -> None:
+    config = dataclasses.replace(CONFIG, coupling="joint")
+    torch.manual_seed(1)
+    runtime = torch_runtime(make(config), Autoencoder(AutoencoderConfig(96, 64, 4, (8, 8, 8))).eval())
+    rng = np.random.default_rng(3)
+    runtime.set_text(rng.standard_normal((6, 10), dtype=np.float32), np.ones(6, np.float32))
+    runtime.observe(rng.integers(0, 256, (96, 64, 3), dtype=np.uint8), 0)
+    noise = Noise(*(rng.standard_normal((1, *shape), dtype=np.float32) for shape in (
+        (config.frame_tokens, config.latent_token_width), (config.frame_tokens, config.value_token_width), (5, 3))))
+    state, known = np.zeros(3, np.float32), np.full((2, 3), 0.25, np.float32)
+    free, kept = (runtime.predict(noise, state, Effort(known_DJ=steps)).actions_KJ for steps in (None, known))
+    np.testing.assert_allclose(kept[:2], known, atol=1e-6)
+    assert np.abs(kept[2:] - free[2:]).max() > 1e-4
+    with pytest.raises(RuntimeUnavailable, match="no gradient"):
+        runtime.predict(noise, state, Effort(target_KJ=known))
 
 
 @torch.no_grad()

@@ -42,7 +42,7 @@ class GraphRunner:
         self._grid = None if config.geometry is None else CellGrid(config)
         self._scene: Arrays = {}
         self._step = 0
-        self._branches: list[tuple[Arrays, int]] = []
+        self._branches: list[tuple[Arrays, Arrays, Arrays, int]] = []
         self._last: Arrays = {}
 
     def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
@@ -82,12 +82,12 @@ class GraphRunner:
     def branch(self) -> None:
         for ring in (self.frames, self.actions):
             ring.branch()
-        self._branches.append((self._current, self._step))
+        self._branches.append((self._current, self._scene, self._last, self._step))
 
     def drop(self) -> None:
         for ring in (self.frames, self.actions):
             ring.drop()
-        self._current, self._step = self._branches.pop()
+        self._current, self._scene, self._last, self._step = self._branches.pop()
         self._place_sinks()
 
     def accept(self) -> None:
@@ -111,7 +111,7 @@ class GraphRunner:
         future, now, chunk = ropes.future(step), ropes.frame(step), ropes.chunk(step)
         if c.coupling == "joint":
             known |= self._denoise_jointly(noise, {"rope_x": future.numpy(), "rope_m": now.numpy(),
-                                                   "rope_a": chunk.numpy()}, known)
+                                                   "rope_a": chunk.numpy()}, known, effort)
             at["joint"] = time.monotonic()
             return _prediction(known, at)
         known |= self._weigh(known, 1.0, 1.0)
@@ -174,17 +174,21 @@ class GraphRunner:
         pulled: F32 = self.engines["act_pull"](asked)["pull"]
         return pulled
 
-    def _denoise_jointly(self, noise: Noise, ropes: Arrays, known: Arrays) -> Arrays:
-        """Euler of all streams together, each on its own grid of noise levels."""
+    def _denoise_jointly(self, noise: Noise, ropes: Arrays, known: Arrays, effort: Effort) -> Arrays:
+        """Euler of all streams together, each on its own grid of noise levels; known steps are put back."""
+        if effort.target_KJ is not None:
+            raise RuntimeUnavailable("joint coupling", "gives no gradient for guided inpainting",
+                                     fix="use another way to splice")
         c, out = self.config, {}
         now = {"x": noise.video, "m": noise.value, "a": noise.action}
         for grid in joint_levels(c.video_steps, c.value_steps, c.action_steps):
             for name, (s, ds) in zip(now, grid, strict=True):
                 known |= {f"s_{name}": np.full(1, s, np.float32), f"ds_{name}": np.full(1, ds, np.float32)}
             known |= self._weigh(known, grid[0][0], grid[2][0])
+            now["a"] = _put_back(now["a"], noise.action, effort.known_DJ, grid[2][0])
             out = self._run("denoise", {**known, **ropes, **now})
             now = {name: out[f"{name}_next"] for name in now}
-        return {**out, **now}
+        return {**out, **now, "a": _put_back(now["a"], noise.action, effort.known_DJ, 0.0)}
 
     def _weigh(self, known: Arrays, s_video: float, s_action: float) -> Arrays:
         """Biases of geometry-aware attention, for the scene that `look` gave; nothing without a geometry part."""
