@@ -8,32 +8,33 @@ import numpy as np
 import pytest
 
 from starry_ros.errors import CheckpointError
-from starry_ros.wam.surprise import Calibration, Dream, Monitor, calibrate, log_distance, progress, roc_area
+from starry_ros.wam.surprise import FLOOR, Calibration, Dream, Monitor, calibrate, measured, progress, roc_area
 
 N, D = 30, 16
 RNG = np.random.default_rng(0)
-NOISE_N = RNG.uniform(0.02, 0.3, N)
-"""How badly each token is imagined in an undisturbed world."""
+COLUMNS, TOKENS = 5, np.arange(N)
+NOISE_N = np.where(np.arange(N) < 6, 0.5, 0.05)
+"""How badly each token is imagined in an undisturbed world: where the arms move, badly."""
 
 
 def frames(rng: np.random.Generator, moved: int = 0) -> tuple[Dream, np.ndarray]:
     seen = rng.standard_normal((N, D))
-    real = seen + 0.5 * rng.standard_normal((N, D)) * (np.arange(N) < 6)[:, None]
+    real = seen + rng.standard_normal((N, D)) * (np.arange(N) < 6)[:, None]
     imagined = real + NOISE_N[:, None] * rng.standard_normal((N, D))
-    tokens = rng.choice(N, moved, replace=False)
+    tokens = rng.choice(np.arange(12, N), moved, replace=False)
     real = real.copy()
     real[tokens] += rng.standard_normal((moved, D))
     return Dream(1_000, seen.astype(np.float32), imagined.astype(np.float32)), real.astype(np.float32)
 
 
-def distances(count: int, seed: int) -> np.ndarray:
+def undisturbed(count: int, seed: int) -> list[tuple[Dream, np.ndarray]]:
     rng = np.random.default_rng(seed)
-    return np.array([log_distance(*frames(rng)) for _ in range(count)])
+    return [frames(rng) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    return calibrate(distances(150, 1), distances(100, 2))
+    return calibrate(undisturbed(150, 1), undisturbed(100, 2), TOKENS, COLUMNS)
 
 
 def test_a_moved_object_is_told_from_an_undisturbed_world(calibration: Calibration) -> None:
@@ -42,6 +43,19 @@ def test_a_moved_object_is_told_from_an_undisturbed_world(calibration: Calibrati
     moved = [calibration.surprise(*frames(rng, moved=2)) for _ in range(60)]
     assert roc_area(usual, moved) > 0.95
     assert np.mean([calibration.level(value) >= 1 for value in usual]) < 0.1
+
+
+def test_change_counts_around_a_token_and_only_among_those_that_count() -> None:
+    """Oracle: a loop over the grid."""
+    dream, real = frames(np.random.default_rng(7))
+    tokens = np.arange(20)
+    change, distance = measured(dream, real, tokens, COLUMNS)
+    own = np.log(((dream.imagined_ND - dream.seen_ND).astype(np.float64) ** 2).mean(1) + FLOOR)
+    for k in tokens:
+        near = [n for n in tokens if abs(n // 5 - k // 5) <= 1 and abs(n % 5 - k % 5) <= 1]
+        assert change[k] == pytest.approx(max(own[n] for n in near))
+        apart = np.log(((dream.imagined_ND[k] - real[k]).astype(np.float64) ** 2).mean() + FLOOR)
+        assert distance[k] == pytest.approx(apart)
 
 
 def test_levels_are_one_where_it_slows_and_two_where_it_stops(calibration: Calibration) -> None:
@@ -83,7 +97,8 @@ def test_a_calibration_survives_its_file_and_a_broken_one_says_so(calibration: C
     calibration.save(tmp_path)
     loaded = Calibration.load(tmp_path)
     assert loaded is not None
-    assert np.array_equal(loaded.mean_N, calibration.mean_N)
+    dream, real = frames(np.random.default_rng(6), moved=1)
+    assert loaded.surprise(dream, real) == calibration.surprise(dream, real)
     assert (loaded.slow_at, loaded.stop_at) == (calibration.slow_at, calibration.stop_at)
     (tmp_path / "surprise.json").write_text("{}")
     with pytest.raises(CheckpointError, match="starry calibrate"):

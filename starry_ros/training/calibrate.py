@@ -24,8 +24,9 @@ from starry_ros.sim.loop import LoopConfig, run_episode
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.types import F32, F64, Canvas, Plan, RobotState
+from starry_ros.wam.config import WamConfig
 from starry_ros.wam.load import RUNTIMES, load_session
-from starry_ros.wam.surprise import Calibration, Dream, calibrate, log_distance, roc_area
+from starry_ros.wam.surprise import Calibration, Dream, Ints, calibrate, roc_area
 
 MOVED_M = 0.01
 FIRST_SEED = 500
@@ -97,16 +98,19 @@ def calibrate_command(args: argparse.Namespace) -> int:
     session = load_session(folder, spec, args.runtime)
     ahead_ns = round(session.runtime.config.future_steps * spec.action.step_s * 1e9)
     play = Comparisons(PlannerPolicy(session, loop), cell)
-    usual: list[list[F64]] = []
+    model = session.runtime.config
+    tokens_M = still_tokens(model, {camera.name for camera in spec.cameras if camera.role == "head"})
+    usual: list[list[tuple[Dream, F32]]] = []
     for i in range(args.episodes):
         run_episode(play, cell, Case(args.seed + i, task=args.task), loop)
-        usual.append([log_distance(dream, real) for dream, real in play.pairs])
+        usual.append(list(play.pairs))
         print(f"undisturbed {i + 1}/{args.episodes}: {len(play.pairs)} frames", file=sys.stderr, flush=True)
     fitted = [one for i, episode in enumerate(usual) if i % 3 for one in episode]
     held_out = [one for i, episode in enumerate(usual) if not i % 3 for one in episode]
-    calibration = calibrate(np.array(fitted), np.array(held_out))
+    calibration = calibrate(fitted, held_out, tokens_M, model.columns)
     calm, disturbed = _pushed(args, play, calibration, loop, ahead_ns)
-    calm += [float(np.sort((one - calibration.mean_N) / calibration.spread_N)[-3:].mean()) for one in held_out]
+    calm += [calibration.surprise(dream, real) for dream, real in held_out]
+    cell.close()
     area = roc_area(calm, disturbed) if disturbed else float("nan")
     rows = [
         bench_row("surprise/roc_area", area, "", usual=len(calm), disturbed=len(disturbed)),
@@ -121,6 +125,18 @@ def calibrate_command(args: argparse.Namespace) -> int:
     if args.json is not None:
         write_report(args.json, rows, seed=args.seed, model=folder)
     return 0
+
+
+def still_tokens(model: WamConfig, cameras: set[str]) -> Ints:
+    """Tokens whose centre lies in the view of one of these cameras, which do not move with the arms."""
+    row_N, column_N = np.divmod(np.arange(model.frame_tokens), model.columns)
+    x_N, y_N = (column_N + 0.5) * model.token_px, (row_N + 0.5) * model.token_px
+    inside_N = np.zeros(model.frame_tokens, dtype=bool)
+    for view in model.views:
+        if view.camera in cameras:
+            across = (view.x_px <= x_N) & (x_N < view.x_px + view.width_px)
+            inside_N |= across & (view.y_px <= y_N) & (y_N < view.y_px + view.height_px)
+    return np.flatnonzero(inside_N)
 
 
 def _pushed(

@@ -1,12 +1,16 @@
 """Imagination against reality: how far a real frame is from the one that was imagined for its instant.
 
-*surprise* is how unusual the distance is: per token, squared distance of the latents against what undisturbed episodes
-show there, in standard deviations of its logarithm; the mean of the TOP most unusual tokens, for an object that was
-moved by hand changes few. *progress* is how much of the imagined change has come about: 0 nothing, 1 all of it.
+*surprise* is how unusual the distance is. A token's distance is the logarithm of the mean squared difference of its
+latents; what is usual depends on how much change was imagined in it and its neighbours, for where the arms move, a
+small error of their timing is a large one of the picture. So tokens are binned by that change, and the distance is
+measured in the deviations that undisturbed episodes show in the bin. Surprise is the mean of the TOP most
+unusual tokens, for an object that was moved by hand changes few. Only tokens of a camera that stands still count.
+
+*progress* is how much of the imagined change has come about: 0 nothing, 1 all of it.
 
     progress = <z - z_0, z_imagined - z_0> / |z_imagined - z_0|^2
 
-Shapes: N frame tokens, D numbers of a token's latents, S samples.
+Shapes: N frame tokens, D numbers of a token's latents, M tokens that count, B bins of imagined change, S frames.
 """
 
 from __future__ import annotations
@@ -14,18 +18,22 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starry_ros.errors import CheckpointError
 from starry_ros.types import F32, F64
 
 TOP = 3
 FILE = "surprise.json"
-FLOOR = 1e-6
-SPREAD_FLOOR = 0.15
+BINS = 8
+FLOOR = 1e-4
+SPREAD_FLOOR = 0.1
+
+Ints = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -48,20 +56,26 @@ class Score:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What undisturbed episodes show: per token mean and spread [N] of the log distance, and the two thresholds.
+    """What undisturbed episodes show, and the two thresholds.
 
-    Surprise from `slow_at` on slows the arms and plans anew, from `stop_at` on it stops them.
+    `columns` of the token grid; `tokens_M` that count; bins of imagined change by their inner edges [B - 1], with mean
+    and spread [B] of the log distance. Surprise from `slow_at` on slows the arms and plans anew, from `stop_at` on it
+    stops them.
     """
 
-    mean_N: F64
-    spread_N: F64
-    slow_at: float
-    stop_at: float
+    columns: int
+    tokens_M: Ints
+    edges: F64
+    mean_B: F64
+    spread_B: F64
+    slow_at: float = 0.0
+    stop_at: float = 1.0
 
     def surprise(self, dream: Dream, real_ND: F32) -> float:
         """How unusual the distance of a real frame is."""
-        unusual_N = (log_distance(dream, real_ND) - self.mean_N) / self.spread_N
-        return float(np.sort(unusual_N)[-TOP:].mean())
+        change_M, distance_M = measured(dream, real_ND, self.tokens_M, self.columns)
+        bin_M = np.digitize(change_M, self.edges)
+        return float(np.sort((distance_M - self.mean_B[bin_M]) / self.spread_B[bin_M])[-TOP:].mean())
 
     def level(self, surprise: float) -> float:
         """Surprise on a scale whose 1 is `slow_at` and 2 `stop_at`; at least 0."""
@@ -69,9 +83,9 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         """Write into a model folder."""
-        raw = {"mean": self.mean_N.tolist(), "spread": self.spread_N.tolist(),
-               "slow_at": self.slow_at, "stop_at": self.stop_at}
-        (folder / FILE).write_text(json.dumps(raw), encoding="utf-8")
+        raw = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in raw.items()}
+        (folder / FILE).write_text(json.dumps(plain), encoding="utf-8")
 
     @staticmethod
     def load(folder: Path) -> Calibration | None:
@@ -81,16 +95,28 @@ class Calibration:
             return None
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            return Calibration(np.array(raw["mean"]), np.array(raw["spread"]), raw["slow_at"], raw["stop_at"])
+            tokens_M = np.array(raw.pop("tokens_M"), dtype=np.intp)
+            arrays = {name: np.array(raw.pop(name)) for name in ("edges", "mean_B", "spread_B")}
+            return Calibration(tokens_M=tokens_M, **arrays, **raw)
         except (ValueError, KeyError, TypeError) as error:
             fix = "starry calibrate, or delete the file"
             raise CheckpointError(str(path), f"is no calibration: {error}", fix=fix) from error
 
 
-def log_distance(dream: Dream, real_ND: F32) -> F64:
-    """Logarithm of the mean squared distance of every token [N]."""
-    distance: F64 = np.log(((dream.imagined_ND - real_ND).astype(np.float64) ** 2).mean(axis=1) + FLOOR)
-    return distance
+def measured(dream: Dream, real_ND: F32, tokens_M: Ints, columns: int) -> tuple[F64, F64]:
+    """Of the tokens that count [M]: log of the change imagined there or next to there, log distance from reality."""
+    change_N = _log_mean_square(dream.imagined_ND - dream.seen_ND)
+    rows = -(-len(change_N) // columns)
+    grid = np.full((rows + 2, columns + 2), -np.inf)
+    row_M, column_M = np.divmod(tokens_M, columns)
+    grid[row_M + 1, column_M + 1] = change_N[tokens_M]
+    around = [grid[row_M + 1 + i, column_M + 1 + j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    return np.max(around, axis=0), _log_mean_square(dream.imagined_ND - real_ND)[tokens_M]
+
+
+def _log_mean_square(difference_ND: F32) -> F64:
+    logarithm: F64 = np.log((difference_ND.astype(np.float64) ** 2).mean(axis=1) + FLOOR)
+    return logarithm
 
 
 def progress(dream: Dream, real_ND: F32) -> float:
@@ -100,13 +126,21 @@ def progress(dream: Dream, real_ND: F32) -> float:
     return float((wanted * (real_ND - dream.seen_ND)).sum() / length) if length > FLOOR else 1.0
 
 
-def calibrate(distances_SN: F64, held_out_SN: F64, slow_quantile: float = 0.99) -> Calibration:
-    """From log distances of undisturbed frames; the thresholds come from frames that mean and spread do not know."""
-    mean_N = distances_SN.mean(0)
-    spread_N = np.maximum(distances_SN.std(0), SPREAD_FLOOR)
-    usual_S = np.sort((held_out_SN - mean_N) / spread_N, axis=1)[:, -TOP:].mean(1)
-    slow_at = float(np.quantile(usual_S, slow_quantile))
-    return Calibration(mean_N, spread_N, slow_at, slow_at + 2.0 * max(1.0, float(usual_S.std())))
+def calibrate(
+    fitted: Sequence[tuple[Dream, F32]], held_out: Sequence[tuple[Dream, F32]], tokens_M: Ints, columns: int,
+    slow_quantile: float = 0.99,
+) -> Calibration:
+    """From dreams and the undisturbed frames that came; thresholds from frames that mean and spread do not know."""
+    pairs = [measured(dream, real, tokens_M, columns) for dream, real in fitted]
+    change, distance = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    edges = np.quantile(change, np.linspace(0, 1, BINS + 1)[1:-1])
+    bins = np.digitize(change, edges)
+    inside = [distance[bins == b] if (bins == b).any() else distance for b in range(BINS)]
+    mean_B, spread_B = np.array([part.mean() for part in inside]), np.array([part.std() for part in inside])
+    usual = Calibration(columns, tokens_M, edges, mean_B, np.maximum(spread_B, SPREAD_FLOOR))
+    scores = [usual.surprise(dream, real) for dream, real in held_out]
+    slow_at = float(np.quantile(scores, slow_quantile))
+    return replace(usual, slow_at=slow_at, stop_at=slow_at + 2.0 * max(1.0, float(np.std(scores))))
 
 
 def roc_area(usual: Sequence[float], disturbed: Sequence[float]) -> float:
