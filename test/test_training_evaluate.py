@@ -13,13 +13,17 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import COLOURS
 from starry_ros.sim.loop import EpisodeResult, LoopConfig
 from starry_ros.sim.tasks import evaluation_case
+from starry_ros.training.ablate import ABLATIONS, UNSEEN, ablate
 from starry_ros.training.evaluate import Score, evaluate, row, untrained_copy, write_strip
 from starry_ros.training.measure import Quality
+from starry_ros.training.report_page import write_page
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import preset
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.normalise import fit
+from starry_ros.wam.runtimes.graphs import graph_specs
+from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 
@@ -95,7 +99,7 @@ def test_all_policies_see_the_same_episodes_and_report_in_order(model, tmp_path)
     assert rows[0]["landing_px"] is not None
     assert rows[1]["landing_px"] is None
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "expert_normal_0004.png", "model_normal_0004.png", "untrained_normal_0004.png",
+        f"{policy}_place_block_pad_easy_normal_0004_failure.png" for policy in ("expert", "model", "untrained")
     ]
 
 
@@ -104,9 +108,46 @@ def test_strips_show_the_frames_side_by_side(tmp_path):
 
     frames = tuple(np.full((192, 160, 3), (10 * i, 0, 255 - 10 * i), dtype=np.uint8) for i in range(3))
     write_strip(tmp_path, score(5, False, failure="timeout", frames=frames))
-    picture = cv2.imread(str(tmp_path / "model_normal_0005.png"))[..., ::-1]
+    picture = cv2.imread(str(tmp_path / "model_place_block_pad_easy_normal_0005_failure.png"))[..., ::-1]
     assert picture.shape == (212, 480, 3)
     assert [picture[5, 5 + 160 * i].tolist() for i in range(3)] == [[10 * i, 0, 255 - 10 * i] for i in range(3)]
+
+
+def test_an_ablation_blanks_its_inputs_and_nothing_else(model):
+    checkpoint = load_checkpoint(model, SPEC)
+    runtime, seen = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), {}
+    for graph in ("imagine", "predict_value", "act"):
+        runtime.engines[graph] = lambda arrays, graph=graph: seen.__setitem__(graph, arrays) or {}
+    names = {"landing": 0.5, "seen": UNSEEN, "value_k": 0.0, "value_v": 0.0}
+    given = {name: np.full((1, 2), 7.0, np.float32) for name in (*names, "current_k", "state")}
+    ablate(runtime, "no_value")
+    runtime.engines["act"](given)
+    assert {name: float(seen["act"][name][0, 0]) for name in given} == {**names, "current_k": 7.0, "state": 7.0}
+    ablate(runtime, "no_history")
+    for graph in ("imagine", "predict_value", "act"):
+        name = "executed_valid" if graph == "act" else "past_valid"
+        runtime.engines[graph]({name: np.ones((1, 4)), "x": np.ones(3)})
+        assert not seen[graph][name].any()
+        assert seen[graph]["x"].all()
+    with pytest.raises(ConfigError, match="no_hands"):
+        ablate(runtime, "no_hands")
+
+
+def test_every_ablation_names_inputs_that_its_graphs_have(model):
+    inputs = {spec.name: set(spec.inputs) for spec in graph_specs(load_checkpoint(model, SPEC).config)}
+    for name, graphs in ABLATIONS.items():
+        for graph, blanks in graphs.items():
+            assert set(blanks) <= inputs[graph], name
+
+
+def test_the_page_shows_every_row_and_links_every_picture(tmp_path):
+    pictures = [tmp_path / "pictures" / f"model_place_{end}.png" for end in ("failure", "success")]
+    rows = [row("model", [score(0, True, landing=(1.0,)), score(1, False, failure="dropped")])]
+    page = write_page(tmp_path, rows, pictures, {"model": "tiny", "robot": "bimanual_sim", "seed": 0}).read_text()
+    assert "| model | place_block_pad | easy | normal | 2 | 0.5 | 0.09 to 0.91 |" in page
+    assert "1 dropped" in page
+    assert page.index("## Failures") < page.index("pictures/model_place_failure.png") < page.index("## Successes")
+    assert page.index("## Successes") < page.index("pictures/model_place_success.png")
 
 
 def test_a_model_policy_without_a_model_is_refused():

@@ -30,9 +30,11 @@ from starry_ros.sim.cell import COLOURS, Cell
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.loop import EpisodeResult, LoopConfig, Policy, run_episode
 from starry_ros.sim.tasks import SETTINGS, TASKS
+from starry_ros.training.ablate import ABLATIONS, ablate
 from starry_ros.training.measure import Meter, Quality
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.pool import run_jobs
+from starry_ros.training.report_page import write_page
 from starry_ros.training.scene_policy import ScenePolicy
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
@@ -44,10 +46,21 @@ from starry_ros.wam.session import Session, SessionConfig
 
 POLICIES = ("model", "expert", "untrained")
 COLUMNS = (
-    *EVALUATION_COLUMNS, *COLOURS, "mean_s", "stall", "landing_px", "imagined", "copied", "plan_p50_ms", "plan_p95_ms",
-    "failures",
+    *EVALUATION_COLUMNS, *COLOURS, "mean_s", "stall", "hit", "landing_px", "imagined", "copied", "plan_p50_ms",
+    "plan_p95_ms", "failures",
 )
 STRIP_FRAMES = 10
+SUCCESSES_SHOWN = 10
+"""One in so many seeds is pictured also when it succeeds."""
+ABLATED = "model-"
+"""A policy of this beginning is the model without a part of `ablate`."""
+Suite = tuple[tuple[str, str, Kind], ...]
+SUITES: dict[str, Suite] = {
+    "easy": tuple((task, "easy", "normal") for task in TASKS),
+    "hard": tuple((task, "hard", "normal") for task in TASKS),
+    "recovery": tuple(("place_block_pad", "easy", case) for case in KINDS if case != "normal"),
+}
+"""Tasks, settings and cases that are measured together."""
 DEFAULTS = LoopConfig()
 
 
@@ -66,7 +79,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Score:
-    """What one job gave. Frames are kept for failures only."""
+    """What one job gave. Frames are kept for failures and a few successes."""
 
     policy: str
     result: EpisodeResult
@@ -109,7 +122,7 @@ def play(job: Job) -> Score:
     policy, horizon_s = _KEPT[key]
     meter = Meter(cell, job.case.task, horizon_s)
     result = run_episode(policy, cell, job.case, job.config, meter)
-    if result.success:
+    if result.success and job.case.seed % SUCCESSES_SHOWN:
         result = dataclasses.replace(result, frames=())
     return Score(job.policy, result, meter.quality())
 
@@ -120,6 +133,8 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
         return ExpertPolicy(cell, job.case.task), 0.0
     session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"),
                            scene=True, geometry=job.geometry)
+    if job.policy.startswith(ABLATED):
+        ablate(session.runtime, job.policy.removeprefix(ABLATED))
     policy: Policy = SessionPolicy(session)
     if session.runtime.config.needs_scene:
         policy = ScenePolicy(session, cell)
@@ -175,6 +190,7 @@ def row(policy: str, scores: Sequence[Score]) -> Record:
         **{colour: _share(results, colour) for colour in COLOURS},
         mean_s=_mean([result.duration_s for result in won]), stall=_mean([r.stall_share for r in results]),
         limit=_mean([r.limit_share for r in results]), worst_delay_s=max(r.delay_s for r in results),
+        hit=_mean([hit for score in scores for hit in score.quality.hits]),
         landing_px=_median([e for score in scores for e in score.quality.landing_px]),
         imagined=_mean([e for score in scores for e in score.quality.imagined]),
         copied=_mean([e for score in scores for e in score.quality.copied]),
@@ -239,23 +255,28 @@ def evaluate(
 
 
 def write_strip(folder: Path, score: Score) -> None:
-    """A failed episode's canvases side by side in one PNG, its sentence and failure below."""
+    """An episode's canvases side by side in one PNG, its sentence and outcome below."""
     frames = score.result.frames
     if not frames:
         return
     chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).round().astype(int)]
     row_HWC = np.concatenate(chosen, axis=1)
     strip = np.concatenate([row_HWC, np.zeros((20, *row_HWC.shape[1:]), np.uint8)])
-    text = f"{score.policy}, seed {score.result.case.seed}: {score.result.instruction} - {score.result.failure}"
+    case, outcome = score.result.case, score.result.failure or "success"
+    text = f"{score.policy}, seed {case.seed}: {score.result.instruction} - {outcome}"
     cv2.putText(strip, text, (6, len(strip) - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"{score.policy}_{score.result.case.kind}_{score.result.case.seed:04d}.png"
+    end = "success" if score.result.success else "failure"
+    name = f"{score.policy}_{case.task}_{case.setting}_{case.kind}_{case.seed:04d}_{end}.png"
     cv2.imwrite(str(folder / name), strip[..., ::-1])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry eval`."""
-    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
+    parser.add_argument("--task", default=TASKS[0], choices=("all", *TASKS), help="task (default: %(default)s)")
+    parser.add_argument("--suite", choices=SUITES, help="many tasks or cases at once, in place of --task and --case")
+    parser.add_argument("--ablation", action="append", default=[], choices=ABLATIONS,
+                        help="also play the model without this part; may be given several times")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=50, help="episodes a policy (default: %(default)s)")
     parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
@@ -275,7 +296,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="planning mode (default: %(default)s)")
     parser.add_argument("--splice", default=LoopConfig.splice, choices=[method.value for method in SpliceMethod],
                         help="how a chunk goes on from the last one in mode async_grounded (default: %(default)s)")
-    parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of the failed episodes to DIR")
+    parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of episodes to DIR")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.md, report.json and pictures to DIR")
     add_json_argument(parser)
 
 
@@ -284,20 +306,36 @@ def evaluate_command(args: argparse.Namespace) -> int:
     if args.episodes < 1 or args.workers < 1 or args.seed < 0:
         raise ConfigError("starry eval", "--episodes and --workers must be positive, --seed not negative")
     policies = POLICIES if args.policy == "all" else (args.policy,)
+    policies = (*policies, *(ABLATED + name for name in args.ablation))
     spec = load_robot_spec(robot_file(args.robot))
     model = None if policies == ("expert",) else model_dir(args.model)
-    rows = evaluate(
-        model, spec, args.episodes, args.seed, args.workers, args.case, policies=policies, task=args.task,
-        setting=args.setting, runtime=args.runtime, strips=args.strips, geometry=args.geometry,
-        config=LoopConfig(args.latency, args.replan, mode=args.mode, splice=args.splice),
-    )
+    strips = args.report / "pictures" if args.report else args.strips
+    rows = []
+    for task, setting, case in _suite(args):
+        rows += evaluate(
+            model, spec, args.episodes, args.seed, args.workers, case, policies=policies, task=task, setting=setting,
+            runtime=args.runtime, strips=strips, geometry=args.geometry,
+            config=LoopConfig(args.latency, args.replan, mode=args.mode, splice=args.splice),
+        )
     print_table([{**r, "failures": _words(r["failures"])} for r in rows], COLUMNS)
+    meta = {
+        "seed": args.seed, "case": args.case, "model": model, "runtime": args.runtime, "geometry": args.geometry,
+        "robot": spec.name, "contract_hash": spec.content_hash, "layout_hash": t_pose_layout(spec).layout_hash,
+        "latency_s": args.latency, "replan_s": args.replan, "mode": args.mode, "splice": args.splice,
+    }
     if args.json:
-        write_report(args.json, rows, seed=args.seed, case=args.case, model=model, runtime=args.runtime,
-                     geometry=args.geometry,
-                     robot=spec.name, contract_hash=spec.content_hash, layout_hash=t_pose_layout(spec).layout_hash,
-                     latency_s=args.latency, replan_s=args.replan, mode=args.mode, splice=args.splice)
+        write_report(args.json, rows, **meta)
+    if args.report:
+        write_report(args.report / "report.json", rows, **meta)
+        print(write_page(args.report, rows, sorted((args.report / "pictures").glob("*.png")), meta))
     return 0
+
+
+def _suite(args: argparse.Namespace) -> Suite:
+    """What is measured: (task, setting, case)."""
+    if args.suite:
+        return SUITES[args.suite]
+    return tuple((task, args.setting, args.case) for task in (TASKS if args.task == "all" else (args.task,)))
 
 
 def _words(counts: dict[str, int]) -> str:

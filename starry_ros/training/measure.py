@@ -19,12 +19,15 @@ from starry_ros.types import U8, Canvas, Plan, ValueMap
 MOVED = 24
 """A pixel whose channels differ by more than this in sum between now and then has moved."""
 SAME_INSTANT_NS = 30_000_000
+REGION = 0.3
+"""A label above this height is the region in which a landing point hits."""
 
 
 @dataclass(frozen=True)
 class Quality:
     """`landing_px` of one episode: distance from the landing point of the next contact to where that contact came.
 
+    `hits` are 1 where that point lies in the labelled region (label above `REGION`), 0 where not.
     `imagined` and `copied` are mean absolute errors (0..255) of the imagined frame and of the present one against the
     real future, on the pixels that moved.
     """
@@ -32,6 +35,7 @@ class Quality:
     landing_px: tuple[float, ...] = ()
     imagined: tuple[float, ...] = ()
     copied: tuple[float, ...] = ()
+    hits: tuple[float, ...] = ()
 
 
 class Meter:
@@ -59,22 +63,23 @@ class Meter:
 
     def quality(self) -> Quality:
         """The figures of the finished episode."""
-        errors = self._landing_errors()
+        errors, hits = self._landing_errors()
         pairs = [pair for frame in self._frames if (pair := self._imagined_errors(*frame)) is not None]
-        return Quality(errors, tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs))
+        return Quality(errors, tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs), hits)
 
-    def _landing_errors(self) -> tuple[float, ...]:
-        """Head view, event 0, plans at which the contact's place was in view and unobstructed."""
+    def _landing_errors(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Distances and hits. Head view, event 0, plans at which the contact's place was in view and unobstructed."""
         if not self._shots:
-            return ()
+            return (), ()
         labels = label(self._shots, self._log, self._layout, self._task)
         head = self._layout.tiles[0].camera
-        errors = []
-        for (u_px, v_px, _sigma, _inside, visible), value_map in zip(labels[:, 0, 0], self._maps, strict=True):
+        errors, hits = [], []
+        for (u_px, v_px, sigma_px, _inside, visible), value_map in zip(labels[:, 0, 0], self._maps, strict=True):
             points = [p for p in value_map.landing if p.camera == head and p.event == 0]
             if visible and points:
                 errors.append(float(np.hypot(points[0].u_px - u_px, points[0].v_px - v_px)))
-        return tuple(errors)
+                hits.append(float(np.exp(-0.5 * (errors[-1] / max(float(sigma_px), 1.0)) ** 2) > REGION))
+        return tuple(errors), tuple(hits)
 
     def _imagined_errors(self, stamp_ns: int, now_HWC: U8, imagined_HWC: U8 | None) -> tuple[float, float] | None:
         if imagined_HWC is None:

@@ -1,7 +1,7 @@
 """Episodes played for reinforcement learning: how every plan was drawn, and what it earned.
 
-The reward of a plan is the model's own value map of the next contact at the place where the chunk brings a hand (AIM
-equation 12: M_t at the projected point); an episode earns a bonus for success.
+The reward of a plan is the model's own value map of the next contact where the chunk brings a hand (AIM equation 12:
+M_t at the projected point); an episode earns a bonus for success.
 
 Shapes: K chunk steps, J joints, A = 6 arm joints.
 """
@@ -77,18 +77,17 @@ class Harvest:
 
 
 def landing_reward(cell: Cell, plan: Plan) -> float:
-    """The map of the next contact, in the head view, where the chunk's end brings a hand; the better hand counts."""
+    """The highest that a hand's path over the chunk gets on the map of the next contact, in the head view."""
     layout, best = t_pose_layout(cell.spec), 0.0
     head, values = cell.camera_model(layout.tiles[0].camera), plan.value_map.values_EHW[0]
+    stride, (rows, columns) = plan.value_map.stride_px, values.shape
     for arm in cell.spec.arms:
-        joints = plan.chunk.positions_KJ[-1][cell.spec.arm_slice(arm.name)][:-1]
-        point = ArmKinematics.from_model(cell.model, arm.name).pinch(joints)
-        u_px, v_px, _, inside, _ = project(point, head, layout, True)
-        if inside:
-            stride = plan.value_map.stride_px
+        kinematics = ArmKinematics.from_model(cell.model, arm.name)
+        for joints in plan.chunk.positions_KJ[:, cell.spec.arm_slice(arm.name)]:
+            u_px, v_px, _, inside, _ = project(kinematics.pinch(joints[:-1]), head, layout, True)
             row, column = (round((at - (stride - 1) / 2) / stride) for at in (v_px, u_px))
-            rows, columns = values.shape
-            best = max(best, float(values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)]))
+            if inside:
+                best = max(best, float(values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)]))
     return best
 
 

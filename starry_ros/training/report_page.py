@@ -1,0 +1,64 @@
+"""One page a human reads: the table of an evaluation, what it was measured on, pictures of successes and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from starry_ros.errors import ConfigError
+from starry_ros.report import conditions
+from starry_ros.types import Record
+
+COLUMNS = (
+    ("policy", "policy"), ("task", "task"), ("setting", "setting"), ("case", "case"), ("episodes", "episodes"),
+    ("success", "success"), ("interval", "95 % (Wilson)"), ("mean_s", "seconds"),
+    ("stall", "stalls"), ("hit", "map hit"), ("landing_px", "map to contact, px"), ("imagined", "imagined error"),
+    ("copied", "copied error"), ("plan_p50_ms", "plan p50, ms"), ("plan_p95_ms", "p95, ms"), ("failures", "failures"),
+)
+NOTES = """\
+*map hit*: share of plans before a contact whose landing point lies in the labelled region (label > 0.3); *map to
+contact*: median distance on the canvas in the head view. *imagined* and *copied error*: mean absolute difference (of
+255) to the frame 0.8 s later, on the pixels that moved; the imagined frame has to be lower. *plan*: one plan on this
+machine. Episodes are laid out by evaluation seeds, which never occur in training."""
+
+
+def write_page(folder: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Path], meta: Record) -> Path:
+    """Write `report.md` beside its pictures; returns its path."""
+    seen = conditions()
+    machine = seen["machine"]
+    lines = [
+        "# Evaluation", "",
+        f"Model `{meta.get('model')}` on robot `{meta.get('robot')}`, seeds from {meta.get('seed')}, runtime "
+        f"`{meta.get('runtime')}`, a plan every {meta.get('replan_s')} s that arrives {meta.get('latency_s')} s after "
+        f"its observation. Commit {seen['commit']}, {machine['cores']} cores ({machine['processor']}), {seen['time']}.",
+        "", f"    {seen['command']}", "", *_table(rows), "", NOTES, "",
+    ]
+    for title, wanted in (("Failures", "failure"), ("Successes", "success")):
+        chosen = [path for path in pictures if f"_{wanted}" in path.stem]
+        if chosen:
+            lines += [f"## {title}", ""] + [f"![{path.stem}]({path.relative_to(folder)})" for path in chosen] + [""]
+    page = folder / "report.md"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        page.write_text("\n".join(lines), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(str(page), "cannot be written", got=error.strerror, fix="choose another folder") from error
+    return page
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    shown = [(key, title) for key, title in COLUMNS if any(_text(row, key) != "-" for row in rows)]
+    body = ["| " + " | ".join(_text(row, key) for key, _ in shown) + " |" for row in rows]
+    return ["| " + " | ".join(title for _, title in shown) + " |", "|" + "---|" * len(shown), *body]
+
+
+def _text(row: Mapping[str, Any], key: str) -> str:
+    if key == "interval":
+        return f"{row['low']:.2f} to {row['high']:.2f}"
+    value = row.get(key)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{count} {name}" for name, count in value.items()) or "-"
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
