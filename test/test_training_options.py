@@ -85,7 +85,7 @@ def arguments(*words: str) -> argparse.Namespace:
 
 PARTS: list[tuple[str, ...]] = [
     (),
-    ("--coupling", "joint"),
+    ("--coupling", "joint", "--prefix", "3"),
     ("--coupling", "joint", "--geometry", "predicted", "--layout", "rgbd", "--paths", "--value-start", "black"),
     ("--geometry", "predicted", "--value-steps", "2", "--video-steps", "3"),
     ("--geometry", "measured", "--narrow-from-video", "--states", "STATES"),

@@ -51,11 +51,7 @@ def losses(
     config, ropes = model.config, Ropes(model.config)
     given = prepare(model, batch, texts, stats)
     groups, pixels, size = dict(given.groups), given.pixels, len(batch.text_B)
-    known_B = None
-    if config.prefix_steps:
-        known_B = prefix_lengths(size, config.prefix_steps, noise)
-        prefix = prefix_keys(model, batch, stats, ropes, known_B)
-        groups[PAST_ACTIONS] = join([groups[PAST_ACTIONS], prefix]) if PAST_ACTIONS in groups else prefix
+    known_B = _add_prefix(model, batch, stats, groups, noise)
     x_noise, s_x = torch.randn(given.future.shape, generator=noise), _levels(size, noise, config.video_steps)
     velocity, keys = model.imagine(noised(given.future, x_noise, s_x), s_x, ropes.future(0), groups, given.text)
     groups[FUTURE_FRAMES] = keys
@@ -100,16 +96,32 @@ def joint_losses(
                                  for clean in (given.future, given.map, given.actions))
     m_noise = model.value_source(m_noise)
     s_x, s_m, s_a = (torch.rand(size, generator=noise) for _ in range(3))
+    groups = dict(given.groups)
+    known_B = _add_prefix(model, batch, stats, groups, noise)
     geometry, biases = geometry_terms(model, batch, given, s_x, s_a)
     mixed = Noised(noised(given.future, x_noise, s_x), noised(given.map, m_noise, s_m),
                    noised(given.actions, a_noise, s_a), s_x, s_m, s_a)
     tables = Tables(ropes.future(0), ropes.frame(0), ropes.chunk(0))
     velocity_x, value, velocity_a = denoise_jointly(
-        model, mixed, tables, given.groups, given.text, given.pixels, given.state, biases)
+        model, mixed, tables, groups, given.text, given.pixels, given.state, biases)
+    action = velocity_loss(velocity_a, given.actions, a_noise) if known_B is None else unknown_loss(
+        velocity_a[:, None], given.actions[:, None], a_noise[:, None], known_B)
     return {
         "video": velocity_loss(velocity_x, given.future, x_noise), **value_losses(value, given.target),
-        "action": velocity_loss(velocity_a, given.actions, a_noise), **geometry,
+        "action": action, **geometry,
     }
+
+
+def _add_prefix(
+    model: WorldActionModel, batch: Batch, stats: NormStats, groups: Groups, noise: torch.Generator
+) -> Tensor | None:
+    """Show first steps of the chunk as executed already; returns how many of each sample, None without prefixes."""
+    if not model.config.prefix_steps:
+        return None
+    known_B = prefix_lengths(len(batch.text_B), model.config.prefix_steps, noise)
+    prefix = prefix_keys(model, batch, stats, Ropes(model.config), known_B)
+    groups[PAST_ACTIONS] = join([groups[PAST_ACTIONS], prefix]) if PAST_ACTIONS in groups else prefix
+    return known_B
 
 
 @dataclass(frozen=True)

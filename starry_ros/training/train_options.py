@@ -45,8 +45,6 @@ def add_option_arguments(parser: argparse.ArgumentParser) -> None:
                        help="also learn to go on from up to so many committed steps, for mode async_grounded (0: none)")
     group.add_argument("--narrow-from-video", action="store_true",
                        help="start the value and action streams from the video stream's weights, interpolated")
-
-
     group.add_argument("--video", type=Path, metavar="DIR",
                        help="also learn from episodes of images without actions, labelled by their motions")
     group.add_argument("--video-states", type=Path, metavar="RUN",
@@ -62,9 +60,8 @@ def chosen_config(args: argparse.Namespace, spec: RobotSpec) -> WamConfig:
     for name, value in steps.items():
         if value < 1:
             raise ConfigError(f"--{name.replace('_', '-')}", "is not positive", got=value, expected=">= 1")
-    if not 0 <= args.prefix <= config.history_actions or (args.prefix and args.coupling == "joint"):
-        raise ConfigError("--prefix", "cannot be trained", got=(args.prefix, args.coupling),
-                          expected=f"0 to {config.history_actions} steps, and no joint coupling")
+    if not 0 <= args.prefix <= config.history_actions:
+        raise ConfigError("--prefix", "is out of range", got=args.prefix, expected=f"0 to {config.history_actions}")
     geometry = None if args.geometry is None else GeometryConfig(mode=args.geometry, hands=len(spec.arms))
     states = None if args.states is None else load_states(args.states).config
     width_px = config.canvas_width_px * (2 if args.layout == "rgbd" else 1)
