@@ -2,7 +2,8 @@
 
 The labels stay the undisturbed expert's plan from the disturbed state. Pushes and jitter move the joints away from the
 expert's path. A delusion lets the robot act for a while on a scene that is not there: a block beside or above the real
-one, or one held in a jaw that is empty. That is what a policy does after a missed grasp, and no joint noise reaches it.
+one, one turned the wrong way, or one held in a jaw that is empty. That is what a policy does when it grasps badly, and
+no joint noise reaches it.
 
 Shapes: A = 6 arm joints, J = joints in contract order.
 """
@@ -23,10 +24,10 @@ from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M
 from starry_ros.types import F64
 
 KINDS = {
-    "clean": 0.18, "disturbed": 0.42, "switch": 0.10,
-    "closed_start": 0.09, "miss": 0.12, "drop": 0.09,
+    "clean": 0.16, "disturbed": 0.34, "switch": 0.12,
+    "closed_start": 0.09, "miss": 0.10, "drop": 0.08, "twist": 0.11,
 }
-"""Kinds of episode and their shares; the last three are the recovery kinds."""
+"""Kinds of episode and their shares; the last four are the recovery kinds."""
 HANDOVER_KINDS = {"clean": 0.4, "disturbed": 0.6}
 AT_HOME = 0.4
 """Share of episodes that start at home exactly, as a robot does that has just been switched on."""
@@ -123,6 +124,9 @@ class Disturber:
             believed = replace(scene, blocks=shifted)
             if self._expert.stage(believed, self.colour) == "pick":
                 self._believe(believed, rng.uniform(0.4, 2.4))
+        elif self.kind == "twist" and error < 0.12 and scene.held is None:
+            turned = block[0] + np.array([*rng.normal(0.0, 0.005, 2), 0.0]), block[1] + self._turn()
+            self._believe(replace(scene, blocks={**scene.blocks, self.colour: turned}), rng.uniform(0.2, 0.6))
         elif self.kind == "drop" and carried:
             self._open_until_s = now + 0.14
             if rng.random() < 0.7:
@@ -136,6 +140,10 @@ class Disturber:
     def _pretend_held(self, scene: Scene, pinch: F64) -> Scene:
         blocks = {**scene.blocks, self.colour: (pinch.copy(), 0.0)}
         return replace(scene, blocks=blocks, held=self.colour, jaw_command_m=CLOSED_M)
+
+    def _turn(self) -> float:
+        """How far the believed block is turned: enough to grasp it by its corners."""
+        return float(self._rng.choice([-1, 1]) * self._rng.uniform(0.25, 0.8))
 
     def _offset(self) -> F64:
         """How far off the believed block is: above it, short or long of it, or well to its side."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -26,7 +27,7 @@ from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.backend import mujoco
-from starry_ros.sim.cell import Cell
+from starry_ros.sim.cell import Cell, Layout
 from starry_ros.sim.expert_place import TICK_S, Ramp
 from starry_ros.sim.experts import Expert, contacts_of, make_expert
 from starry_ros.sim.tasks import SETTINGS, TASKS, draw_layout, episode_rng, make_check, sentence, task_of
@@ -41,6 +42,8 @@ TICKS_PER_FRAME = 5
 EXTRA_S = 4.0
 """How much longer than the task's own limit a disturbed episode may take."""
 ATTEMPTS = 8
+BESIDE_PAD, BESIDE_M = 0.25, 0.115
+"""Share of layouts whose named block lies beside the pad, and how near that is."""
 STAGES = ("pick", "place", "done", "handover")
 
 
@@ -99,15 +102,16 @@ class Recorder:
 
 def record_episode(
     cell: Cell, task: str, seed: int, episode: int, attempt: int, depth: bool = False,
-    setting: str = "easy",
+    setting: str = "easy", kind: str | None = None,
 ) -> tuple[dict[str, np.ndarray], str, bool]:
-    """Run and record one episode; returns its arrays, its kind and whether the task succeeded."""
+    """Run and record one episode; returns its arrays, its kind (drawn if None) and whether the task succeeded."""
     rng = episode_rng("train", seed, episode, attempt)
     kinds = kinds_of(task)
-    kind = str(rng.choice(list(kinds), p=list(kinds.values())))
+    drawn = str(rng.choice(list(kinds), p=list(kinds.values())))
+    kind = kind or drawn
     targets = rng.permutation(np.array(task_of(task).targets))
     templates = len(task_of(task).templates)
-    template, layout = int(rng.integers(templates)), draw_layout(rng, task, str(targets[0]), setting)
+    template, layout = int(rng.integers(templates)), _layout(rng, task, str(targets[0]), setting)
     expert = make_expert(task, cell)
     disturber = make_disturber(task, rng, kind, expert, str(targets[0]))
     cell.reset(layout, disturber.start(cell.spec, layout))
@@ -131,43 +135,58 @@ def record_episode(
     return recorder.arrays(), kind, bool(np.isfinite(done_s))
 
 
+def _layout(rng: np.random.Generator, task: str, target: str, setting: str) -> Layout:
+    """A layout; with one block and one pad, in some the block lies beside the pad, as if it had been placed."""
+    beside = task == "place_block_pad" and rng.random() < BESIDE_PAD
+    while True:
+        layout = draw_layout(rng, task, target, setting)
+        if not beside:
+            return layout
+        block = layout.blocks[target]
+        if math.hypot(block.x_m - layout.pad_x_m, block.y_m - layout.pad_y_m) < BESIDE_M:
+            return layout
+
+
 _CELLS: dict[str, Cell] = {}
 """The one cell of a worker process, by robot contract path."""
 
 
 def _work(
-    robot: str, task: str, folder: str, seed: int, episode: int, depth: bool = False, setting: str = "easy"
+    robot: str, task: str, folder: str, seed: int, episode: int, depth: bool = False, setting: str = "easy",
+    kind: str | None = None,
 ) -> Outcome:
     """Record one episode, trying further seeds until the expert succeeds, and write it in one move."""
     cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
     for attempt in range(ATTEMPTS):
-        arrays, kind, success = record_episode(cell, task, seed, episode, attempt, depth, setting)
+        arrays, drawn, success = record_episode(cell, task, seed, episode, attempt, depth, setting, kind)
         if success:
             part = Path(folder) / f"{episode:06d}.npz.partial"
             with part.open("wb") as file:
-                np.savez(file, **arrays, kind=np.array(kind), failed=np.array(attempt))  # type: ignore[arg-type]
+                np.savez(file, **arrays, kind=np.array(drawn), failed=np.array(attempt))  # type: ignore[arg-type]
             part.rename(Path(folder) / f"{episode:06d}.npz")
-            return Outcome(episode, kind, len(arrays["time_s_T"]), int(arrays["empty_closed_T"].sum()), attempt)
+            return Outcome(episode, drawn, len(arrays["time_s_T"]), int(arrays["empty_closed_T"].sum()), attempt)
     raise DataError(f"episode {episode}", f"the expert failed {ATTEMPTS} times in a row", fix="use another seed")
 
 
 def generate(
     out: Path, task: str, episodes: int, seed: int, robot: Path, workers: int = 1, depth: bool = False,
-    setting: str = "easy",
+    setting: str = "easy", kind: str | None = None,
 ) -> Record:
     """Write `episodes` demonstrations of `task` under `out` and return the contents of its meta.json.
 
-    `depth` adds depth, cameras and hands of every frame (see `scenes`).
-    Raises ConfigError on an unknown task, DataError if `out` holds data of another robot or seed.
+    `depth` adds depth, cameras and hands of every frame (see `scenes`); `kind` makes all episodes of that kind.
+    Raises ConfigError on an unknown task or kind, DataError if `out` holds data of another robot or seed.
     """
     if task not in TASKS:
         raise ConfigError("generate", "unknown task", got=task, expected=list(TASKS))
+    if kind is not None and kind not in kinds_of(task):
+        raise ConfigError("generate", f"{task} has no such kind of episode", got=kind, expected=list(kinds_of(task)))
     spec, folder = load_robot_spec(robot), out / "episodes"
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(out, spec, task, seed, depth, setting)
+    _claim(out, spec, task, seed, depth, setting, kind)
     missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
     started = time.monotonic()
-    work = partial(_work, str(robot), task, str(folder), seed, depth=depth, setting=setting)
+    work = partial(_work, str(robot), task, str(folder), seed, depth=depth, setting=setting, kind=kind)
     for count, outcome in enumerate(run_jobs(work, missing, workers), 1):
         _progress(count, len(missing), outcome, time.monotonic() - started)
     meta = _meta(out, spec, task, seed, episodes, setting)
@@ -175,10 +194,13 @@ def generate(
     return meta
 
 
-def _claim(out: Path, spec: RobotSpec, task: str, seed: int, depth: bool, setting: str) -> None:
+def _claim(
+    out: Path, spec: RobotSpec, task: str, seed: int, depth: bool, setting: str, kind: str | None
+) -> None:
     """Note what this folder is made from, or check that it is the same."""
+    options = {"depth": depth or None, "setting": setting if setting != "easy" else None, "kind": kind}
     claim = {"task": task, "seed": seed, "contract_hash": spec.content_hash, "format_version": FORMAT_VERSION,
-             **({"depth": True} if depth else {}), **({"setting": setting} if setting != "easy" else {})}
+             **{name: value for name, value in options.items() if value is not None}}
     path = out / "source.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -224,6 +246,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken run in it is continued")
     parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
+    parser.add_argument("--kind", help="only this kind of episode, such as twist or drop (default: the task's mixture)")
     parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
@@ -236,6 +259,7 @@ def generate_command(args: argparse.Namespace) -> int:
     if args.episodes < 1 or args.workers < 1 or args.seed < 0:
         raise ConfigError("starry data generate", "--episodes and --workers must be positive, --seed not negative")
     robot = robot_file(args.robot)
-    meta = generate(args.out, args.task, args.episodes, args.seed, robot, args.workers, args.depth, args.setting)
+    meta = generate(args.out, args.task, args.episodes, args.seed, robot, args.workers, args.depth, args.setting,
+                    args.kind)
     print(f"{args.out}: {meta['episodes']} episodes, {meta['frames']} frames, data hash {meta['data_hash']}")
     return 0
