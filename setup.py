@@ -38,7 +38,7 @@ setup(
     version="0.1.0",
     description="From cameras and a sentence to safe motion of two arms, by way of a world-action model",
     license="Apache-2.0",
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     packages=find_namespace_packages(include=["starry_ros", "starry_ros.*"]),
     package_data={"": ["*.css", "*.xml", "*.yaml", "*.stl", "*.obj", "*.png"]},
     data_files=share("config", "launch", "models"),

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def conditions() -> dict[str, Any]:
     return {
         "machine": machine(), "versions": versions(), "commit": commit(), "seed": None,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 

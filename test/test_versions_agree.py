@@ -36,6 +36,16 @@ def test_every_manifest_names_the_same_version() -> None:
     assert len(set(versions.values())) == 1, versions
 
 
+def test_every_manifest_names_the_same_least_python() -> None:
+    least = {
+        first(r'python_requires=">=([\d.]+)"', "setup.py"), first(r'python_version = "([\d.]+)"', "pyproject.toml"),
+        "3." + first(r'target-version = "py3(\d+)"', "pyproject.toml"),
+        first(r"Python (3\.\d+) to 3", "Makefile"), first(r"Python (3\.\d+) to 3", "README.md"),
+        first(r"Python (3\.\d+) to 3", "starry_ros/checks.py"),
+    }
+    assert least == {"3.11"}
+
+
 def test_every_manifest_names_the_same_licence() -> None:
     assert first(r"<license>(.*)</license>", "package.xml") == first(r'license="(.*)"', "setup.py") == "Apache-2.0"
     assert "Version 2.0, January 2004" in text("LICENSE")

@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from starry_ros.types import U8, CameraFrame, FrameSet
 SAMPLE_PX = 16
 
 
-class Drop(str, Enum):
+class Drop(StrEnum):
     """Why a frame was not taken."""
 
     DUPLICATE = "duplicate"
@@ -31,7 +31,7 @@ class Drop(str, Enum):
     STALE = "stale"
 
 
-class CameraState(str, Enum):
+class CameraState(StrEnum):
     """What a camera is doing.
 
     SAME_IMAGE is a suspicion: stamps advance, pixels do not. Frames arrive but cannot be used when stamps stand still
@@ -47,7 +47,7 @@ class CameraState(str, Enum):
     AHEAD = "ahead"
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """What the last `newest` found."""
 
     NEW = "new"
