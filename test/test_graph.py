@@ -139,3 +139,14 @@ def test_values_of_the_graph_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         NodeSpec("x").respawn = True  # type: ignore[misc]
     assert json.dumps([argument.name for argument in ARGUMENTS])
+
+
+def test_rviz_that_is_not_installed_is_said_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("rclpy", reason="starry up needs ROS 2")
+    from starry_ros.cli import main
+
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert main(["up", "--rviz", "true"]) == 2
+    assert "rviz2 is not installed. Fix: use a ROS 2 distribution, or --rviz false" in capsys.readouterr().err

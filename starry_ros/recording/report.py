@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import cv2
+
+from starry_ros.errors import DataError
 from starry_ros.paths import robot_file
 from starry_ros.recording.figures import measure, summary
-from starry_ros.recording.page import page
+from starry_ros.recording.page import moment_picture, page
 from starry_ros.recording.reader import Recording
 from starry_ros.report import add_json_argument, write_report
-from starry_ros.robot_spec import load_robot_spec
+from starry_ros.robot_spec import RobotSpec, load_robot_spec
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="recording of a session")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: FILE with .html)")
     parser.add_argument("--robot", help="robot contract (default: the one in the recording)")
+    parser.add_argument("--picture", type=float, metavar="S", help="write only the cameras with overlays then")
     add_json_argument(parser)
 
 
@@ -25,6 +29,8 @@ def report_command(args: argparse.Namespace) -> int:
     """Write the page."""
     recording = Recording(args.file)
     spec = load_robot_spec(robot_file(args.robot)) if args.robot else recording.spec()
+    if args.picture is not None:
+        return _picture(recording, spec, args.picture, args.out or args.file.with_suffix(".jpg"))
     figures = measure(recording, spec)
     out = args.out or args.file.with_suffix(".html")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -32,4 +38,13 @@ def report_command(args: argparse.Namespace) -> int:
     print(f"written: {out} ({out.stat().st_size / 1024:.0f} KiB)")
     if args.json is not None:
         write_report(args.json, [dict(summary(figures))])
+    return 0
+
+
+def _picture(recording: Recording, spec: RobotSpec, at_s: float, out: Path) -> int:
+    picture = moment_picture(recording, spec, recording.start_ns + round(at_s * 1e9))
+    if picture is None or not cv2.imwrite(str(out), picture[..., ::-1]):
+        expected = f"0 to {recording.seconds:.1f} s"
+        raise DataError(str(recording.path), f"has no camera images at {at_s:g} s", expected=expected)
+    print(f"written: {out}")
     return 0
