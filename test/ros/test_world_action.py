@@ -1,0 +1,141 @@
+"""Node world_action over real DDS: no plan is made from an observation that is unfit, and the reason is published."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image, JointState
+from starry_ros.msg import ActionChunk, CanvasInfo, WorldActionStatus
+from starry_ros.srv import ResetSession
+
+from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.ros.convert import EdgeClock, canvas_messages, stamp_ns, state_message, to_stamp
+from starry_ros.ros.qos import PLAN, SENSOR, STATE
+from starry_ros.types import Canvas, RobotState, TileStatus
+
+PERIOD_S, AGE_S, PAIR_S = 0.1, 1.0, 0.4
+Observation = tuple[Image, CanvasInfo, JointState]
+Change = Callable[[Image, CanvasInfo, JointState], None]
+
+
+class Rig:
+    """Canvases and joint states of one instant, ten times a second; `change` may spoil them."""
+
+    def __init__(self, world: Any, spec: Any) -> None:
+        self.world, self.spec, self.layout = world, spec, t_pose_layout(spec)
+        self.clock = EdgeClock(world.node.get_clock())
+        self.chunks = world.listen(ActionChunk, "action_chunk", PLAN)
+        self.statuses = world.listen(WorldActionStatus, "world_action_status", STATE)
+        world.start("world_action", max_age_s=AGE_S, max_pair_s=PAIR_S, replan_s=0.1)
+        topics = ((Image, "canvas", SENSOR), (CanvasInfo, "canvas_info", SENSOR), (JointState, "joint_states", STATE))
+        self.publishers = [world.publisher(*topic) for topic in topics]
+        assert world.call(ResetSession, "reset_session", text="put the red block on the pad").accepted
+
+    def observation(self) -> Observation:
+        now_ns = self.clock.now_ns()
+        tiles = tuple(TileStatus(camera, now_ns, 0, True) for camera in self.layout.cameras)
+        pixels = np.arange(self.layout.height_px * self.layout.width_px * 3, dtype=np.uint32).astype(np.uint8)
+        image_HWC = pixels.reshape(self.layout.height_px, self.layout.width_px, 3)
+        canvas = Canvas(now_ns, self.layout.layout_hash, image_HWC, tiles)
+        image, info = canvas_messages(canvas, self.layout, self.spec.content_hash, self.clock)
+        home = self.spec.limit("home")
+        return image, info, state_message(self.spec, RobotState(now_ns, home, np.zeros_like(home)), self.clock)
+
+    def send(self, change: Change = lambda *_: None) -> None:
+        observation = self.observation()
+        change(*observation)
+        for publisher, message in zip(self.publishers, observation, strict=True):
+            publisher.publish(message)
+        self.world.spin(PERIOD_S)
+
+    def send_until(self, ready: Callable[[], bool], change: Change = lambda *_: None) -> None:
+        for _ in range(300):
+            self.send(change)
+            if ready():
+                return
+        pytest.fail(f"{self.statuses[-1]}\n{self.world.health}")
+
+    def works(self) -> None:
+        """Good observations become plans."""
+        count = len(self.chunks)
+        self.send_until(lambda: len(self.chunks) > count + 1 and self.statuses[-1].state == "planning")
+
+
+@pytest.fixture(scope="module")
+def rig(shared_world: Any, spec: Any) -> Rig:
+    return Rig(shared_world, spec)
+
+
+def one_camera_missing(_image: Image, info: CanvasInfo, _state: JointState) -> None:
+    info.tiles[1].valid = False
+
+
+def no_tiles(_image: Image, info: CanvasInfo, _state: JointState) -> None:
+    info.tiles = []
+
+
+def other_layout(_image: Image, info: CanvasInfo, _state: JointState) -> None:
+    info.layout_hash = "0" * 16
+
+
+def shifted(ages: float) -> Change:
+    def change(image: Image, info: CanvasInfo, _state: JointState) -> None:
+        for header in (image.header, info.header, *info.tiles):
+            header.stamp = to_stamp(stamp_ns(header.stamp) + round(ages * AGE_S * 1e9))
+
+    return change
+
+
+def cut_off(image: Image, _info: CanvasInfo, _state: JointState) -> None:
+    image.data = array("B", image.data[:1000])
+
+
+def unknown_encoding(image: Image, _info: CanvasInfo, _state: JointState) -> None:
+    image.encoding = "yuv422_weird"
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (one_camera_missing, "canvas_incomplete"), (no_tiles, "canvas_incomplete"), (other_layout, "layout_mismatch"),
+    (shifted(-3.0), "canvas_stale"), (shifted(3.0), "canvas_from_future"),
+    (cut_off, "image data have the wrong length"), (unknown_encoding, "unknown image encoding"),
+])
+def test_an_unfit_canvas_is_refused_with_its_reason(rig: Rig, change: Change, reason: str) -> None:
+    rig.works()
+    rig.send_until(lambda: rig.statuses[-1].reason == reason, change)
+    count = len(rig.chunks)
+    for _ in range(3):
+        rig.send(change)
+    assert len(rig.chunks) == count
+    assert rig.statuses[-1].state == "refused"
+    rig.works()
+
+
+def not_a_number(_image: Image, _info: CanvasInfo, state: JointState) -> None:
+    state.position[3] = float("nan")
+
+
+def too_short(_image: Image, _info: CanvasInfo, state: JointState) -> None:
+    state.position = state.position[:-1]
+
+
+def unknown_joint(_image: Image, _info: CanvasInfo, state: JointState) -> None:
+    state.name = [*state.name[:-1], "tail"]
+
+
+@pytest.mark.parametrize("change", [not_a_number, too_short, unknown_joint])
+def test_no_plan_is_made_from_a_joint_state_that_is_unfit(rig: Rig, change: Change) -> None:
+    rig.works()
+    before = int(rig.world.values("world_action").get("refused.joint_state_invalid", 0))
+    rig.send_until(lambda: rig.statuses[-1].reason == "joint_state_stale", change)
+    count = len(rig.chunks)
+
+    def counted() -> bool:
+        return int(rig.world.values("world_action").get("refused.joint_state_invalid", 0)) > before
+
+    rig.send_until(counted, change)
+    assert len(rig.chunks) == count
+    rig.works()
