@@ -100,13 +100,18 @@ def _joint_rows(spec: RobotSpec) -> list[Record]:
 
 def add_check_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="DIR", help="a model folder, or a name in models")
+    parser.add_argument("--chunks", type=int, default=20, metavar="N",
+                        help="length of the episode that runtimes are compared on; 0 leaves it out (%(default)s)")
     parser.add_argument("--robot", default="bimanual_sim", help="contract that it must fit (default: %(default)s)")
     add_json_argument(parser)
 
 
 def check_model(args: argparse.Namespace) -> int:
-    """Load a model for a robot, which verifies files, hashes, shapes and contract, and print what it is."""
+    """Load a model for a robot, which verifies files, hashes, shapes and contract, print what it is, and let every
+    runtime plan the same seeded episode. Exit code 1 when one differs from PyTorch.
+    """
     from starry_ros.wam.checkpoint import load_checkpoint
+    from starry_ros.wam.load import LARGEST_DIFFERENCE, compare_runtimes
 
     spec = load_robot_spec(robot_file(args.robot))
     folder = model_dir(args.folder)
@@ -119,7 +124,13 @@ def check_model(args: argparse.Namespace) -> int:
     print_table(rows)
     for name, value in checkpoint.training.items():
         print(f"training: {name} {value}")
-    return _finish(args, rows, training=checkpoint.training)
+    runtimes = compare_runtimes(checkpoint, folder, args.chunks) if args.chunks else []
+    print(f"\nlargest differences from PyTorch over {args.chunks} chunks (at most {LARGEST_DIFFERENCE:g}):")
+    print_table(runtimes, ("runtime", "actions", "value_map", "state"))
+    for row in (row for row in runtimes if row["reason"]):
+        print(row["reason"])
+    passed = all(row["state"] != "differs" for row in runtimes)
+    return _finish(args, rows, passed=passed, training=checkpoint.training, runtimes=runtimes)
 
 
 def add_check_machine_arguments(parser: argparse.ArgumentParser) -> None:

@@ -172,7 +172,7 @@ def test_an_unknown_runtime_lists_the_known_and_tensorrt_says_what_to_use(
 ) -> None:
     with pytest.raises(ConfigError, match=r"'tpu'.*auto, torch, onnxruntime, openvino"):
         choose_runtime("tpu", checkpoint, exported)
-    with pytest.raises(RuntimeUnavailable, match=r"not part of this version.*use runtime auto"):
+    with pytest.raises(RuntimeUnavailable, match=r"tensorrt: is not installed.*pip install tensorrt"):
         choose_runtime("tensorrt", checkpoint, exported)
     assert RUNTIMES == ros_graph.RUNTIMES
 

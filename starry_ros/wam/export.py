@@ -28,6 +28,7 @@ from starry_ros.types import Record
 from starry_ros.wam.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from starry_ros.wam.graph_files import read_graphs, weights_layout, writable_folder, write_graphs
 from starry_ros.wam.load import LARGEST_DIFFERENCE, available, build_graph_runtime, differences, reference
+from starry_ros.wam.portable import portable
 from starry_ros.wam.runtimes.graphs import GraphSpec, build_graphs, graph_specs
 
 OPSET = 20
@@ -70,7 +71,7 @@ def _export(graph: nn.Module, spec: GraphSpec, layout: Mapping[str, tuple[int, i
             raise AssertionError(f"{spec.name} holds {name}, which is no tensor of {WEIGHTS}")
     _strip(program.model)
     data: bytes = onnx_ir.to_proto(program.model).SerializeToString()
-    return data
+    return portable(data)
 
 
 def example(spec: GraphSpec) -> tuple[Tensor, ...]:

@@ -111,7 +111,7 @@ class Ring:
         region = self._region(slot)
         self.keys[:, :, :, region] = keys
         self.values[:, :, :, region] = values
-        self.valid[0, region] = 1.0 if valid_N is None else valid_N
+        self.valid[0, region] = 1.0 if valid_N is None else self._like(valid_N)
         self.steps[slot] = step
         if slot < self.sinks:
             self._sink_keys[:, :, :, region] = keys
@@ -122,7 +122,7 @@ class Ring:
 
         This lets an old sink look younger than it is, so that its age stays within what training showed.
         """
-        half = self._sink_keys.shape[-1] // 2
+        half, rope = self._sink_keys.shape[-1] // 2, self._like(rope)
         first, second = self._sink_keys[..., :half], self._sink_keys[..., half:]
         shown = self.keys[:, :, :, : self.sinks * self.tokens]
         shown[..., :half] = first * rope[0] - second * rope[1]
@@ -162,6 +162,11 @@ class Ring:
         self._sink_keys[:] = snapshot.sinks
         self.steps, self.written = list(snapshot.steps), snapshot.written
         self._saved, self._branches = [], []
+
+    def _like(self, array: Buffer) -> Buffer:
+        """The same numbers where the keys are."""
+        moved = isinstance(array, np.ndarray) and not isinstance(self.keys, np.ndarray)
+        return self.keys.new_tensor(array) if moved else array
 
     def _region(self, slot: int) -> slice:
         return slice(slot * self.tokens, (slot + 1) * self.tokens)

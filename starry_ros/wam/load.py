@@ -16,14 +16,14 @@ import torch
 
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.types import F32
+from starry_ros.types import F32, Record
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
 from starry_ros.wam.gasam import example_scene
 from starry_ros.wam.geometry import GeometryExpert
 from starry_ros.wam.graph_files import GraphFiles, find_graphs
 from starry_ros.wam.memory import plan_memory, require_memory
 from starry_ros.wam.options import GeometryConfig
-from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime
+from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime, tensorrt_runtime
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
@@ -36,7 +36,8 @@ AUTO_ORDER = ("openvino", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-3
 """What a runtime may differ from PyTorch, in model units (standard deviations) and value-map heights."""
 
-_INSTALL_HINTS = {"onnxruntime": onnx_runtime.INSTALL_HINT, "openvino": openvino_runtime.INSTALL_HINT}
+_INSTALL_HINTS = {"onnxruntime": onnx_runtime.INSTALL_HINT, "openvino": openvino_runtime.INSTALL_HINT,
+                  "tensorrt": tensorrt_runtime.INSTALL_HINT}
 _log = logging.getLogger(__name__)
 
 
@@ -89,9 +90,6 @@ def choose_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: 
     """The runtime of that name, checked against PyTorch; `auto` takes the fastest that passes."""
     if name not in RUNTIMES:
         raise ConfigError("runtime", "is unknown", got=repr(name), expected=", ".join(RUNTIMES))
-    if name == "tensorrt":
-        raise RuntimeUnavailable("runtime tensorrt", "is not part of this version", expected=", ".join(available()),
-                                 fix="use runtime auto")
     if name == "torch":
         return reference(checkpoint)
     if name != "auto":
@@ -127,8 +125,7 @@ def reference(checkpoint: Checkpoint) -> GraphRunner:
 def graph_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: int = 1) -> GraphRunner:
     """A runtime over exported graphs. Raises RuntimeUnavailable if it is not installed, not exported or not exact."""
     if importlib.util.find_spec(name) is None:
-        raise RuntimeUnavailable(f"runtime {name}", "is not installed", expected=", ".join(available()),
-                                 fix=_INSTALL_HINTS[name])
+        raise _not_installed(name)
     graphs = find_graphs(model_dir, checkpoint)
     if graphs is None:
         raise _not_exported(name, model_dir)
@@ -142,6 +139,11 @@ def graph_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: i
     return runner
 
 
+def _not_installed(name: str) -> RuntimeUnavailable:
+    return RuntimeUnavailable(f"runtime {name}", "is not installed", expected=", ".join(available()),
+                              fix=_INSTALL_HINTS[name])
+
+
 def _not_exported(name: str, model_dir: Path) -> RuntimeUnavailable:
     return RuntimeUnavailable(f"runtime {name}", "has no exported graphs for this model", got=str(model_dir),
                               fix=f"starry export {model_dir}; until then PyTorch runs it, at half the speed")
@@ -149,8 +151,33 @@ def _not_exported(name: str, model_dir: Path) -> RuntimeUnavailable:
 
 def build_graph_runtime(name: str, checkpoint: Checkpoint, graphs: GraphFiles, threads: int = 1) -> GraphRunner:
     """The runtime of that name over the given graphs, unchecked."""
+    if name == "tensorrt":
+        return tensorrt_runtime.tensorrt_runtime(checkpoint, graphs)
     build = {"onnxruntime": onnx_runtime.onnx_runtime, "openvino": openvino_runtime.openvino_runtime}[name]
     return build(checkpoint, graphs, threads)
+
+
+def compare_runtimes(checkpoint: Checkpoint, model_dir: Path, chunks: int = 20, threads: int = 1) -> list[Record]:
+    """One row a runtime: how far the actions and value maps of a seeded episode are from PyTorch's, or why unknown.
+
+    `state` is ok, differs, or absent (not installed, not exported, refused), with the reason.
+    """
+    graphs, rows = find_graphs(model_dir, checkpoint), []
+    for name in (name for name in RUNTIMES if name not in ("auto", "torch")):
+        row: Record = {"runtime": name, "chunks": chunks, "actions": None, "value_map": None, "state": "absent",
+                       "reason": ""}
+        try:
+            if importlib.util.find_spec(name) is None:
+                raise _not_installed(name)
+            if graphs is None:
+                raise _not_exported(name, model_dir)
+            runner = build_graph_runtime(name, checkpoint, graphs, threads)
+            row["actions"], row["value_map"] = differences(runner, reference(checkpoint), chunks)
+            row["state"] = "ok" if max(row["actions"], row["value_map"]) <= LARGEST_DIFFERENCE else "differs"
+        except RuntimeUnavailable as error:
+            row["reason"] = str(error)
+        rows.append(row)
+    return rows
 
 
 def differences(runner: GraphRunner, other: GraphRunner, plans: int = 2) -> tuple[float, float]:
