@@ -56,7 +56,7 @@ class Disturber:
         self._push_A = np.zeros(6)
         self._nudge_s = float(rng.uniform(0.3, 1.2)) if kind == "disturbed" and rng.random() < 0.2 else math.inf
         self._delusion: _Delusion | None = None
-        self._armed = kind in ("switch", "miss", "drop", "closed_start")
+        self._armed = kind in ("switch", "miss", "drop", "closed_start", "twist")
         self._delay_s = float(rng.uniform(0.0, 0.7))
         self._before_grasp = rng.random() < 0.5
         self._held_since_s = math.inf
