@@ -87,10 +87,10 @@ class Space:
         for i in range(count):
             self._place(position_NJ[i])
             hands[i], centres[i] = self.hands(), self._data.geom_xpos
-        suspect = ((hands < self._low_3) | (hands > self._high_3)).any(axis=(1, 2))
+        suspect: NDArray[np.bool_] = np.any((hands < self._low_3) | (hands > self._high_3), axis=(1, 2))
         for first_G, second_G, near_GG in self._pairs:
             between = centres[:, first_G][:, :, None] - centres[:, second_G][:, None]
-            suspect |= (np.einsum("nijk,nijk->nij", between, between) < near_GG).any(axis=(1, 2))
+            suspect |= np.any(np.einsum("nijk,nijk->nij", between, between) < near_GG, axis=(1, 2))
         return suspect
 
     def hands(self) -> F64:
