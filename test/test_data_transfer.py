@@ -17,7 +17,7 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.cli import main
 from starry_ros.data.lerobot_read import LeRobotReader, Mapping
-from starry_ros.data.mcap_read import read_mcap
+from starry_ros.data.mcap_read import _complete, _Tape, read_mcap
 from starry_ros.data.mcap_write import export_mcap
 from starry_ros.data.recording import Recording, resampled, to_episode
 from starry_ros.data.store import episode_files, read_episode, write_episode
@@ -235,3 +235,14 @@ def test_resampling_takes_the_latest_image_and_interpolates_joints():
     assert np.allclose(made.position_TJ[:, 0], [0, 0.1, 0.2, 0.3], atol=1e-6)
     assert made.views["head"][:, 0, 0, 0].tolist() == [0, 1, 3, 5]
     assert list(made.texts) == ["a", "a", "b", "b"]
+
+
+def test_frames_without_all_images_are_left_out_and_a_long_gap_is_refused():
+    tape, times = _Tape(), 0.08 * np.arange(30)
+    image = np.zeros((2, 2, 3), np.uint8)
+    tape.images = {"head": [(at, image) for at in times], "left_wrist": [(at + 0.02, image) for at in times]}
+    tape.images["right_wrist"] = [(at, image) for i, at in enumerate(times) if not 10 < i < 15]
+    assert np.allclose(_complete("here", tape, times), np.delete(times, [12, 13]))
+    tape.images["right_wrist"] = [(at, image) for i, at in enumerate(times) if not 10 < i < 25]
+    with pytest.raises(DataError, match="here: lost images, most of all camera right_wrist"):
+        _complete("here", tape, times)

@@ -31,7 +31,9 @@ from starry_ros.types import F32, F64, U8, CameraModel
 STATUS = "world_action_status"
 COMPRESSED = "/compressed"
 SKEW_S = 0.1
-"""Another camera's image must be this near the head camera's."""
+"""Another camera's image must be this near the head camera's, else the frame is left out."""
+LONGEST_GAP_S = 1.0
+"""Longer without a complete frame, and the episode is refused; shorter gaps hold the last image."""
 SHORTEST_S = 1.0
 
 
@@ -84,17 +86,17 @@ def _recording(
               if begin_s <= at < end_s and joint_s[0] <= at <= joint_s[-1]]
     if len(frames) < 2 or (not tape.whole and frames[-1][0] - frames[0][0] < SHORTEST_S):
         return None
-    times = np.array([at for at, _ in frames])
+    times = _complete(where, tape, np.array([at for at, _ in frames]))
     position, velocity = (_at(joint_s, np.array([entry[i] for entry in tape.joints]), times) for i in (1, 2))
     text_s = [entry[0] for entry in texts]
     labels = {name: np.array(rows) for name, rows in tape.labels.items() if len(rows) == len(frames)}
     return Recording(
         where=where, time_s_T=times, position_TJ=position,
         velocity_TJ=velocity if np.isfinite(velocity).all() else None,
-        views={camera: _nearest(where, camera, found, times) for camera, found in tape.images.items()},
+        views={camera: _nearest(found, times) for camera, found in tape.images.items()},
         texts=[texts[max(0, bisect.bisect_right(text_s, at) - 1)][2] for at in times],
         command_TJ=_commands(tape, spec, times, position), calibration=tape.calibration,
-        depths={camera: _nearest(where, camera, found, times) for camera, found in tape.depths.items()},
+        depths={camera: _nearest(found, times) for camera, found in tape.depths.items()},
         known=_known(tape, labels, spec),
     )
 
@@ -104,17 +106,30 @@ def _at(time_s_N: F64, rows_NJ: F64, times_T: F64) -> F32:
     return np.column_stack([np.interp(times_T, time_s_N, column) for column in rows_NJ.T]).astype(np.float32)
 
 
-def _nearest(where: str, camera: str, found: list[tuple[float, Any]], times_T: F64) -> Any:
-    """For each time the image that is nearest to it; DataError where that is too far off."""
+def _complete(where: str, tape: _Tape, times_T: F64) -> F64:
+    """The times at which every camera has an image near enough. DataError where too long a gap is left."""
+    skews = {camera: np.abs(_near(found, times_T)[1]) for camera, found in tape.images.items()}
+    kept = times_T[np.max(list(skews.values()), axis=0) <= SKEW_S]
+    gaps = np.diff(np.concatenate([times_T[:1], kept, times_T[-1:]]))
+    if len(kept) < 2 or gaps.max() > LONGEST_GAP_S:
+        worst = max(skews, key=lambda camera: float(skews[camera].max()))
+        raise DataError(where, f"lost images, most of all camera {worst}", got=f"a gap of {gaps.max():.2f} s",
+                        expected=f"<= {LONGEST_GAP_S} s", fix="record again with a faster disk or fewer topics")
+    return kept
+
+
+def _near(found: list[tuple[float, Any]], times_T: F64) -> tuple[Any, F64]:
+    """For each time the index of the image that is nearest to it, and how far off that is."""
     stamps = np.array([at for at, _ in found])
     after = np.clip(np.searchsorted(stamps, times_T), 0, len(stamps) - 1)
     before = np.maximum(after - 1, 0)
     nearest = np.where(np.abs(stamps[before] - times_T) <= np.abs(stamps[after] - times_T), before, after)
-    skew = np.abs(stamps[nearest] - times_T)
-    if skew.max() > SKEW_S:
-        raise DataError(where, f"camera {camera} has no image near frame {int(skew.argmax())}",
-                        got=f"{skew.max():.2f} s off", expected=f"<= {SKEW_S} s", fix="trim the recording")
-    return np.stack([found[int(i)][1] for i in nearest])
+    return nearest, stamps[nearest] - times_T
+
+
+def _nearest(found: list[tuple[float, Any]], times_T: F64) -> Any:
+    """For each time the image that is nearest to it."""
+    return np.stack([found[int(i)][1] for i in _near(found, times_T)[0]])
 
 
 def _commands(tape: _Tape, spec: RobotSpec, times_T: F64, position_TJ: F32) -> F32 | None:
