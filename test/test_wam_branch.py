@@ -14,6 +14,7 @@ from starry_ros.types import F32, U8
 from starry_ros.wam.autoencoder import to_float
 from starry_ros.wam.checkpoint import Checkpoint
 from starry_ros.wam.layers import Keys
+from starry_ros.wam.load import differences
 from starry_ros.wam.masks import CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
 from starry_ros.wam.model import Ropes, WorldActionModel
 from starry_ros.wam.runtimes.base import Noise
@@ -161,3 +162,16 @@ def test_a_dropped_branch_leaves_no_trace_in_any_later_plan_and_an_accepted_one_
             end()
     with pytest.raises(InputError, match="no imagined frame"):
         other.foreseen(dataclasses.replace(plan, imagined_HWC=None))
+
+
+def test_a_history_in_half_precision_takes_half_the_memory_and_plans_almost_the_same() -> None:
+    checkpoint = make_checkpoint()
+    model = checkpoint.build_model()
+    plans, sizes = [], []
+    for half in (False, True):
+        runtime = torch_runtime(model, checkpoint.autoencoder, half_history=half)
+        assert differences(runtime, torch_runtime(model, checkpoint.autoencoder), 3)[0] < (2e-2 if half else 1e-6)
+        sizes.append(runtime.frames.bytes)
+        plans.append(differences(runtime, torch_runtime(model, checkpoint.autoencoder), 4)[0])
+    assert sizes[0] == 2 * sizes[1]
+    assert plans[0] == 0.0 < plans[1]

@@ -188,6 +188,14 @@ def test_a_runtime_that_computes_something_else_is_refused(
     assert "does not compute" in caplog.text
 
 
+def test_runtimes_are_compared_on_an_episode_of_twenty_chunks(exported: Path, checkpoint: Checkpoint) -> None:
+    rows = {row["runtime"]: row for row in load.compare_runtimes(checkpoint, exported, chunks=20)}
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "onnxruntime": "ok", "openvino": "ok", "tensorrt": "absent"}
+    assert all(max(rows[name]["actions"], rows[name]["value_map"]) < 1e-3 for name in AUTO_ORDER)
+    assert "pip install tensorrt" in rows["tensorrt"]["reason"]
+
+
 def test_a_damaged_or_foreign_export_is_not_used(copy: Path, checkpoint: Checkpoint) -> None:
     manifest = (copy / "export.json").read_text()
     graph = (copy / "act.onnx").read_bytes()

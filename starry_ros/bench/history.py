@@ -31,7 +31,7 @@ from starry_ros.wam.sampler import levels
 from starry_ros.wam.wan.config import WanConfig
 from starry_ros.wam.wan.load import random_model
 from starry_ros.wam.wan.model import ChunkNoise, WanModel, WanRuntime
-from starry_ros.wam.wan.streams import rope_table, rotate
+from starry_ros.wam.wan.streams import Block, rope_table, rotate
 
 MODEL = "tiny"
 MS_PER_S = 1e3
@@ -156,16 +156,16 @@ class ReferenceWay:
         h = port.enter(x.repeat(2, 1, 1))
         text = stream.text_in[1](F.gelu(stream.text_in[0](self._text), approximate="tanh"))
         for block, pool in zip(stream.blocks, self.pools, strict=True):
+            assert isinstance(block, Block)
             h = self._block(block, pool, h, six, rope, text, keep, predicted)
         shift, scale = (vector[:, None] + stream.modulation)[:, :, None].unbind(1)
         out: Tensor = port.leave(F.layer_norm(h, (stream.width,), eps=stream.floor) * (1 + scale) + shift)
         return out
 
-    def _block(self, block: torch.nn.Module, pool: Pool, h: Tensor, six: Tensor, rope: Tensor, text: Tensor,
+    def _block(self, b: Block, pool: Pool, h: Tensor, six: Tensor, rope: Tensor, text: Tensor,
                keep: bool, predicted: bool) -> Tensor:
-        b = block
         shift, scale, gate, shift2, scale2, gate2 = (six + b.modulation)[:, None].unbind(2)
-        normed = F.layer_norm(h, (b.width,), eps=b.floor) * (1 + scale) + shift  # type: ignore[list-item, operator]
+        normed = F.layer_norm(h, (b.width,), eps=b.floor) * (1 + scale) + shift
         q, k = (rotate(part.unflatten(-1, (self.c.heads, -1)).transpose(1, 2), rope)
                 for part in (b.q_norm(b.q(normed)), b.k_norm(b.k(normed))))
         v = b.v(normed).unflatten(-1, (self.c.heads, -1))
@@ -176,8 +176,9 @@ class ReferenceWay:
         if not keep:
             pool.exists[slots] = False
         h = h + b.out(attended.transpose(1, 2).flatten(2)) * gate
+        assert b.text is not None
         h = h + b.text(h, b.text.keys(text))
-        normed = F.layer_norm(h, (b.width,), eps=b.floor) * (1 + scale2) + shift2  # type: ignore[list-item, operator]
+        normed = F.layer_norm(h, (b.width,), eps=b.floor) * (1 + scale2) + shift2
         out: Tensor = h + b.down(F.gelu(b.up(normed), approximate="tanh")) * gate2
         return out
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from starry_ros.wam.wan.adapter import same_names
 from starry_ros.wam.wan.config import WAN_PRESETS, WanConfig
 from starry_ros.wam.wan.load import random_model
 from starry_ros.wam.wan.model import ChunkNoise, WanModel, WanRuntime
+from starry_ros.wam.wan.streams import Block
 from starry_ros.wam.wan.vae import VaeConfig, WanVae
 
 MS_PER_S = 1e3
@@ -60,8 +62,10 @@ def measure(config: WanConfig, device: str, dtype: torch.dtype, rounds: int, vae
         for block in (block for name in ("video", "value", "action") for block in model.stream_of(name).blocks):
             block.compile()
     bench = _Chunk(config, model, device)
-    conditions = {"device": _name(device), "type": str(dtype).removeprefix("torch."), "warm_up": WARM_UP,
-                  "rounds": rounds, "compiled": compiled, "memory": str(plan)}
+    conditions: dict[str, Any] = {
+        "device": _name(device), "type": str(dtype).removeprefix("torch."), "warm_up": WARM_UP, "rounds": rounds,
+        "compiled": compiled, "memory": str(plan),
+    }
     rows = [bench_row("wan/bandwidth", bandwidth / 1e9, "GB/s", **conditions),
             bench_row("wan/matrix_rate", rate / 1e12, "TFLOP/s", **conditions)]
     bound_s = 0.0
@@ -152,7 +156,8 @@ class _Chunk:
         stream, port = self.model.stream_of(name), self.model.port_of(name)
         total = sum(p.numel() * p.element_size() for module in (stream, port) for p in module.parameters())
         once: list[nn.Module] = [*stream.text_in]
-        once += [part for block in stream.blocks if block.text is not None for part in (block.text.k, block.text.v)]
+        once += [part for block in stream.blocks if isinstance(block, Block) and block.text is not None
+                 for part in (block.text.k, block.text.v)]
         return total - sum(p.numel() * p.element_size() for module in once for p in module.parameters())
 
     def _normal(self, *shape: int) -> Tensor:

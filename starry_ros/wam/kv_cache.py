@@ -153,8 +153,8 @@ class Ring:
 
     def snapshot(self) -> RingSnapshot:
         """Copy the state."""
-        copies = [_copy(buffer) for buffer in (self.keys, self.values, self.valid, self._sink_keys)]
-        return RingSnapshot(*copies, tuple(self.steps), self.written)
+        keys, values, valid, sinks = (_copy(part) for part in (self.keys, self.values, self.valid, self._sink_keys))
+        return RingSnapshot(keys, values, valid, sinks, tuple(self.steps), self.written)
 
     def restore(self, snapshot: RingSnapshot) -> None:
         """Return to a state that `snapshot` gave, with no branch open."""

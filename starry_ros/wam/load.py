@@ -23,7 +23,7 @@ from starry_ros.wam.geometry import GeometryExpert
 from starry_ros.wam.graph_files import GraphFiles, find_graphs
 from starry_ros.wam.memory import plan_memory, require_memory
 from starry_ros.wam.options import GeometryConfig
-from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime, tensorrt_runtime
+from starry_ros.wam.runtimes import onnx_runtime, openvino_runtime, tensorrt_runtime, trt_engine
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
@@ -37,7 +37,7 @@ LARGEST_DIFFERENCE = 1e-3
 """What a runtime may differ from PyTorch, in model units (standard deviations) and value-map heights."""
 
 _INSTALL_HINTS = {"onnxruntime": onnx_runtime.INSTALL_HINT, "openvino": openvino_runtime.INSTALL_HINT,
-                  "tensorrt": tensorrt_runtime.INSTALL_HINT}
+                  "tensorrt": trt_engine.INSTALL_HINT}
 _log = logging.getLogger(__name__)
 
 

@@ -14,7 +14,7 @@ from starry_ros.wam.config import WamConfig
 from starry_ros.wam.detail import patchify
 from starry_ros.wam.gasam import CellGrid, measured_biases, predicted_biases
 from starry_ros.wam.guidance import strength
-from starry_ros.wam.kv_cache import Ring
+from starry_ros.wam.kv_cache import Ring, Zeros, numpy_zeros
 from starry_ros.wam.model import Ropes
 from starry_ros.wam.runtimes.base import WHOLE_PLAN, Effort, Noise, Prediction
 from starry_ros.wam.runtimes.graphs import graph_specs
@@ -28,13 +28,13 @@ Engine = Callable[[Arrays], Arrays]
 class GraphRunner:
     """A `Runtime` over one engine a graph."""
 
-    def __init__(self, name: str, config: WamConfig, engines: Mapping[str, Engine]) -> None:
+    def __init__(self, name: str, config: WamConfig, engines: Mapping[str, Engine], zeros: Zeros = numpy_zeros) -> None:
         self.name, self.config, self.engines = name, config, dict(engines)
         self._inputs = {spec.name: tuple(spec.inputs) for spec in graph_specs(config)}
         self._ropes = Ropes(config)
         c = config
         self.frames, self.actions = (
-            Ring(c.layers, c.heads, c.head_dim, c.history_slots, tokens, sinks=c.sink_slots)
+            Ring(c.layers, c.heads, c.head_dim, c.history_slots, tokens, sinks=c.sink_slots, zeros=zeros)
             for tokens in (c.past_tokens, c.history_actions)
         )
         self._text: Arrays = {}

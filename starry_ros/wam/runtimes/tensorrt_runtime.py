@@ -237,7 +237,7 @@ class TensorRtRunner(GraphRunner):
         for name, table in zip(("s", "ds"), self._tables[steps], strict=True):
             context.set_tensor_address(name, table[i].data_ptr())
 
-    def _fill(self, graph: str, known: Arrays, skip: tuple[str, ...] = ()) -> None:
+    def _fill(self, graph: str, known: Mapping[str, Any], skip: tuple[str, ...] = ()) -> None:
         """Copy what lies elsewhere into the graph's buffers."""
         for name in self._inputs[graph]:
             buffer, value = self.buffers[self._places[graph, name]], None if name in skip else known[name]

@@ -23,7 +23,6 @@ Shapes: N tokens of a chunk of latents, U actions of a chunk, R history slots, W
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from dataclasses import dataclass
 
@@ -51,8 +50,8 @@ class WanModel(nn.Module):
         self.video = Stream(width=c.width, feed_forward=c.feed_forward, text_width=c.text_width, **shared)  # type: ignore[arg-type]
         self.video_port = Port(c.token_width, c.width, c.time_features)
         for name, given, token in (("value", c.value, c.token_width), ("action", c.action, c.joints)):
-            own = given and Stream(width=given.width, feed_forward=given.feed_forward, **shared)  # type: ignore[arg-type]
-            self.add_module(name, own)
+            self.add_module(name, None if given is None else Stream(
+                width=given.width, feed_forward=given.feed_forward, **shared))  # type: ignore[arg-type]
             needed = given is not None or name == "action"
             width = given.width if given else c.width
             self.add_module(f"{name}_port", Port(token, width, c.time_features) if needed else None)
@@ -122,7 +121,7 @@ class WanRuntime:
     @property
     def bytes(self) -> int:
         """Memory of keys, values and the slots kept aside."""
-        own = sum(buffer.nbytes for ring in (self.frames, self.actions)
+        own: int = sum(buffer.nbytes for ring in (self.frames, self.actions)
                   for buffer in (ring._sink_keys, ring._aside_keys, ring._aside_values, ring._aside_valid))
         return int(self.field.keys.nbytes + self.field.values.nbytes) + own
 
@@ -199,7 +198,9 @@ class WanRuntime:
                 result = self._loop(present)
             self._graph = graph, result
         self._graph[0].replay()
-        return ChunkPrediction(*(None if x is None else x.clone() for x in dataclasses.astuple(self._graph[1])))
+        result = self._graph[1]
+        return ChunkPrediction(result.video.clone(), None if result.value is None else result.value.clone(),
+                               result.action.clone())
 
     def _loop(self, present: set[str]) -> ChunkPrediction:
         """The whole decoding out of `_inputs` and the field: no copy from the host, no decision on data."""

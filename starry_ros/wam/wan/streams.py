@@ -123,7 +123,8 @@ class Block(nn.Module):
         if self.text is not None and text is not None:
             h = h + self.text(h, text)
         spread = F.gelu(self.up(self._modulated(h, shift2, scale2)), approximate="tanh")
-        return (h.float() + self.down(spread).float() * gate2).to(h.dtype)
+        out: Tensor = (h.float() + self.down(spread).float() * gate2).to(h.dtype)
+        return out
 
     def _modulated(self, h_BND: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return (F.layer_norm(h_BND.float(), (self.width,), eps=self.floor) * (1 + scale) + shift).to(h_BND.dtype)
@@ -170,7 +171,8 @@ class Stream(nn.Module):
 
 
 def _heads(x_BNA: Tensor, heads: int) -> Tensor:
-    return x_BNA.unflatten(-1, (heads, -1)).transpose(1, 2)
+    x_BHNP: Tensor = x_BNA.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x_BHNP
 
 
 def _join(x_BHNP: Tensor) -> Tensor:

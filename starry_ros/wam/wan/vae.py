@@ -63,7 +63,7 @@ class CausalConv(nn.Conv3d):
         super().__init__(inner, outer, kernel, stride, (0, kernel[1] // 2, kernel[2] // 2))
         self.past = kernel[0] - 1 if causal else 1
 
-    def forward(self, x: Tensor, state: VaeState) -> Tensor:
+    def forward(self, x: Tensor, state: VaeState) -> Tensor:  # type: ignore[override]
         if self.past:
             before = state.get(self)
             if before is None:
@@ -81,7 +81,8 @@ class RmsNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(width, *([1] * axes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1) * self.gamma.shape[0] ** 0.5 * self.gamma
+        out: Tensor = F.normalize(x, dim=1) * self.gamma.shape[0] ** 0.5 * self.gamma
+        return out
 
 
 class Residual(nn.Module):
@@ -186,7 +187,8 @@ class Down(nn.Module):
         time, space = self.factors
         x = F.pad(x, (0, 0, 0, 0, -x.shape[2] % time, 0))
         cells = x.unflatten(4, (-1, space)).unflatten(3, (-1, space)).unflatten(2, (-1, time))
-        return cells.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4).unflatten(1, (self.outer, -1)).mean(2)
+        groups: Tensor = cells.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4).unflatten(1, (self.outer, -1))
+        return groups.mean(2)
 
 
 class Up(nn.Module):
@@ -212,7 +214,7 @@ class Up(nn.Module):
         time, space = self.factors
         x = x.repeat_interleave(self.outer * time * space * space // x.shape[1], dim=1)
         cells = x.unflatten(1, (self.outer, time, space, space)).permute(0, 1, 5, 2, 6, 3, 7, 4)
-        video = cells.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+        video: Tensor = cells.flatten(6, 7).flatten(4, 5).flatten(2, 3)
         return video[:, :, time - 1 :] if first else video
 
 
@@ -288,7 +290,8 @@ class WanVae(nn.Module):
         for start in range(head, frames.shape[2], GROUP):
             parts.append(self.encoder(frames[:, :, start : start + GROUP], state))
         mean = self.quant_conv(torch.cat(parts, dim=2), state).chunk(2, dim=1)[0]
-        return (mean - self._row(self.config.mean, mean, 0.0)) / self._row(self.config.std, mean, 1.0)
+        latents: Tensor = (mean - self._row(self.config.mean, mean, 0.0)) / self._row(self.config.std, mean, 1.0)
+        return latents
 
     @torch.inference_mode()
     def decode(self, z_BZthw: Tensor, state: VaeState | None = None) -> Tensor:
@@ -312,16 +315,17 @@ def _frames(x: Tensor) -> Tensor:
 
 def _video(x: Tensor, batch: int) -> Tensor:
     """Inverse of `_frames`."""
-    return x.unflatten(0, (batch, -1)).transpose(1, 2)
+    video: Tensor = x.unflatten(0, (batch, -1)).transpose(1, 2)
+    return video
 
 
 def _into_patches(x: Tensor, p: int) -> Tensor:
     """Pixels of p x p patches into channels, columns before rows."""
-    cells = x.unflatten(4, (-1, p)).unflatten(3, (-1, p))
+    cells: Tensor = x.unflatten(4, (-1, p)).unflatten(3, (-1, p))
     return cells.permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
 
 
 def _out_of_patches(x: Tensor, p: int) -> Tensor:
     """Inverse of `_into_patches`."""
-    cells = x.unflatten(1, (-1, p, p))
+    cells: Tensor = x.unflatten(1, (-1, p, p))
     return cells.permute(0, 1, 4, 5, 3, 6, 2).flatten(5, 6).flatten(3, 4)
