@@ -89,7 +89,7 @@ def test_everything_but_ros_imports_without_rclpy() -> None:
         ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
         for path in FILES if room_of(path) != "ros"
     ]
-    optional = ("tensorrt",)
+    optional = ("tensorrt", "rerun")
     program = f"""
 import importlib, sys
 class Block:

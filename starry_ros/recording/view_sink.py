@@ -12,9 +12,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import rerun as rr
 
 from starry_ros.canvas.layout import t_pose_layout
-from starry_ros.errors import RuntimeUnavailable, StarryError
+from starry_ros.errors import StarryError
 from starry_ros.recording.figures import disagreement
 from starry_ros.recording.reader import arm_positions, chunk_of, image_of, stamp_ns, state_of, value_map_of
 from starry_ros.robot_spec import RobotSpec
@@ -22,13 +23,6 @@ from starry_ros.types import U8, ActionChunk, ValueMap
 from starry_ros.value.colour import LEVELS, table
 from starry_ros.value.imagined import ImaginedPairs, compare
 from starry_ros.value.overlay import OverlayPainter, Style
-
-try:
-    import rerun as rr
-except ImportError as error:
-    raise RuntimeUnavailable(
-        "view", "the viewer is not installed", fix="pip install 'starry_ros[view]', or pip install rerun-sdk"
-    ) from error
 
 APPLICATION = "starry_ros"
 JPEG_QUALITY = 80

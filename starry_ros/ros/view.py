@@ -24,6 +24,7 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 LOCAL = "127.0.0.1"
 START_S = 30.0
 MEMORY = "512MB"
+INSTALL = "pip install 'starry_ros[view]', or pip install rerun-sdk"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +47,10 @@ def view_command(args: argparse.Namespace) -> int:
     else:
         spec = recording.spec()
     os.environ.setdefault("CI", "1")  # Rerun sends usage data home unless this is set
-    import rerun as rr
-
+    try:
+        import rerun as rr
+    except ImportError as error:
+        raise RuntimeUnavailable("view", "the viewer is not installed", fix=INSTALL) from error
     from starry_ros.recording.view_sink import APPLICATION, ViewSink, blueprint
 
     screen = blueprint(spec, live=recording is None)
@@ -100,7 +103,7 @@ def server_program() -> list[str]:
     """Command that starts the viewer."""
     found = shutil.which("rerun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if found is None:
-        raise RuntimeUnavailable("view", "the viewer is not installed", fix="pip install rerun-sdk")
+        raise RuntimeUnavailable("view", "the viewer is not installed", fix=INSTALL)
     return [found]
 
 
