@@ -143,6 +143,7 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "write a data folder as a LeRobot data set or as MCAP", "starry_ros.data.transfer", "export_command",
         "LeRobotDataset v3 opens in lerobot; images are coded without loss, labels are features of their own.",
     ),
+    ("data", "merge"): Verb("put several data folders into one", "starry_ros.data.merge", "merge_command"),
     ("data", "show"): Verb("list episodes, picture one", "starry_ros.data.tools", "show_command"),
     ("data", "check"): Verb("name every bad episode", "starry_ros.data.tools", "check_command"),
     ("data", "trim"): Verb("cut rest, or given seconds, from both ends", "starry_ros.data.tools", "trim_command"),

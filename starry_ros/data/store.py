@@ -102,8 +102,10 @@ def write_episode(path: Path, arrays: Arrays) -> None:
     if problem:
         raise DataError(str(path), f"is not written: {problem}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}")
-    np.savez(part, **{name: array.astype(TYPES.get(name, array.dtype)) for name, array in arrays.items()})  # type: ignore[arg-type]
+    part = path.with_name(f"{path.name}.partial")
+    typed = {name: array.astype(TYPES.get(name, array.dtype)) for name, array in arrays.items()}
+    with part.open("wb") as file:
+        np.savez(file, **typed)  # type: ignore[arg-type]
     part.rename(path)
 
 

@@ -1,0 +1,51 @@
+"""Several data folders as one."""
+
+import json
+
+import numpy as np
+import pytest
+from test_data_store import SPEC, episode
+
+from starry_ros.cli import main
+from starry_ros.data.merge import merge
+from starry_ros.data.store import episode_path, read_meta, write_episode, write_meta
+from starry_ros.errors import DataError
+
+
+def folder_of(path, lengths, **meta):
+    for index, frames in enumerate(lengths):
+        write_episode(episode_path(path, index), episode(frames, seed=index))
+    write_meta(path, SPEC, tasks=meta.pop("tasks", ["place_block_pad"]), setting="easy", seed=3)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("merge")
+    return [folder_of(root / "a", (9, 12)), folder_of(root / "b", (7,), tasks=["handover_block"])]
+
+
+def test_episodes_follow_one_another_in_the_order_of_the_folders(folders, tmp_path):
+    meta = merge(folders, tmp_path / "c", SPEC)
+    lengths = [len(np.load(episode_path(tmp_path / "c", i))["time_s_T"]) for i in range(3)]
+    assert lengths == [9, 12, 7]
+    assert (meta["episodes"], meta["frames"]) == (3, 28)
+    assert meta["tasks"] == ["handover_block", "place_block_pad"]
+    assert [source["data_hash"] for source in meta["merged_from"]] == [read_meta(f)["data_hash"] for f in folders]
+
+
+def test_the_command_says_what_it_made_and_makes_it_only_once(folders, tmp_path, capsys):
+    words = ["data", "merge", *map(str, folders), "--out", str(tmp_path / "c")]
+    assert main(words) == 0
+    assert "3 episodes, 28 frames" in capsys.readouterr().out
+    assert main(words) == 2
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_folders_of_different_robots_are_refused_by_name(folders, tmp_path):
+    other = folder_of(tmp_path / "other", (6,))
+    meta = json.loads((other / "meta.json").read_text()) | {"contract_hash": "another"}
+    (other / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(DataError, match="contract_hash"):
+        merge([folders[0], other], tmp_path / "c", SPEC)
+    assert not (tmp_path / "c").exists()
