@@ -17,6 +17,7 @@ from starry_ros.data.store import episode_files, read_episode, read_meta, write_
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.sim.tasks import TASKS
 from starry_ros.types import Record
 
 EPISODES_A_FILE = 1000
@@ -102,6 +103,7 @@ def add_import_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken import into it is continued")
     add_robot_argument(parser)
     parser.add_argument("--instruction", default="", metavar="TEXT", help="sentence of MCAP files that name none")
+    parser.add_argument("--task", choices=TASKS, help="the simulator's task that is shown, if any: lets training play it")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME=FEATURE",
                         help="LeRobot feature of a camera of the contract; may be given several times")
     parser.add_argument("--by-position", action="store_true",
@@ -134,7 +136,7 @@ def import_command(args: argparse.Namespace) -> int:
     else:
         got = [str(source) for source in args.sources]
         raise ConfigError("starry data import", "takes one LeRobot folder, or MCAP files", got=got)
-    return finish(args.out, spec, bad)
+    return finish(args.out, spec, bad, tasks=[args.task] if args.task else [])
 
 
 def finish(out: Path, spec: RobotSpec, bad: Sequence[str], **more: object) -> int:

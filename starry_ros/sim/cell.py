@@ -284,8 +284,7 @@ class Cell:
         if self._renderer is None:
             self._renderer = self._make_renderer()
         self._renderer.update_scene(self.data, camera=camera)
-        image: U8 = self._renderer.render()
-        return image.copy()
+        return np.array(self._renderer.render(), dtype=np.uint8)
 
     def depth(self, camera: str) -> F32:
         """Depth image [H, W] along the optical axis in m, 0 where nothing is nearer than FAR_M."""

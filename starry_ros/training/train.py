@@ -272,7 +272,9 @@ def train_command(args: argparse.Namespace) -> int:
         dist.init_process_group("gloo")
     try:
         trainer = _prepare(args)
-        early = EarlyEvaluation(trainer.spec, _task(args.data), args.eval_every, args.eval_episodes, args.out)
+        task = _task(args.data)
+        every = args.eval_every if task else 0
+        early = EarlyEvaluation(trainer.spec, task, every, args.eval_episodes, args.out)
         run(trainer, args.save_every, None if args.minutes is None else args.minutes * 60, early)
     finally:
         if several:
@@ -308,8 +310,9 @@ def _prepare(args: argparse.Namespace) -> Trainer:
 
 
 def _task(data: Path) -> str:
-    """The task that the data show."""
-    return str(json.loads((data / "meta.json").read_text())["tasks"][0])
+    """The simulator's task that the data show; empty for recordings of other things, which nothing here can play."""
+    tasks = json.loads((data / "meta.json").read_text()).get("tasks", [])
+    return str(tasks[0]) if tasks else ""
 
 
 def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
