@@ -44,7 +44,7 @@ MOVING_RAD_S, RESTING_RAD_S = 0.15, 0.03
 RESTING_FOR_S = 0.3
 LIMIT_MARGIN = 1.15
 """Measured velocities overshoot commanded ones a little."""
-READY_S, RESUME_S, REPLY_S = 180.0, 60.0, 3.0
+READY_S, RESUME_S, REPLY_S = 300.0, 60.0, 3.0
 COLUMNS = ("scenario", "run", "passed", "rest_s", "worst_velocity", "resumed_s", "problem")
 
 
