@@ -159,7 +159,7 @@ class LeRobotReader:
             return rows
         names = [name.removesuffix(".pos") for name in names]
         try:
-            order = order_by_name(feature, self.spec.joint_names, names, np.arange(len(names)))
+            order = order_by_name(feature, self.spec.joint_names, names, np.arange(len(names), dtype=np.float64))
         except InputError as error:
             raise DataError(where, f"{error}", fix="use the data's names in the contract, or --by-position") from error
         return rows[:, order.astype(int)]

@@ -109,7 +109,7 @@ def _at(time_s_N: F64, rows_NJ: F64, times_T: F64) -> F32:
 def _complete(where: str, tape: _Tape, times_T: F64) -> F64:
     """The times at which every camera has an image near enough. DataError where too long a gap is left."""
     skews = {camera: np.abs(_near(found, times_T)[1]) for camera, found in tape.images.items()}
-    kept = times_T[np.max(list(skews.values()), axis=0) <= SKEW_S]
+    kept: F64 = times_T[np.max(list(skews.values()), axis=0) <= SKEW_S]
     gaps = np.diff(np.concatenate([times_T[:1], kept, times_T[-1:]]))
     if len(kept) < 2 or gaps.max() > LONGEST_GAP_S:
         worst = max(skews, key=lambda camera: float(skews[camera].max()))
@@ -271,7 +271,7 @@ def _depth(message: Any) -> F32:
     dtype = np.dtype(np.uint16 if message.encoding in ("16UC1", "mono16") else np.float32)
     rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.step)
     depth = rows[:, : message.width * dtype.itemsize].copy().view(dtype).astype(np.float32)
-    return depth / 1000 if dtype == np.uint16 else depth
+    return (depth / 1000).astype(np.float32) if dtype == np.uint16 else depth
 
 
 def _calibration(camera: str, message: Any) -> CameraModel:

@@ -125,7 +125,7 @@ def _depth_at(recording: Recording, spec: RobotSpec):  # type: ignore[no-untyped
         if camera not in recording.depths:
             return None
         size = spec.camera(camera).width_px, spec.camera(camera).height_px
-        return cv2.resize(recording.depths[camera][frame], size, interpolation=cv2.INTER_NEAREST)
+        return np.asarray(cv2.resize(recording.depths[camera][frame], size, interpolation=cv2.INTER_NEAREST))
 
     return depth_at
 
@@ -166,7 +166,7 @@ def resampled(recording: Recording, step_s: float) -> Recording:
     """
     times = recording.time_s_T - recording.time_s_T[0]
     count = int(np.floor(times[-1] / step_s + 1e-6)) + 1
-    grid = np.arange(count) * step_s
+    grid: F64 = np.arange(count, dtype=np.float64) * step_s
     if len(times) == count and np.abs(times - grid).max() <= GRID_TOLERANCE_S:
         return recording
     latest = np.clip(np.searchsorted(times, grid + GRID_TOLERANCE_S, side="right") - 1, 0, len(times) - 1)

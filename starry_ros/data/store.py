@@ -25,6 +25,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import Record
 
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, NDArray[Any]]
 FORMAT_VERSION = 1
 STAGES = ("pick", "place", "done", "handover")
 TYPES = {
