@@ -271,7 +271,8 @@ def _depth(message: Any) -> F32:
     dtype = np.dtype(np.uint16 if message.encoding in ("16UC1", "mono16") else np.float32)
     rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.step)
     depth = rows[:, : message.width * dtype.itemsize].copy().view(dtype).astype(np.float32)
-    return (depth / 1000).astype(np.float32) if dtype == np.uint16 else depth
+    metres: F32 = depth / np.float32(1000) if dtype == np.uint16 else depth
+    return metres
 
 
 def _calibration(camera: str, message: Any) -> CameraModel:

@@ -322,7 +322,9 @@ def _graph(args: argparse.Namespace, spec: RobotSpec, folder: Path, *, record: b
     """The graph with relays between the simulated robot and the rest. Nothing but scenarios restarts a node."""
     graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn",
                          "record": "true" if record else "false"})
-    extra = {"recorder": {"output": str(folder)}, "action_executor": {"state_timeout_s": 0.4}}
+    extra: dict[str, dict[str, object]] = {
+        "recorder": {"output": str(folder)}, "action_executor": {"state_timeout_s": 0.4},
+    }
     return replace(graph, nodes=tuple(
         replace(node, remappings=(*node.remappings, *remappings(spec, node.name)), respawn=False,
                 parameters={**node.parameters, **extra.get(node.name, {})})

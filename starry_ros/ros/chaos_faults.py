@@ -78,7 +78,7 @@ class Scenario:
     latched: bool = False
 
 
-def _camera(make: Callable[[], Fault], camera: int = 1) -> dict[str, Callable[[Stage], None]]:
+def _camera(make: Callable[[], Fault], camera: int = 1) -> dict[str, Any]:
     def put(stage: Stage) -> None:
         stage.spoil(stage.spec.cameras[camera].topic, make())
 
@@ -88,7 +88,7 @@ def _camera(make: Callable[[], Fault], camera: int = 1) -> dict[str, Callable[[S
     return {"inject": put, "clear": take}
 
 
-def _joints(make: Callable[[], Fault]) -> dict[str, Callable[[Stage], None]]:
+def _joints(make: Callable[[], Fault]) -> dict[str, Any]:
     return {
         "inject": lambda stage: stage.spoil(stage.spec.joint_state_topic, make()),
         "clear": lambda stage: stage.spoil(stage.spec.joint_state_topic, None),

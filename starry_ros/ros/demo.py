@@ -83,7 +83,7 @@ def _graph(args: argparse.Namespace) -> Graph:
     """The graph with what a demonstration changes. The film has its own caption."""
     graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn",
                          "record": "true" if args.record else "false"})
-    changes = {
+    changes: dict[str, dict[str, object]] = {
         "value_map_visualizer": {"caption": False}, "recorder": {"output": str(args.out.resolve())},
         "world_action": {"publish_imagined": args.imagine},
     }

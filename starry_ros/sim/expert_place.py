@@ -26,7 +26,7 @@ VELOCITY_RAD_S = 1.3
 GAIN_PER_S = 7.0
 BRAKE_RAD_S2 = 4.5
 RAMP_SHARE = 0.5
-"""Share of the contract's acceleration limits that the expert uses: a clone's plans are rougher than the expert's own."""
+"""Share of the contract's acceleration limits that the expert uses: a clone's plans are rougher than its own."""
 JAW_M_S, JAW_BRAKE_M_S2 = 0.15, 0.9
 OPEN_M, CLOSED_M = 0.04, 0.0
 GRASP_Z_M = 0.021

@@ -72,7 +72,7 @@ class Tray:
     @property
     def blocks(self) -> dict[str, tuple[F64, float]]:
         """The tray stands in for a block."""
-        return {"tray": (sum(self.handles.values()) / 2, self.yaw)}
+        return {"tray": (np.mean(list(self.handles.values()), axis=0), self.yaw)}
 
 
 class TrayExpert(PairExpert):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
     os.environ.update(ONE_THREAD)
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_die_on_interrupt)
     try:
-        futures = [pool.submit(work, job) for job in jobs]
+        futures = _submit(pool, work, jobs)
         for future in as_completed(futures):
             yield future.result()
     finally:
@@ -36,6 +37,17 @@ def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _submit(pool: ProcessPoolExecutor, work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Future[Result]]:
+    """Start the workers deaf to Ctrl-C until they can die of it quietly: importing, they would print tracebacks."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if main else None
+    try:
+        return [pool.submit(work, job) for job in jobs]
+    finally:
+        if main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _die_on_interrupt() -> None:

@@ -131,7 +131,7 @@ class WorldActionModel(nn.Module):
         `rope` is that of the frame; the state stands where its first token does.
         """
         h = self.compact_in(self.compact(latents_BCHW, canvas_B3HW)) + self.observed
-        _, keys = self.video(h, _clean(h), rope[..., :1, :].expand(*rope.shape[:-2], h.shape[1], -1), [])
+        keys: Keys = self.video(h, _clean(h), rope[..., :1, :].expand(*rope.shape[:-2], h.shape[1], -1), [])[1]
         return keys
 
     def remember_actions(self, executed_BUJ: Tensor, valid_BU: Tensor, rope: Tensor) -> Keys:

@@ -96,8 +96,8 @@ class Calibration:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             tokens_M = np.array(raw["tokens_M"], dtype=np.intp)
-            bins = [np.array(raw[name], dtype=np.float64) for name in ("edges", "mean_B", "spread_B")]
-            return Calibration(raw["columns"], tokens_M, *bins, raw["slow_at"], raw["stop_at"])
+            edges, mean, spread = (np.array(raw[name], dtype=np.float64) for name in ("edges", "mean_B", "spread_B"))
+            return Calibration(raw["columns"], tokens_M, edges, mean, spread, raw["slow_at"], raw["stop_at"])
         except (ValueError, KeyError, TypeError) as error:
             fix = "starry calibrate, or delete the file"
             raise CheckpointError(str(path), f"is no calibration: {error}", fix=fix) from error
