@@ -152,7 +152,7 @@ def test_loss_equals_a_naive_loop() -> None:
 
 
 def test_short_training_beats_the_background_and_keeps_the_colour(tmp_path: Path) -> None:
-    plan = AutoencoderTraining(steps=300, batch=16)
+    plan = AutoencoderTraining(steps=200, batch=16)
     facts = train_autoencoder(_dataset(tmp_path / "data"), tmp_path / "out", plan, report=lambda _: None)
     assert facts["psnr_moving_db"] > facts["psnr_moving_background_db"] + 5
     model, frames = load_autoencoder(tmp_path / "out"), _canvases(20, seed=99)
