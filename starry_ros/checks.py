@@ -61,6 +61,7 @@ BARS = (
 BENCHES = {
     "transport": ("starry_ros.ros.transport_bench", "camera images between two processes, with our DDS profile"),
     "canvas": ("starry_ros.bench.canvas", "packing three views, against the obvious way"),
+    "canvas-size": ("starry_ros.bench.canvas_size", "what a canvas size shows of the table, and what its plan costs"),
     "control": ("starry_ros.bench.control", "one executor step, and the jitter of the control loop"),
     "planning": ("starry_ros.bench.planning", "stalls, jumps and jerk of planning while moving, by mode and latency"),
     "model": ("starry_ros.bench.model", "one plan on each runtime installed"),
