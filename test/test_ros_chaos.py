@@ -76,10 +76,13 @@ def test_faults_do_to_messages_what_their_names_say() -> None:
     def changed(change: Any) -> Image:
         return deserialize_message(chaos_faults._edit(Image, change)()(image(7))[0], Image)
 
-    frozen = chaos_faults._frozen()
-    assert [frozen(image(k)) for k in range(3)] == [[image(0)]] * 3
-    swapped = chaos_faults._reordered()
-    assert [swapped(image(k)) for k in range(4)] == [[], [image(1), image(0)], [], [image(3), image(2)]]
+    def sent(fault: Any, count: int) -> list[list[int]]:
+        """Which of the pictures are sent on as each arrives. Bytes are not compared: CDR's padding is arbitrary."""
+        passed = [fault(image(k)) for k in range(count)]
+        return [[deserialize_message(data, Image).header.stamp.nanosec for data in datas] for datas in passed]
+
+    assert sent(chaos_faults._frozen(), 3) == [[0], [0], [0]]
+    assert sent(chaos_faults._reordered(), 4) == [[], [1, 0], [], [3, 2]]
     assert changed(chaos_faults._skew).header.stamp.sec == 9
     assert len(changed(chaos_faults._truncate).data) == 320 * 240 * 3 // 2
     assert changed(chaos_faults._shrink).width == 160

@@ -23,7 +23,10 @@ from starry_ros.ros.qos import SENSOR, STATE
 from starry_ros.ros.run import ros_session
 from starry_ros.timing import NS_PER_S
 
-DISCOVERY_S = 1.0
+DISCOVERY_S = 3.0
+POLL_S = 0.05
+SETTLE_S = 0.5
+"""A listener may know of a publisher this much later than the publisher of it; the last message travels as long."""
 
 
 def replay_sensors(recording: Recording, spec: RobotSpec, rate: float) -> int:
@@ -48,15 +51,17 @@ class SensorPlayer:
 
     def play(self, rate: float, wait: Callable[[float], None] = time.sleep) -> int:
         """Publish at `rate` times the recorded speed; the number of messages. DataError when there are none."""
-        begin_ns = first_ns = 0
-        count = 0
-        for topic, kind, received_ns, data in self._recording.raw():
-            if topic not in self._wanted or not rclpy.ok():
-                continue
-            if topic not in self._publishers:
-                self._open(topic, kind)
+        present = [topic for topic in self._wanted if self._recording.counts.get(topic)]
+        if not present:
+            raise DataError(str(self._recording.path), "holds no sensor of this robot", expected=sorted(self._wanted))
+        for topic in present:
+            self._open(topic, next(self._recording.raw([topic]))[1])
+        self._await_listeners(wait)
+        begin_ns = first_ns = count = 0
+        for topic, _, received_ns, data in self._recording.raw(present):
+            if not rclpy.ok():
+                break
             if not first_ns:
-                wait(DISCOVERY_S)
                 first_ns, begin_ns = received_ns, self._node.get_clock().now().nanoseconds
             due_ns = begin_ns + round((received_ns - first_ns) / rate)
             late_ns = self._node.get_clock().now().nanoseconds - due_ns
@@ -68,9 +73,15 @@ class SensorPlayer:
             message.header.stamp = to_stamp(max(0, due_ns - round(age_ns / rate)))
             publisher.publish(message)
             count += 1
-        if not count:
-            raise DataError(str(self._recording.path), "holds no sensor of this robot", expected=sorted(self._wanted))
+        wait(SETTLE_S)
         return count
+
+    def _await_listeners(self, wait: Callable[[float], None]) -> None:
+        """Until every topic is listened to, or DISCOVERY_S have passed: what is sent before is lost."""
+        end_s = time.monotonic() + DISCOVERY_S
+        while time.monotonic() < end_s and not all(p.get_subscription_count() for _, p in self._publishers.values()):
+            wait(POLL_S)
+        wait(SETTLE_S)
 
     def _open(self, topic: str, kind: str) -> None:
         name, message_type = self._wanted[topic], message_class(kind)
