@@ -111,7 +111,7 @@ def test_a_missing_library_is_named_with_its_remedy(fake_verb: types.ModuleType,
     assert capsys.readouterr().err.startswith("error: mujoco: is not installed. Fix: make setup")
 
 
-@pytest.mark.parametrize(("number", "name"), [(errno.EACCES, "/root/demo"), (errno.ENOSPC, None)])
+@pytest.mark.parametrize(("number", "name"), [(errno.EACCES, "/srv/demo"), (errno.ENOSPC, None)])
 def test_a_place_that_cannot_be_written_is_one_line_and_2(
     number: int, name: str | None, fake_verb: types.ModuleType, capsys: Capture
 ) -> None:

@@ -5,6 +5,7 @@ Shapes: J = joints in contract order, K = plan steps, A = 6 arm joints.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ ARMS = ("left", "right")
 Motions = dict[str, Motion]
 
 
-class PairExpert:
+class PairExpert(ABC):
     """A rule for both arms. A task's expert gives `look`, `stage`, `motion`, `imagine` and `contacts`."""
 
     arm = "right"
@@ -30,17 +31,17 @@ class PairExpert:
         self._spec, self._home_J = spec, spec.limit("home")
         self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
 
+    @abstractmethod
     def look(self, cell: Cell) -> Any:
         """The scene in the task's own terms."""
-        raise NotImplementedError
 
+    @abstractmethod
     def motion(self, scene: Any, colour: str) -> Motions:
         """The rule."""
-        raise NotImplementedError
 
+    @abstractmethod
     def imagine(self, scene: Any, command_J: F64) -> Any:
         """The scene one tick on."""
-        raise NotImplementedError
 
     def empty_jaw(self, scene: Any, pinch: F64) -> bool:
         """Whether a jaw is closed on nothing: not looked at here."""
