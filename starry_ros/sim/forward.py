@@ -30,6 +30,7 @@ class ForwardKinematics:
             )
         self._model = mujoco.MjModel.from_xml_path(str(source_file(spec)))
         self._data = mujoco.MjData(self._model)
+        self._sign_J = spec.limit("sign")
         try:
             self._qpos_J = np.array([int(self._model.joint(name).qposadr[0]) for name in spec.joint_names])
             self._sites = [self._model.site(arm.end_effector_frame).id for arm in spec.arms]
@@ -59,7 +60,7 @@ class ForwardKinematics:
         return pose
 
     def _place(self, position_J: F64) -> None:
-        self._data.qpos[self._qpos_J] = position_J
+        self._data.qpos[self._qpos_J] = self._sign_J * position_J
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
 
