@@ -31,6 +31,8 @@ def test_episodes_follow_one_another_in_the_order_of_the_folders(folders, tmp_pa
     assert lengths == [9, 12, 7]
     assert (meta["episodes"], meta["frames"]) == (3, 28)
     assert meta["tasks"] == ["handover_block", "place_block_pad"]
+    assert [(part["episodes"], part["tasks"]) for part in meta["merged_from"]] == [
+        (2, ["place_block_pad"]), (1, ["handover_block"])]
     assert [source["data_hash"] for source in meta["merged_from"]] == [read_meta(f)["data_hash"] for f in folders]
 
 

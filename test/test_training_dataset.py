@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from starry_ros.training.dataset import (
     Batch,
     Demonstrations,
     Sampler,
+    episode_tasks,
     fresh_sentence,
     load_demonstrations,
     rivals,
@@ -160,6 +162,7 @@ def test_frames_are_drawn_as_often_as_their_weights_say(data: Demonstrations) ->
 
 def test_a_rival_sentence_names_another_object_and_counts_only_before_the_pick(data: Demonstrations) -> None:
     assert rivals((*SENTENCES, "wave")) == [[1], [0], []]
+    assert rivals(("push the red button", "put the blue block away", "push the blue button")) == [[2], [], [0]]
     batches = [make_sampler(data, rival_share=1.0).draw(step) for step in range(20)]
     for batch in batches:
         for b, frame in enumerate(frames_of(batch)):
@@ -196,3 +199,23 @@ def test_no_or_damaged_episodes_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"00000\.npz.*cannot be read"):
         load(folder, tmp_path / "cache")
+
+
+def test_every_task_of_merged_data_is_drawn_equally_often(data: Demonstrations) -> None:
+    small = np.arange(len(data)) < LENGTHS[0]
+    sampler = make_sampler(dataclasses.replace(data, task_F=small.astype(np.int64)), empty_closed_weight=1.0,
+                           fresh_weight=1.0, done_weight=1.0)
+    drawn = [frame for step in range(200) for frame in frames_of(sampler.draw(step))]
+    assert np.mean(small[drawn]) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("parts", "expected"), [
+    ([{"tasks": ["a"], "episodes": 2}, {"tasks": ["b"], "episodes": 1}, {"tasks": ["a"], "episodes": 1}], [0, 0, 1, 0]),
+    ([{"tasks": ["a"], "episodes": 2}], [0, 0, 0, 0]),
+    ([], [0, 0, 0, 0]),
+])
+def test_the_task_of_an_episode_is_that_of_the_folder_it_came_from(
+    parts: list[dict[str, object]], expected: list[int], tmp_path: Path
+) -> None:
+    (tmp_path / "meta.json").write_text(json.dumps({"merged_from": parts}))
+    assert episode_tasks(tmp_path, 4).tolist() == expected

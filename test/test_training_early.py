@@ -34,13 +34,13 @@ def evaluation(tmp_path, monkeypatch, wins, episodes=6):
     played = Scripted(wins)
     monkeypatch.setattr(early, "run_episode", played)
     monkeypatch.setattr(early, "Cell", lambda spec: object())
-    return EarlyEvaluation(SPEC, "place_block_pad", 100, episodes, tmp_path), played
+    return EarlyEvaluation(SPEC, ["place_block_pad"], 100, episodes, tmp_path), played
 
 
 def test_it_is_due_at_multiples_of_its_interval_and_never_at_zero(tmp_path):
-    every_100 = EarlyEvaluation(SPEC, "place_block_pad", 100, 1, tmp_path)
+    every_100 = EarlyEvaluation(SPEC, ["place_block_pad"], 100, 1, tmp_path)
     assert [every_100.due(step) for step in (99, 100, 200)] == [False, True, True]
-    assert not EarlyEvaluation(SPEC, "place_block_pad", 0, 1, tmp_path).due(100)
+    assert not EarlyEvaluation(SPEC, ["place_block_pad"], 0, 1, tmp_path).due(100)
 
 
 def test_the_best_checkpoint_so_far_is_kept(tmp_path, monkeypatch, shipped):
@@ -59,3 +59,15 @@ def test_processes_share_the_episodes_and_only_the_first_one_writes(tmp_path, mo
         assert (tmp_path / "best.json").exists() == (rank == 0)
         seeds += played.seeds
     assert sorted(seeds) == [early.FIRST_SEED + i for i in range(6)]
+
+
+def test_each_task_is_played_and_counted(tmp_path, monkeypatch, shipped):
+    monkeypatch.setattr(early, "Cell", lambda spec: object())
+    monkeypatch.setattr(early, "run_episode", lambda policy, cell, case: type(
+        "Result", (), {"success": case.task == "press_button" or case.seed == early.FIRST_SEED})())
+    found = EarlyEvaluation(SPEC, ["lift_tray", "press_button"], 100, 3, tmp_path).run(shipped, 100)
+    assert (found.successes, found.episodes, found.by_task) == (4, 6, {"lift_tray": 1, "press_button": 3})
+
+
+def test_without_a_task_that_can_be_played_it_is_never_due(tmp_path):
+    assert not EarlyEvaluation(SPEC, [], 100, 3, tmp_path).due(100)

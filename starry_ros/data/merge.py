@@ -37,7 +37,11 @@ def merge(folders: list[Path], out: Path, spec: RobotSpec) -> Record:
         _link(path.resolve(), episode_path(out, index))
     tasks = sorted({task for meta in metas for task in meta.get("tasks", [])})
     settings = sorted({str(meta.get("setting", "")) for meta in metas})
-    sources = [{"data_hash": meta.get("data_hash"), "seed": meta.get("seed")} for meta in metas]
+    sources = [
+        {"data_hash": meta.get("data_hash"), "seed": meta.get("seed"), "tasks": meta.get("tasks", []),
+         "episodes": len(episode_files(folder))}
+        for folder, meta in zip(folders, metas, strict=True)
+    ]
     return write_meta(out, spec, tasks=tasks, setting=",".join(settings), merged_from=sources)
 
 

@@ -47,6 +47,7 @@ class Demonstrations:
     fresh_F: NDArray[np.bool_]
     first_F: I64
     last_F: I64
+    task_F: I64
     scenes: Scenes | None = None
 
     def __len__(self) -> int:
@@ -110,7 +111,7 @@ def load_demonstrations(
         done_F=joined["stage_T"] == DONE,
         fresh_F=np.concatenate([fresh_sentence(episode) for episode in texts]),
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
-        scenes=scenes,
+        task_F=np.repeat(episode_tasks(folder, len(files)), lengths), scenes=scenes,
     )
 
 
@@ -123,10 +124,25 @@ def fresh_sentence(texts: list[str]) -> NDArray[np.bool_]:
     return np.array(fresh, bool)
 
 
+def episode_tasks(folder: Path, episodes: int) -> I64:
+    """For every episode, a number that is its task's; all 0 unless `starry data merge` noted several tasks."""
+    meta = folder / "meta.json"
+    parts = json.loads(meta.read_text()).get("merged_from", []) if meta.exists() else []
+    counts = [int(part.get("episodes", 0)) for part in parts]
+    if sum(counts) != episodes:
+        return np.zeros(episodes, np.int64)
+    names = [str(part.get("tasks")) for part in parts]
+    return np.repeat([names.index(name) for name in names], counts).astype(np.int64)
+
+
 def rivals(texts: tuple[str, ...]) -> list[list[int]]:
-    """For every sentence, the sentences that name another object."""
+    """For every sentence, the sentences that ask for the same with another object."""
     named = [named_colour(text) for text in texts]
-    return [[j for j, other in enumerate(named) if None not in (name, other) and other != name] for name in named]
+    wording = [text.lower().replace(str(name), "") for text, name in zip(texts, named, strict=True)]
+    return [
+        [j for j, other in enumerate(named) if None not in (name, other) and other != name and wording[j] == wording[i]]
+        for i, name in enumerate(named)
+    ]
 
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -164,7 +180,8 @@ def cached_images(
 
 
 class Sampler:
-    """Draws batches: empty closed jaws more often, history of a random length and spacing (often none at all)."""
+    """Draws batches: every task equally often, empty closed jaws more often, history of a random length and spacing
+    (often none at all)."""
 
     def __init__(
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
@@ -177,6 +194,7 @@ class Sampler:
         # Finished episodes rest at home, exactly where new ones start: too many of them teach the arm to stay there.
         weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0) * np.where(data.fresh_F, fresh_weight, 1.0)
         weight *= np.where(data.done_F, done_weight, 1.0)
+        weight /= np.bincount(data.task_F)[data.task_F]
         self._rivals = rivals(data.texts)
         self._cumulative = np.cumsum(weight) / weight.sum()
 

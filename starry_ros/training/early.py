@@ -7,6 +7,7 @@ nor those of `starry eval`. The best checkpoint so far is kept in `best/`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,33 +29,37 @@ FIRST_SEED = 1_000_000
 
 @dataclass(frozen=True)
 class Early:
-    """How many of the episodes succeeded at a step."""
+    """How many of the episodes succeeded at a step, in all and by task."""
 
     step: int
     successes: int
     episodes: int
+    by_task: dict[str, int]
 
 
 class EarlyEvaluation:
-    """Plays episodes every `every` steps and keeps the best checkpoint under `out`."""
+    """Plays `episodes` episodes of each task every `every` steps and keeps the best checkpoint under `out`."""
 
-    def __init__(self, spec: RobotSpec, task: str, every: int, episodes: int, out: Path) -> None:
-        self._spec, self._task, self._every, self._episodes, self._out = spec, task, every, episodes, out
+    def __init__(self, spec: RobotSpec, tasks: Sequence[str], every: int, episodes: int, out: Path) -> None:
+        self._spec, self._tasks, self._every, self._episodes, self._out = spec, tuple(tasks), every, episodes, out
         self._cell: Cell | None = None
 
     def due(self, step: int) -> bool:
         """Whether to evaluate after this step."""
-        return self._every > 0 and step % self._every == 0
+        return self._every > 0 and bool(self._tasks) and step % self._every == 0
 
     def run(self, checkpoint: Checkpoint, step: int, rank: int = 0, world: int = 1) -> Early:
         """Evaluate on all processes together; process 0 keeps the checkpoint if none before was better."""
         self._cell = self._cell or Cell(self._spec)
         policy = SessionPolicy(_session(checkpoint, self._spec))
-        cases = [Case(FIRST_SEED + i, task=self._task) for i in range(rank, self._episodes, world)]
-        wins = torch.tensor(sum(run_episode(policy, self._cell, case).success for case in cases))
+        wins = torch.zeros(len(self._tasks), dtype=torch.int64)
+        for number, task in enumerate(self._tasks):
+            for i in range(rank, self._episodes, world):
+                wins[number] += run_episode(policy, self._cell, Case(FIRST_SEED + i, task=task)).success
         if dist.is_initialized():
             dist.all_reduce(wins)
-        found = Early(step, int(wins), self._episodes)
+        by_task = {task: int(count) for task, count in zip(self._tasks, wins, strict=True)}
+        found = Early(step, sum(by_task.values()), self._episodes * len(self._tasks), by_task)
         if rank == 0:
             self._keep(found, checkpoint)
         return found

@@ -238,10 +238,11 @@ def _evaluate(trainer: Trainer, early: EarlyEvaluation) -> None:
     """Play episodes with the averaged weights; one line on the terminal and one in metrics.jsonl."""
     found = early.run(trainer.checkpoint(), trainer.progress.step, trainer.rank, trainer.world)
     if trainer.rank == 0:
-        print(f"step {found.step}: {found.successes} of {found.episodes} episodes succeed", flush=True)
+        each = ", ".join(f"{task} {count}" for task, count in found.by_task.items())
+        print(f"step {found.step}: {found.successes} of {found.episodes} episodes succeed ({each})", flush=True)
         with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": found.step, "success": found.successes / found.episodes,
-                                   "episodes": found.episodes}) + "\n")
+                                   "episodes": found.episodes, "by_task": found.by_task}) + "\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -259,7 +260,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
     parser.add_argument("--eval-every", type=int, default=500, metavar="STEPS",
                         help="steps between closed-loop evaluations, which choose best/; 0 for none")
-    parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of such an evaluation")
+    parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of each task in such an evaluation")
     parser.add_argument("--init", type=Path, default=None,
                         help="run folder or model folder whose weights to start from")
     add_option_arguments(parser)
@@ -272,9 +273,7 @@ def train_command(args: argparse.Namespace) -> int:
         dist.init_process_group("gloo")
     try:
         trainer = _prepare(args)
-        task = _task(args.data)
-        every = args.eval_every if task else 0
-        early = EarlyEvaluation(trainer.spec, task, every, args.eval_episodes, args.out)
+        early = EarlyEvaluation(trainer.spec, _tasks(args.data), args.eval_every, args.eval_episodes, args.out)
         run(trainer, args.save_every, None if args.minutes is None else args.minutes * 60, early)
     finally:
         if several:
@@ -309,10 +308,9 @@ def _prepare(args: argparse.Namespace) -> Trainer:
     return trainer
 
 
-def _task(data: Path) -> str:
-    """The simulator's task that the data show; empty for recordings of other things, which nothing here can play."""
-    tasks = json.loads((data / "meta.json").read_text()).get("tasks", [])
-    return str(tasks[0]) if tasks else ""
+def _tasks(data: Path) -> tuple[str, ...]:
+    """The simulator's tasks that the data show; none for recordings of other things, which nothing here can play."""
+    return tuple(json.loads((data / "meta.json").read_text()).get("tasks", []))
 
 
 def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:

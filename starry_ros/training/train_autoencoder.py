@@ -30,7 +30,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.types import U8
-from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder, to_float
+from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder, save_autoencoder, to_float
 from starry_ros.wam.options import LAYOUTS
 
 MOVING_WEIGHT = 10.0
@@ -64,16 +64,18 @@ class Frames:
 
 def train_autoencoder(
     data_dir: Path, out: Path, training: AutoencoderTraining, minutes: float | None = None,
-    report: Callable[[str], None] = print, view: View = PLAIN,
+    report: Callable[[str], None] = print, view: View = PLAIN, init: Path | None = None,
 ) -> dict[str, Any]:
     """Train on `data_dir/episodes/*.npz`, write weights and facts to `out`, and return the facts.
+
+    `init` is an autoencoder to start from: its background stays, and its latents change little.
 
     Continues from the state in `out` if it belongs to the same data and hyperparameters. Stops early after `minutes`;
     the same command then continues. Equal data and seed give equal weights, interrupted or not. Raises DataError.
     """
     frames = load_frames(data_dir, training.max_frames, training.seed, view)
     identity = {"training": asdict(training), "data_hash": frames.data_hash}
-    model = _new_model(frames, training.seed)
+    model = _new_model(frames, training.seed) if init is None else load_autoencoder(init)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-4)
     _check_identity(out, identity)
     before = load_state(out, model, {}, optimiser)
@@ -243,6 +245,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
+    parser.add_argument("--init", type=Path, help="folder of an autoencoder to start from, such as for further tasks")
 
 
 def train_autoencoder_command(args: argparse.Namespace) -> int:
@@ -252,7 +255,7 @@ def train_autoencoder_command(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}", "is not positive", got=getattr(args, name), expected=">= 1")
     training = AutoencoderTraining(steps=args.steps, batch=args.batch, seed=args.seed)
     view = view_of(load_robot_spec(robot_file(args.robot)), args.layout, args.paths)
-    facts = train_autoencoder(args.data, args.out, training, args.minutes, view=view)
+    facts = train_autoencoder(args.data, args.out, training, args.minutes, view=view, init=args.init)
     print(f"{facts['psnr_db']} dB, moving pixels {facts['psnr_moving_db']} dB "
           f"(background alone {facts['psnr_moving_background_db']} dB), written to {args.out}")
     return 0
