@@ -13,6 +13,7 @@ package := $(venv)/.package-$(shell (echo $(CURDIR); cat requirements.lock CMake
 	starry_ros/__init__.py msg/*.msg srv/*.srv) | sha256sum | cut -c1-16)
 ros_env := AMENT_PREFIX_PATH=$(venv) CMAKE_PREFIX_PATH=$(venv) PATH=$(venv)/bin:$$PATH
 torch := $(shell grep -E '^torch==' requirements.lock)
+pytest := OMP_WAIT_POLICY=PASSIVE $(python) -m pytest
 pip := $(python) -m pip --disable-pip-version-check --quiet
 install := $(pip) install --no-compile
 
@@ -26,11 +27,11 @@ setup: $(package)  ## make the environment, build the messages, install starry (
 demo: setup  ## run the simulated robot through ROS 2 and write demo/: report, pictures, film
 	$(venv)/bin/starry demo
 
-test: setup lint  ## lint, then every test: units, then the tests over real DDS
-	OMP_WAIT_POLICY=PASSIVE $(python) -m pytest
+test: setup lint unit  ## lint, then every test: units on all cores, then the tests over real DDS one by one
+	$(pytest) test/ros
 
 unit: setup  ## only the tests that need no DDS
-	OMP_WAIT_POLICY=PASSIVE $(python) -m pytest --ignore=test/ros
+	OMP_NUM_THREADS=1 $(pytest) --ignore=test/ros --numprocesses=auto --dist=loadfile
 
 lint: setup  ## ruff and mypy
 	$(venv)/bin/ruff check .
