@@ -206,3 +206,12 @@ def test_command_trains_and_refuses_an_empty_budget(tmp_path: Path, capsys: pyte
     assert load_autoencoder(tmp_path / "out").config.height_px == 48
     with pytest.raises(ConfigError, match="--steps"):
         train_autoencoder_command(parser.parse_args([*common, "--steps", "0"]))
+
+
+def test_a_training_can_start_from_another_and_keeps_its_background(tmp_path: Path) -> None:
+    plan, quiet = AutoencoderTraining(steps=1, batch=4, learning_rate=0.0), {"report": lambda _: None}
+    train_autoencoder(_dataset(tmp_path / "first", 3, 6), tmp_path / "first_out", plan, **quiet)
+    train_autoencoder(_dataset(tmp_path / "other", 2, 4), tmp_path / "out", plan, init=tmp_path / "first_out", **quiet)
+    first, later = (load_autoencoder(tmp_path / name).state_dict() for name in ("first_out", "out"))
+    changed = {name for name in first if not torch.equal(first[name], later[name])}
+    assert changed <= {"mean_C11", "std_C11"}, "with no learning rate only the statistics of the latents may differ"
