@@ -31,7 +31,8 @@ CONTRACT_VERSION = 1
 CAMERA_ROLES = ("head", "left_wrist", "right_wrist")
 UNITS = ("rad", "m")
 COMMAND_INTERFACES = ("joint_trajectory", "position_forward")
-KINEMATICS_FORMATS = ("mjcf", "urdf")
+NO_KINEMATICS = "none"
+KINEMATICS_FORMATS = ("mjcf", "urdf", NO_KINEMATICS)
 AXES = ("x", "y", "z")
 _NAME = re.compile(r"[A-Za-z]\w*\Z", re.ASCII)
 _TOPIC = re.compile(r"[~/]?/?[A-Za-z]\w*(/[A-Za-z_]\w*)*\Z", re.ASCII)
@@ -106,7 +107,10 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class KinematicsSpec:
-    """Where forward kinematics comes from: `mjcf` or `urdf`, and a path or `package:<path in starry_ros>`."""
+    """Where forward kinematics comes from: `mjcf` or `urdf`, and a path or `package:<path in starry_ros>`.
+
+    `none` switches off what needs it: the checks of the workspace and of the distance between the arms, and labels.
+    """
 
     format: str
     source: str

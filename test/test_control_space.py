@@ -51,9 +51,9 @@ def test_hands_are_where_the_closed_form_says(space: Space, arms: dict[str, ArmK
     rng = np.random.default_rng(0)
     for _ in range(20):
         joints = rng.uniform(FULL_SPEC.limit("lower"), FULL_SPEC.limit("upper"))
-        space.breach(joints)
+        space.robot.place(joints)
         expected = [arms["left"].pinch(joints[LEFT]), arms["right"].pinch(joints[RIGHT])]
-        assert np.allclose(space.hands(), expected, atol=1e-9)
+        assert np.allclose(space.robot.hands(), expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(("x", "y", "z", "fine"), [
@@ -171,7 +171,7 @@ def test_a_urdf_serves_as_well(tmp_path: Path) -> None:
     ))
     space = Space(spec)
     assert space.breach(np.array([0.3, 0.0])) is None
-    assert np.allclose(space.hands(), [[0.4, 0.08, 0.2], [0.1, -0.08, 0.2]])
+    assert np.allclose(space.robot.hands(), [[0.4, 0.08, 0.2], [0.1, -0.08, 0.2]])
     assert space.breach(np.array([0.0, 0.51]))[0] is Refusal.OUTSIDE_WORKSPACE
     close = Space(replace(spec, arm_distance_m=0.07))
     assert close.breach(np.array([0.0, 0.0]))[0] is Refusal.ARMS_TOO_CLOSE, "0.16 - 2 x 0.05 < 0.07"

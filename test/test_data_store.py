@@ -7,13 +7,13 @@ import pytest
 
 from starry_ros.cli import main
 from starry_ros.data.contacts import contact_events, future_plan, grasps, progress_of, stages
-from starry_ros.data.kinematics import RobotKinematics
 from starry_ros.data.store import STAGES, episode_files, read_episode, sentences, take_frames, write_episode
 from starry_ros.data.tools import respaced, trimmed
 from starry_ros.errors import DataError
+from starry_ros.kinematics.backend import mujoco
+from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import Cell
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
@@ -178,7 +178,7 @@ def test_cameras_by_kinematics_are_those_of_the_simulator():
     rng = np.random.default_rng(3)
     for _ in range(5):
         joints = np.clip(SPEC.limit("home") + rng.normal(0, 0.3, JOINTS), SPEC.limit("lower"), SPEC.limit("upper"))
-        robot.set_joints(joints)
+        robot.place(joints)
         put(cell, joints)
         for camera in ("head", "left_wrist", "right_wrist"):
             ours, theirs = robot.camera(camera), cell.camera_model(camera)

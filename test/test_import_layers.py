@@ -16,12 +16,13 @@ ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "canvas": BASE,
     "wam": BASE | {"canvas"},
-    "control": BASE,
+    "kinematics": BASE,
+    "control": BASE | {"kinematics"},
     "value": BASE | {"canvas"},
-    "recording": BASE | {"canvas", "wam", "value", "control", "sim"},
-    "sim": BASE | {"control", "canvas"},
-    "training": BASE | {"wam", "canvas", "sim", "control"},
-    "data": BASE | {"canvas", "sim", "training"},
+    "recording": BASE | {"canvas", "wam", "value", "control", "kinematics", "sim"},
+    "sim": BASE | {"kinematics", "control", "canvas"},
+    "training": BASE | {"wam", "canvas", "kinematics", "sim", "control"},
+    "data": BASE | {"canvas", "kinematics", "sim", "training"},
     "bench": BASE | {"canvas", "wam", "control", "value", "sim", "training"},
 }
 UNBOUND = {"ros", "cli", "checks"}

@@ -14,7 +14,7 @@ import yaml
 
 from starry_ros.errors import ContractError, InputError
 from starry_ros.paths import robot_file
-from starry_ros.robot_spec import load_robot_spec
+from starry_ros.robot_spec import NO_KINEMATICS, load_robot_spec
 
 FILE = robot_file("bimanual_sim")
 RAW = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -104,6 +104,11 @@ BROKEN: dict[str, tuple[Change, str]] = {
     "empty topic": (put(*CAMERA, "info_topic", value=""), "topic: is not a ROS name; got ''"),
     "empty workspace": (put("workspace_m", "y", value=[1, 0]), "workspace_m.y: is empty; got [1.0, 0.0]"),
 }
+
+
+def test_a_robot_may_do_without_kinematics(tmp_path: Path) -> None:
+    path = write(tmp_path, put("kinematics", value={"format": NO_KINEMATICS, "source": ""}))
+    assert load_robot_spec(path).kinematics.format == NO_KINEMATICS
 
 
 @pytest.mark.parametrize("name", BROKEN)

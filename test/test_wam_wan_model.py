@@ -12,7 +12,8 @@ from starry_ros.errors import InputError
 from starry_ros.wam.config import StreamConfig
 from starry_ros.wam.sampler import levels
 from starry_ros.wam.wan.config import WanConfig
-from starry_ros.wam.wan.model import ChunkNoise, ChunkPrediction, WanModel, WanRuntime
+from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise, ChunkPrediction
+from starry_ros.wam.wan.model import WanModel
 from starry_ros.wam.wan.streams import Field, rope_table
 
 SMALL = WanConfig(
@@ -131,7 +132,7 @@ def difference(a: ChunkPrediction, b: ChunkPrediction) -> float:
 
 def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_roll_back_and_commit() -> None:
     model, play = model_of(SMALL), Episode(SMALL)
-    runtime, plain = WanRuntime(model), Uncached(model)
+    runtime, plain = ChunkDecoder(model), Uncached(model)
     text = play.draw(5, 8)
     runtime.set_text(text)
     past: list[Slot] = []
@@ -162,7 +163,7 @@ def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_ro
 
 def test_a_new_sentence_changes_the_plan_and_keeps_the_history() -> None:
     model, play = model_of(SMALL), Episode(SMALL)
-    runtime, noise = WanRuntime(model), play.noise()
+    runtime, noise = ChunkDecoder(model), play.noise()
     plans = []
     runtime.observe(play.latents(), None, 0)
     for text in (play.draw(5, 8), play.draw(5, 8)):
@@ -176,7 +177,7 @@ def test_a_new_sentence_changes_the_plan_and_keeps_the_history() -> None:
 def test_sentence_and_future_reach_actions_by_the_value_map_alone_unless_the_blocks_are_shared() -> None:
     for config in (SMALL, SHARED):
         model, play = model_of(config), Episode(config)
-        runtime, noise = WanRuntime(model), dataclasses.replace(play.noise(), value=None)
+        runtime, noise = ChunkDecoder(model), dataclasses.replace(play.noise(), value=None)
         runtime.observe(play.latents(), None, 0)
         plans = []
         for text, video in ((play.draw(5, 8), noise.video), (play.draw(5, 8), play.latents())):
@@ -188,7 +189,7 @@ def test_sentence_and_future_reach_actions_by_the_value_map_alone_unless_the_blo
 
 def test_half_precision_storage_halves_the_memory_and_stays_close() -> None:
     model, play = model_of(SMALL), Episode(SMALL)
-    narrow, wide = WanRuntime(model, torch.bfloat16), WanRuntime(model)
+    narrow, wide = ChunkDecoder(model, torch.bfloat16), ChunkDecoder(model)
     assert narrow.bytes * 2 == wide.bytes
     text, noise = play.draw(5, 8), play.noise()
     for i in range(4):
@@ -203,7 +204,7 @@ def test_half_precision_storage_halves_the_memory_and_stays_close() -> None:
 
 
 def test_a_branch_that_writes_more_than_it_may_is_refused() -> None:
-    runtime, play = WanRuntime(model_of(SMALL)), Episode(SMALL)
+    runtime, play = ChunkDecoder(model_of(SMALL)), Episode(SMALL)
     runtime.observe(play.latents(), None, 0)
     for _ in range(SMALL.history_chunks):
         runtime.commit()

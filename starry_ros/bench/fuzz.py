@@ -17,11 +17,11 @@ import numpy as np
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode
 from starry_ros.control.schedule import Refusal
-from starry_ros.control.space import OFF, Space
+from starry_ros.control.space import Space
 from starry_ros.control.status import LookAhead
 from starry_ros.paths import robot_file
 from starry_ros.report import BENCH_COLUMNS, add_json_argument, bench_row, print_table, write_report
-from starry_ros.robot_spec import COMMAND_INTERFACES, KinematicsSpec, RobotSpec, load_robot_spec
+from starry_ros.robot_spec import COMMAND_INTERFACES, NO_KINEMATICS, KinematicsSpec, RobotSpec, load_robot_spec
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.types import F64, ActionChunk, RobotState
 
@@ -177,7 +177,7 @@ class ExecutorFuzzer:
         self._measured_J = spec.limit("home")
         self._target_J = self._measured_J
         self._run_NJ: list[F64] = []
-        self._space = None if spec.kinematics.format == OFF else Space(spec, margin_m=0.0)
+        self._space = None if spec.kinematics.format == NO_KINEMATICS else Space(spec, margin_m=0.0)
         self.report = FuzzReport(seed)
 
     def run(self, chunks: int) -> FuzzReport:
@@ -292,7 +292,7 @@ def fuzz_command(args: argparse.Namespace) -> int:
     Seeds take turns: both command interfaces, in the contract's space and free of it (which tries more of the limits).
     """
     robot = load_robot_spec(robot_file(args.robot))
-    free = replace(robot, kinematics=KinematicsSpec(OFF, ""))
+    free = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, ""))
     specs = [replace(spec, command_interface=way) for spec in (robot, free) for way in COMMAND_INTERFACES]
     total, worst, problems = Counter[str](), 0.0, 0
     for i in range(-(-args.chunks // CHUNKS_A_SEED)):

@@ -30,7 +30,8 @@ from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.sampler import levels
 from starry_ros.wam.wan.config import WanConfig
 from starry_ros.wam.wan.load import random_model
-from starry_ros.wam.wan.model import ChunkNoise, WanModel, WanRuntime
+from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise
+from starry_ros.wam.wan.model import WanModel
 from starry_ros.wam.wan.streams import Block, rope_table, rotate
 
 MODEL = "tiny"
@@ -224,7 +225,7 @@ def reference_rows(config: WanConfig, chunks: int) -> list[Record]:
         return torch.randn(*shape, generator=draw)
 
     text = normal(config.text_tokens, config.text_width)
-    ours, theirs = WanRuntime(model), ReferenceWay(model, text)
+    ours, theirs = ChunkDecoder(model), ReferenceWay(model, text)
     ours.set_text(text)
     taken: dict[str, list[float]] = {"ours": [], "theirs": []}
     worst, start = 0.0, config.history_chunks + 1 - chunks

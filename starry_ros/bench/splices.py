@@ -12,11 +12,10 @@ import numpy as np
 
 from starry_ros.control.executor import Executor
 from starry_ros.control.limits import Limits
-from starry_ros.control.space import OFF
 from starry_ros.control.splice import Splicer
 from starry_ros.errors import StarryError
 from starry_ros.report import bench_row
-from starry_ros.robot_spec import KinematicsSpec, RobotSpec
+from starry_ros.robot_spec import NO_KINEMATICS, KinematicsSpec, RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.types import F64, ActionChunk, Record, RobotState
 
@@ -36,7 +35,7 @@ class Watched(Splicer):
 
 def rows(robot: RobotSpec, splices: int, seed: int = 0) -> list[Record]:
     """`control/splice_position` in rad and `control/splice_velocity` in ticks of the acceleration limit."""
-    spec, rng = replace(robot, kinematics=KinematicsSpec(OFF, "")), np.random.default_rng(seed)
+    spec, rng = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, "")), np.random.default_rng(seed)
     executor, watched = Executor(spec), Watched(Limits.of(spec))
     executor._splicer = watched
     period_ns = round(NS_PER_S / spec.rates.control_hz)

@@ -26,7 +26,8 @@ from starry_ros.wam.memory import plan_memory, readable, require_memory, token_n
 from starry_ros.wam.wan.adapter import same_names
 from starry_ros.wam.wan.config import WAN_PRESETS, WanConfig
 from starry_ros.wam.wan.load import random_model
-from starry_ros.wam.wan.model import ChunkNoise, WanModel, WanRuntime
+from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise
+from starry_ros.wam.wan.model import WanModel
 from starry_ros.wam.wan.streams import Block
 from starry_ros.wam.wan.vae import VaeConfig, WanVae
 
@@ -96,7 +97,7 @@ class _Chunk:
 
     def __init__(self, config: WanConfig, model: WanModel, device: str) -> None:
         self.config, self.model = config, model
-        self.runtime = WanRuntime(model, capture=True)
+        self.runtime = ChunkDecoder(model, capture=True)
         self._draw = torch.Generator(device).manual_seed(0)
         self._device, self._frame = device, 0
         self._text = self._normal(config.text_tokens, config.text_width)

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import CanvasLayout
-from starry_ros.data.kinematics import RobotKinematics
 from starry_ros.data.store import STAGES, Arrays
+from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.training.annotate import EVENTS, FIELDS, project
 from starry_ros.types import F32, F64, CameraModel
@@ -101,7 +101,7 @@ def contact_events(
 
 
 def _hand(robot: RobotKinematics, position_J: F32, arm: str) -> F64:
-    robot.set_joints(position_J.astype(np.float64))
+    robot.place(position_J.astype(np.float64))
     return robot.hand(arm)
 
 
@@ -120,7 +120,7 @@ def _other_holder(
 
 def dropped(robot: RobotKinematics, position_TJ: F32, grasp: Grasp, point: F64, depth_at: DepthAt) -> F64:
     """`point` moved straight down onto the surface that the cameras saw under it before the hand came."""
-    robot.set_joints(position_TJ[max(0, grasp.start - 1)].astype(np.float64))
+    robot.place(position_TJ[max(0, grasp.start - 1)].astype(np.float64))
     for camera in robot.spec.cameras:
         depth = depth_at(max(0, grasp.start - 1), camera.name)
         if depth is None:
@@ -164,7 +164,7 @@ def label_frames(
     """Labels [T, E, V, F]: the next contacts in every view. Without depth a contact in view counts as visible."""
     labels = np.zeros((len(position_TJ), EVENTS, len(layout.cameras), FIELDS), dtype=np.float32)
     for frame, row in enumerate(labels):
-        robot.set_joints(position_TJ[frame].astype(np.float64))
+        robot.place(position_TJ[frame].astype(np.float64))
         coming = [event for event in events if event.frame > frame][:EVENTS]
         for view, name in enumerate(layout.cameras):
             camera = robot.camera(name)

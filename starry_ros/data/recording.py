@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.data.contacts import annotate, future_plan
-from starry_ros.data.kinematics import RobotKinematics
 from starry_ros.data.store import Arrays, frame_names
 from starry_ros.errors import ContractError, DataError
+from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, F64, U8, CameraModel
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.data.contacts import annotate, future_plan, progress_of
 from starry_ros.data.journal import Journal, work_through
-from starry_ros.data.kinematics import RobotKinematics
 from starry_ros.data.store import (
     STAGES,
     Arrays,
@@ -30,6 +29,7 @@ from starry_ros.data.store import (
 )
 from starry_ros.data.transfer import add_robot_argument, add_skip_argument, check_contract, finish
 from starry_ros.errors import ConfigError, DataError
+from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
 from starry_ros.report import add_json_argument, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec

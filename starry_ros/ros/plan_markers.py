@@ -13,9 +13,9 @@ from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import Marker
 
 from starry_ros.canvas.layout import CanvasLayout
+from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.robot_spec import RobotSpec, order_by_name
 from starry_ros.ros.markers import box_marker, path_marker, sphere_marker, text_marker
-from starry_ros.sim.forward import ForwardKinematics
 from starry_ros.types import F64, ActionChunk, CameraModel, ValueMap
 from starry_ros.value.colour import LEVELS, table
 from starry_ros.value.landing import Ray, locate, ray_of
@@ -32,7 +32,7 @@ class PlanMarkers:
 
     def __init__(self, spec: RobotSpec, layout: CanvasLayout, frame: str) -> None:
         self._spec, self._layout, self._frame = spec, layout, frame
-        self._forward = ForwardKinematics(spec)
+        self._robot = RobotKinematics(spec)
 
     def paths(self, chunk: ActionChunk, stamp: Time) -> list[Marker]:
         """One line strip an arm through the whole chunk, from bright (soon) to dark (late)."""
@@ -40,7 +40,7 @@ class PlanMarkers:
         steps = np.arange(len(chunk.positions_KJ))
         dense = np.stack([np.interp(between, steps, column) for column in chunk.positions_KJ.T], axis=-1)
         rgb = table("fern")[np.linspace(LEVELS - 1, LEVELS // 6, len(dense)).astype(int)] / 255.0
-        hands = self._forward.hands(dense)
+        hands = self._robot.paths(dense)
         return [
             path_marker(f"{arm.name}_path", path, rgb, PATH_WIDTH_M, stamp, self._frame)
             for arm, path in zip(self._spec.arms, hands, strict=True)
@@ -63,7 +63,7 @@ class PlanMarkers:
                 for point in command.points
             ])
             positions[:, part] = wire * self._spec.limit("sign")[part]
-            path = self._forward.hands(positions)[index]
+            path = self._robot.paths(positions)[index]
             rgb = np.tile(TAIL_RGB, (len(path), 1))
             markers.append(path_marker(f"{arm.name}_stop_tail", path, rgb, TAIL_WIDTH_M, stamp, self._frame))
         return markers
@@ -88,7 +88,8 @@ class PlanMarkers:
 
     def camera_model(self, name: str, calibration: F64, position_J: F64) -> CameraModel | None:
         """A camera at a posture of the arms, from its calibration matrix [9]; None if the model lacks the camera."""
-        pose, spec = self._forward.camera(name, position_J), self._spec.camera(name)
+        self._robot.place(position_J)
+        pose, spec = self._robot.camera_pose(name), self._spec.camera(name)
         if pose is None or calibration[0] == 0:
             return None
         fx, fy, cx, cy = (float(calibration[i]) for i in (0, 4, 2, 5))

@@ -54,7 +54,7 @@ from starry_ros.timing import nanoseconds
 from starry_ros.types import ActionChunk, ValueMap
 from starry_ros.value.colour import RAMPS_LCH
 from starry_ros.value.imagined import ImaginedPairs, compare
-from starry_ros.value.overlay import Caption, OverlayPainter, Style
+from starry_ros.value.overlay import MODE_RGB, PLAIN_RGB, Caption, OverlayPainter, Style
 
 MAPS = tuple(sorted(RAMPS_LCH))
 PARAMETERS = (
@@ -79,9 +79,6 @@ PARAMETERS = (
 LOOK_FOR_VIEWERS_S = 0.5
 MARKERS_S = 0.2
 TAIL_AGE_S = 0.5
-MODE_RGB = {"RUN": (90, 220, 130), "SLOW": (240, 200, 80), "HOLD": (120, 170, 250), "STOP": (240, 140, 60),
-            "FAULT": (250, 80, 80)}
-PLAIN_RGB = (168, 176, 188)
 
 
 def check_range(values: Mapping[str, Any]) -> str:

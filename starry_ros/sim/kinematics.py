@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from starry_ros.errors import InputError
-from starry_ros.sim.backend import mujoco
+from starry_ros.kinematics.backend import mujoco
 from starry_ros.types import F64
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from starry_ros.sim.backend import mujoco
+from starry_ros.kinematics.backend import mujoco
 from starry_ros.types import F64
 
 SURFACES = ("table", "edge", "tiles", "sky")

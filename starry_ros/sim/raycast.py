@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from starry_ros.errors import InputError
-from starry_ros.sim.backend import mujoco
+from starry_ros.kinematics.backend import mujoco
 from starry_ros.types import F32, F64, U8
 
 STEP_PX = 2

@@ -24,9 +24,9 @@ import numpy as np
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.errors import ConfigError, DataError
+from starry_ros.kinematics.backend import mujoco
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.sim.backend import mujoco
 from starry_ros.sim.cell import Cell, Layout
 from starry_ros.sim.expert_place import TICK_S, Ramp
 from starry_ros.sim.experts import Expert, contacts_of, make_expert

@@ -31,6 +31,9 @@ ARMS = [np.array([0.5 * direction, 1.6 * direction]) for direction in DIRECTIONS
 DIAMOND = np.vstack([DIRECTIONS, DIRECTIONS[:1]])
 RING = np.stack([np.cos(np.linspace(0, 2 * np.pi, 33)), np.sin(np.linspace(0, 2 * np.pi, 33))], axis=-1)
 INK_RGB, PAPER_RGB, DIM_RGB = (12, 14, 18), (245, 246, 248), (168, 176, 188)
+MODE_RGB = {"RUN": (90, 220, 130), "SLOW": (240, 200, 80), "HOLD": (120, 170, 250), "STOP": (240, 140, 60),
+            "FAULT": (250, 80, 80)}
+PLAIN_RGB = DIM_RGB
 SUBPIXEL_BITS = 4
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 

@@ -1,0 +1,154 @@
+"""Where a robot's hands, cameras and links are, given its joints: forward kinematics by MuJoCo.
+
+The robot contract names an MJCF or URDF file. A hand is the site or body called as the arm's `end_effector_frame`; a
+camera is the MJCF camera of that name, or the body called as its `frame_id` (optical frame: z forward, y down).
+
+Shapes: J joints in contract order, A arms, K postures. Metres, in the world frame of the description.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from starry_ros.errors import ConfigError, ContractError
+from starry_ros.robot_spec import NO_KINEMATICS, RobotSpec
+from starry_ros.types import F64, CameraModel
+
+PACKAGE_PREFIX = "package:"
+FORMATS = ("mjcf", "urdf")
+OPTICAL_FROM_MUJOCO = np.diag([1.0, -1.0, -1.0])
+"""A MuJoCo camera looks along -z with y up."""
+
+
+class RobotKinematics:
+    """One robot in one posture, that of `place`. `calibration` overrides cameras' intrinsics. Not thread-safe.
+
+    `mujoco`, `model`, `data` are the library and what it holds, for what else can be told from a posture.
+    """
+
+    def __init__(self, spec: RobotSpec, calibration: Mapping[str, CameraModel] | None = None) -> None:
+        """ConfigError on a description that cannot be read or lacks a joint or hand of the contract."""
+        self.spec = spec
+        self.mujoco, self.model = _load(spec.kinematics.format, spec.kinematics.source)
+        self.data = self.mujoco.MjData(self.model)
+        self._qpos_J = np.array([self._joint(name) for name in spec.joint_names])
+        self._sign_J = spec.limit("sign")
+        self._frames = {arm.name: self._frame(arm.end_effector_frame) for arm in spec.arms}
+        self._calibration = calibration or {}
+
+    def place(self, position_J: F64) -> None:
+        """Take a posture; everything else speaks of it."""
+        self.data.qpos[self._qpos_J] = self._sign_J * position_J
+        self.mujoco.mj_kinematics(self.model, self.data)
+
+    def hand(self, arm: str) -> F64:
+        """World position [3] of an arm's end-effector frame."""
+        return np.array(self._position(*self._frames[arm]))
+
+    def hands(self) -> F64:
+        """World positions [A, 3] of the end-effector frames."""
+        return np.array([self._position(*frame) for frame in self._frames.values()])
+
+    def paths(self, positions_KJ: F64) -> F64:
+        """World positions [A, K, 3] of the end-effector frames along a path; leaves the robot at its end."""
+        found = np.empty((len(self._frames), len(positions_KJ), 3))
+        for k, position_J in enumerate(positions_KJ):
+            self.place(position_J)
+            found[:, k] = self.hands()
+        return found
+
+    def hand_body(self, arm: str) -> int:
+        """Index of the body that carries an arm's end-effector frame."""
+        return self._frames[arm][1]
+
+    def camera_pose(self, name: str) -> F64 | None:
+        """Pose [4, 4] of a camera's optical frame in the world; None if the description lacks the camera."""
+        pose: F64 = np.eye(4)
+        camera = self._index("mjOBJ_CAMERA", name)
+        body = self._index("mjOBJ_BODY", self.spec.camera(name).frame_id)
+        if camera >= 0:
+            self.mujoco.mj_camlight(self.model, self.data)
+            pose[:3, :3] = self.data.cam_xmat[camera].reshape(3, 3) @ OPTICAL_FROM_MUJOCO
+            pose[:3, 3] = self.data.cam_xpos[camera]
+        elif body >= 0:
+            pose[:3, :3], pose[:3, 3] = self.data.xmat[body].reshape(3, 3), self.data.xpos[body]
+        else:
+            return None
+        return pose
+
+    def camera(self, name: str) -> CameraModel:
+        """Pinhole model of a camera: its calibration, or the description's field of view. ContractError without both.
+        """
+        pose, intrinsics = self.camera_pose(name), self._calibration.get(name) or self._drawn(name)
+        if pose is None or intrinsics is None:
+            frame_id = self.spec.camera(name).frame_id
+            raise ContractError(
+                self.spec.name, f"camera {name} has no place in the kinematics, or no calibration",
+                expected=f"an MJCF camera {name!r}, or a body {frame_id!r} and camera_info in the recording",
+                fix="add it to the file that `kinematics` names",
+            )
+        return replace(intrinsics, T_world_cam=pose)
+
+    def _drawn(self, name: str) -> CameraModel | None:
+        """A camera by the field of view in the MJCF, without its pose."""
+        spec, index = self.spec.camera(name), self._index("mjOBJ_CAMERA", name)
+        if index < 0:
+            return None
+        focal = 0.5 * spec.height_px / math.tan(math.radians(self.model.cam_fovy[index]) / 2)
+        cx, cy = spec.width_px / 2 - 0.5, spec.height_px / 2 - 0.5
+        return CameraModel(name, spec.width_px, spec.height_px, focal, focal, cx, cy, np.eye(4))
+
+    def _position(self, site: int | None, body: int) -> F64:
+        found: F64 = self.data.xpos[body] if site is None else self.data.site_xpos[site]
+        return found
+
+    def _joint(self, name: str) -> int:
+        index = self._index("mjOBJ_JOINT", name)
+        if index < 0:
+            raise ConfigError("kinematics", "lacks a joint of the contract", got=name)
+        return int(self.model.jnt_qposadr[index])
+
+    def _frame(self, name: str) -> tuple[int | None, int]:
+        """Site (if it is one) and body of a frame."""
+        site, body = self._index("mjOBJ_SITE", name), self._index("mjOBJ_BODY", name)
+        if site >= 0:
+            return site, int(self.model.site_bodyid[site])
+        if body < 0:
+            raise ConfigError("kinematics", "lacks an end-effector frame", got=name, expected="a site or a body")
+        return None, body
+
+    def _index(self, kind: str, name: str) -> int:
+        return int(self.mujoco.mj_name2id(self.model, getattr(self.mujoco.mjtObj, kind), name))
+
+
+def source_file(source: str) -> Path:
+    """Path of a description as a contract names it: a path, or `package:<path in starry_ros>`."""
+    inside = source.removeprefix(PACKAGE_PREFIX)
+    return Path(__file__).resolve().parents[1] / inside if inside != source else Path(source).expanduser()
+
+
+@lru_cache(maxsize=4)
+def _load(form: str, source: str) -> tuple[Any, Any]:
+    """MuJoCo and the compiled model. ConfigError on an unknown format or an unusable file."""
+    if form not in FORMATS:
+        raise ConfigError("kinematics", "has an unknown format", got=form, expected=[*FORMATS, NO_KINEMATICS])
+    from starry_ros.kinematics.backend import mujoco
+
+    file = source_file(source)
+    try:
+        description = mujoco.MjSpec.from_file(str(file))
+        description.compiler.fusestatic = False  # else a URDF loses its tool frames
+        return mujoco, description.compile()
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            str(file), "cannot be read for forward kinematics", got=str(error).strip(),
+            fix="give an MJCF or a URDF whose meshes exist; kinematics: {format: none, source: ''} does without checks "
+            "of the workspace",
+        ) from error
