@@ -7,7 +7,8 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case, closed_jaw_start
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_place import TICK_S, VELOCITY_RAD_S, PlaceExpert, Ramp
+from starry_ros.sim.expert_place import PlaceExpert
+from starry_ros.sim.motion import TICK_S, VELOCITY_RAD_S, Ramp
 from starry_ros.sim.tasks import PlaceCheck, evaluation_case
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))

@@ -6,8 +6,9 @@ import pytest
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_handover import MEET_M, HandoverExpert
-from starry_ros.sim.expert_place import TICK_S, VELOCITY_RAD_S, PlaceExpert, Ramp
+from starry_ros.sim.expert_place import PlaceExpert
+from starry_ros.sim.motion import TICK_S, VELOCITY_RAD_S, Ramp
+from starry_ros.sim.task_handover import MEET_M, HandoverExpert
 from starry_ros.sim.tasks import HANDOVER, HandoverCheck, evaluation_case, named_colour, sentence
 from starry_ros.training.annotate import ContactLog
 
@@ -101,7 +102,7 @@ def test_a_plan_moves_both_arms_within_speed_and_limits(cell):
 def test_a_tilted_hand_reaches_its_point(cell, pitch):
     layout, _, _ = evaluation_case(0, TASK)
     start, part = SPEC.limit("home"), SPEC.arm_slice("left")
-    kinematics = HandoverExpert(cell)._taker.kinematics
+    kinematics = HandoverExpert(cell).arms["left"].kinematics
     start[part][:-1] = kinematics.solve(0.1, 0.02, 0.2, pitch, 1.0)
     cell.reset(layout, start)
     assert np.allclose(cell.pinch_position("left"), (0.1, 0.02, 0.2), atol=1e-6)

@@ -9,8 +9,8 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
-from starry_ros.sim.expert_place import TICK_S, Ramp
-from starry_ros.sim.experts import contacts_of, make_expert
+from starry_ros.sim.experts import make_expert
+from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import (
     TASKS,
     draw_layout,
@@ -157,7 +157,7 @@ def test_plans_stay_inside_the_limits_and_contacts_are_labelled_where_they_are(c
     assert (plan >= SPEC.limit("lower") - 1e-9).all()
     assert (plan <= SPEC.limit("upper") + 1e-9).all()
     scene = expert.look(cell)
-    contacts = contacts_of(expert, scene, target)
+    contacts = expert.contacts(scene, target)
     shot = snapshot(cell, canvas.cameras, target, expert.stage(scene, target), contacts)
     labels = label([shot], ContactLog(), canvas, task)
     for event, (geom, point) in enumerate(contacts[:2]):

@@ -16,19 +16,11 @@ from typing import Literal
 
 import numpy as np
 
-from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, PAD_TOP_M, Cell
 from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S, Motion, hand_yaw, limited, roll_out, still, toward
 from starry_ros.types import F64
 
-TICK_S = 0.02
-VELOCITY_RAD_S = 1.3
-GAIN_PER_S = 7.0
-BRAKE_RAD_S2 = 4.5
-RAMP_SHARE = 0.5
-"""Share of the contract's acceleration limits that the expert uses: a clone's plans are rougher than its own."""
-JAW_M_S, JAW_BRAKE_M_S2 = 0.15, 0.9
-OPEN_M, CLOSED_M = 0.04, 0.0
 GRASP_Z_M = 0.021
 TRAVEL_Z_M = 0.13
 REST_Z_M = BLOCK_HALF_M + PAD_TOP_M
@@ -50,14 +42,6 @@ class Scene:
     held: str | None
 
 
-@dataclass(frozen=True)
-class Motion:
-    """What the expert wants: arm joint velocity [A] and where the jaw should go."""
-
-    velocity_A: F64
-    jaw_goal_m: float
-
-
 def quarter_yaw(rotation: F64) -> float:
     """Yaw of a cube folded into -45..45 degrees."""
     yaw = math.atan2(rotation[1, 0], rotation[0, 0])
@@ -72,8 +56,6 @@ class PlaceExpert:
         self._slice = cell.spec.arm_slice(arm)
         self._home_J = cell.spec.limit("home")
         self._lower_J, self._upper_J = cell.spec.limit("lower"), cell.spec.limit("upper")
-        self._steps, self._step_s = cell.spec.action.chunk_steps, cell.spec.action.step_s
-        self._spec = cell.spec
         self.kinematics = ArmKinematics.from_model(cell.model, arm)
 
     def look(self, cell: Cell) -> Scene:
@@ -88,6 +70,10 @@ class PlaceExpert:
         if scene.held == colour:
             return "place"
         return "done" if self.placed(scene, colour) else "pick"
+
+    def contacts(self, scene: Scene, colour: str) -> list[tuple[str, F64]] | None:
+        """Not named: they are told from the simulator's contacts."""
+        return None
 
     def empty_jaw(self, scene: Scene, pinch: F64) -> bool:
         """Whether the jaw is closed or closing with no block between the pads at `pinch`."""
@@ -106,15 +92,7 @@ class PlaceExpert:
 
     def plan(self, cell: Cell, colour: str) -> F64:
         """The next positions [K, J], the first one step ahead, from a kinematic roll-out of the present state."""
-        scene, command, ramp = self.look(cell), cell.command_J, Ramp(self._spec)
-        ticks = round(self._step_s / TICK_S)
-        steps = np.empty((self._steps, len(command)))
-        for k in range(self._steps):
-            for _ in range(ticks):
-                command = ramp.toward(command, self.follow(command, self.motion(scene, colour)))
-                scene = self.imagine(scene, command[self._slice])
-            steps[k] = command
-        return steps
+        return roll_out(self, lambda scene, command_J: self.imagine(scene, command_J[self._slice]), cell, colour)
 
     def motion(self, scene: Scene, colour: str) -> Motion:
         """The rule itself: present scene and named colour to motion."""
@@ -124,9 +102,9 @@ class PlaceExpert:
         between = self.between(scene, pinch, 0.016)
         letting_go = scene.jaw_command_m > 0.95 * BLOCK_HALF_M and scene.jaw_m < 0.030
         if between is not None and letting_go and (between != colour or self.placed(scene, colour)):
-            return Motion(np.zeros_like(scene.arm_A), OPEN_M)
+            return still(OPEN_M)
         if self.placed(scene, colour):
-            return self._retreat(scene, pinch)
+            return self._retreat(scene)
         return self._approach(scene, pinch, colour)
 
     def _approach(self, scene: Scene, pinch: F64, colour: str) -> Motion:
@@ -150,26 +128,29 @@ class PlaceExpert:
         rest_z = REST_Z_M if held == colour else BLOCK_HALF_M
         error = float(np.hypot(*(spot - block[:2])))
         if error < 0.012 and block[2] < rest_z + 0.007:
-            return Motion(np.zeros_like(scene.arm_A), OPEN_M)
+            return still(OPEN_M)
         offset = pinch - block
         height = self._funnel(error, rest_z + 0.003) + offset[2]
         x, y = spot + offset[:2]
         return Motion(self.toward_point(scene, pinch, float(x), float(y), height, 0.0), CLOSED_M)
 
-    def _retreat(self, scene: Scene, pinch: F64) -> Motion:
-        """Straight up, then home, jaw open."""
-        up = float(np.clip((pinch[2] - 0.05) / 0.06, 0.0, 1.0))
+    def _retreat(self, scene: Scene) -> Motion:
+        """Off the placed block and home."""
+        return self.go_home(scene, 0.05, 0.06, TRAVEL_Z_M)
+
+    def go_home(self, scene: Scene, from_m: float, band_m: float, over_m: float) -> Motion:
+        """Up toward `over_m`, turning home while the hand rises through `band_m` above `from_m`; jaw open."""
+        pinch, home_A = self.kinematics.pinch(scene.arm_A), self._home_J[self._slice][:-1]
+        up = float(np.clip((pinch[2] - from_m) / band_m, 0.0, 1.0))
         if up >= 1.0:
-            return Motion(limited(self._home_J[self._slice][:-1] - scene.arm_A), OPEN_M)
-        yaw = float(scene.arm_A[0] - scene.arm_A[5])
-        goal = self.kinematics.solve_down(float(pinch[0]), float(pinch[1]), TRAVEL_Z_M, yaw)
-        home = self._home_J[self._slice][:-1]
-        return Motion(limited((1 - up) * goal + up * home - scene.arm_A), OPEN_M)
+            return Motion(limited(home_A - scene.arm_A), OPEN_M)
+        goal_A = self.kinematics.solve_down(float(pinch[0]), float(pinch[1]), over_m, hand_yaw(scene.arm_A))
+        return Motion(limited((1 - up) * goal_A + up * home_A - scene.arm_A), OPEN_M)
 
     def toward_point(self, scene: Scene, pinch: F64, x: float, y: float, z: float, yaw: float) -> F64:
         """Joint velocity [A] toward a hand pose; rises in place first when the hand is below the funnel."""
         share = float(np.clip(1.0 - (z - pinch[2]) / RISE_BAND_M, 0.0, 1.0))
-        here_yaw = float(scene.arm_A[0] - scene.arm_A[5])
+        here_yaw = hand_yaw(scene.arm_A)
         goal = self.kinematics.solve_down(
             pinch[0] + share * (x - pinch[0]), pinch[1] + share * (y - pinch[1]), z, here_yaw + share * (yaw - here_yaw)
         )
@@ -218,7 +199,7 @@ class PlaceExpert:
         held = (scene.held or between) if closed else None
         if held is not None:
             block, yaw = blocks[held]
-            turn = float((command[0] - command[5]) - (scene.arm_A[0] - scene.arm_A[5]))
+            turn = hand_yaw(command) - hand_yaw(scene.arm_A)
             blocks[held] = (block + (after - before), yaw + turn)
         elif scene.held is not None:
             block, yaw = blocks[scene.held]
@@ -227,43 +208,3 @@ class PlaceExpert:
         return replace(
             scene, arm_A=command[:-1].copy(), jaw_command_m=float(command[-1]), jaw_m=jaw, blocks=blocks, held=held
         )
-
-
-class Ramp:
-    """Bounds how fast commanded velocities change, all joints together, so that the hand keeps its direction.
-
-    The first step is taken as it is: what an arm should do follows from where it stands, not from how fast it moves, so
-    that a picture is enough to learn it; the executor blends the arm's own motion into it.
-    """
-
-    def __init__(self, spec: RobotSpec) -> None:
-        self._change_J = RAMP_SHARE * spec.limit("acceleration") * TICK_S**2
-        self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
-        self._step_J: F64 | None = None
-
-    def toward(self, command_J: F64, wish_J: F64) -> F64:
-        """The targets [J] one tick after `command_J` on the way to `wish_J`."""
-        step = wish_J - command_J
-        if self._step_J is not None:
-            change = step - self._step_J
-            step = self._step_J + change * min(1.0, 1.0 / max(float((np.abs(change) / self._change_J).max()), 1e-9))
-        self._step_J = step
-        return np.clip(command_J + step, self._lower_J, self._upper_J)
-
-
-def limited(error_A: F64) -> F64:
-    """Velocity toward a joint goal, all joints scaled together."""
-    error = max(float(np.abs(error_A).max()), 1e-9)
-    return error_A * (_speed(error, VELOCITY_RAD_S, BRAKE_RAD_S2) / error)
-
-
-def toward(jaw_m: float, goal_m: float) -> float:
-    """The jaw one tick on."""
-    error = goal_m - jaw_m
-    return jaw_m + math.copysign(TICK_S * _speed(abs(error), JAW_M_S, JAW_BRAKE_M_S2), error)
-
-
-def _speed(error: float, most: float, brake: float) -> float:
-    """Proportional to the error where it is small, then what `brake` can stop in time, at most `most`."""
-    near = brake / GAIN_PER_S**2
-    return min(GAIN_PER_S * error if error < near else math.sqrt(2 * brake * (error - near / 2)), most)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.expert_handover import HandoverExpert
 from starry_ros.sim.expert_place import PlaceExpert
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.task_button import ButtonExpert
 from starry_ros.sim.task_drawer import DrawerExpert
 from starry_ros.sim.task_dual import DualExpert
+from starry_ros.sim.task_handover import HandoverExpert
 from starry_ros.sim.task_stack import StackExpert
 from starry_ros.sim.task_tray import TrayExpert
 from starry_ros.sim.tasks import task_of
@@ -43,11 +43,8 @@ class Expert(Protocol):
     def plan(self, cell: Cell, colour: str) -> F64:
         """The next positions [K, J]."""
 
-
-def contacts_of(expert: Expert, scene: Any, colour: str) -> list[tuple[str, F64]] | None:
-    """The next contacts as (geom, world point) where the expert names them; None where the simulator's tell."""
-    find = getattr(expert, "contacts", None)
-    return None if find is None else find(scene, colour)
+    def contacts(self, scene: Any, colour: str) -> list[tuple[str, F64]] | None:
+        """The next contacts as (geom, world point); None: they are told from the simulator's contacts."""
 
 
 def make_expert(task: str, cell: Cell) -> Expert:

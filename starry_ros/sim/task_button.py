@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from starry_ros.sim.cell import COLOURS, BlockPose, Cell, Layout
-from starry_ros.sim.expert_place import CLOSED_M, Motion, Scene
+from starry_ros.sim.expert_place import Scene
+from starry_ros.sim.motion import CLOSED_M, Motion
 from starry_ros.sim.pair import Motions, PairExpert
 from starry_ros.sim.task import REGION_X_M, REGION_Y_M, Settled, Task, draw_apart
 from starry_ros.types import F64
@@ -58,7 +59,7 @@ class Buttons:
         return {colour: (cap, 0.0) for colour, cap in self.caps.items()}
 
 
-class ButtonExpert(PairExpert):
+class ButtonExpert(PairExpert[Buttons]):
     """Over the button with a closed jaw, down until it lights up, up and home."""
 
     def look(self, cell: Cell) -> Buttons:

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from starry_ros.sim.cell import COLOURS, BlockPose, Cell, Layout
-from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, Motion, Scene
+from starry_ros.sim.expert_place import Scene
+from starry_ros.sim.motion import CLOSED_M, OPEN_M, Motion, hand_yaw, still
 from starry_ros.sim.pair import Motions, PairExpert
 from starry_ros.sim.task import Settled, Task, draw_apart, poses
 from starry_ros.types import F64
@@ -69,7 +70,7 @@ class Drawer:
         return self.arms["right"].blocks
 
 
-class DrawerExpert(PairExpert):
+class DrawerExpert(PairExpert[Drawer]):
     """First the drawer, then the block; which of the two follows from how far the drawer is open."""
 
     def look(self, cell: Cell) -> Drawer:
@@ -95,24 +96,24 @@ class DrawerExpert(PairExpert):
             return {"left": self._open(scene, pinch), "right": self._wait(right)}
         left = self.go_home("left", scene.arms["left"])
         if scene.grips or (scene.arms["left"].jaw_m < 0.02 and not clear):
-            left = self.still("left", OPEN_M)
+            left = still(OPEN_M)
         return {"left": left, "right": self.arms["right"].motion(right, colour) if clear else self._wait(right)}
 
     def _wait(self, right: Scene) -> Motion:
         """The right arm at home, or standing with what it holds."""
-        return self.go_home("right", right) if right.held is None else self.still("right", CLOSED_M)
+        return self.go_home("right", right) if right.held is None else still(CLOSED_M)
 
     def _open(self, scene: Drawer, pinch: F64) -> Motion:
         """Onto the knob, close, pull."""
         own, goal = scene.arms["left"], scene.knob + GRASP_M
         if scene.grips:
             x = float(pinch[0]) - min(PULL_M_S, 2.5 * (PULL_TO_M + 0.01 - scene.opening_m) + 0.02) * 0.12
-            yaw = float(own.arm_A[0] - own.arm_A[5])
-            to = self.arms["left"].kinematics.solve_down(x, float(pinch[1]), float(pinch[2]), yaw * 0.9)
+            yaw = hand_yaw(own.arm_A) * 0.9
+            to = self.arms["left"].kinematics.solve_down(x, float(pinch[1]), float(pinch[2]), yaw)
             return Motion(8.0 * (to - own.arm_A), CLOSED_M)
         error = float(np.linalg.norm(goal - pinch))
         if error < (0.010 if own.jaw_command_m > 0.036 else 0.02):
-            return self.still("left", CLOSED_M)
+            return still(CLOSED_M)
         return self.over("left", own, goal, 0.0, float(goal[2]), OPEN_M)
 
     def imagine(self, scene: Drawer, command_J: F64) -> Drawer:

@@ -69,7 +69,7 @@ class Both:
         return self.arms["right"].blocks
 
 
-class DualExpert(PairExpert):
+class DualExpert(PairExpert[Both]):
     """Two place experts side by side."""
 
     def look(self, cell: Cell) -> Both:

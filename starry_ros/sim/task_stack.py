@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell, Layout
-from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, Motion, PlaceExpert, Scene, limited
-from starry_ros.sim.pair import funnel
+from starry_ros.sim.expert_place import PlaceExpert, Scene, Stage
+from starry_ros.sim.motion import CLOSED_M, OPEN_M, Motion, funnel, still
 from starry_ros.sim.task import (
     BLOCK_GAP_M,
     PAD_GAP_M,
@@ -59,7 +59,7 @@ class StackCheck:
 class StackExpert(PlaceExpert):
     """`PlaceExpert` whose pad is the top of another block."""
 
-    def stage(self, scene: Scene, colour: str):  # type: ignore[no-untyped-def]
+    def stage(self, scene: Scene, colour: str) -> Stage:
         """As when placing, of the upper block."""
         top, bottom = colour.split(" on ")
         return super().stage(self._onto(scene, bottom), top)
@@ -78,13 +78,9 @@ class StackExpert(PlaceExpert):
         stage = self.stage(scene, colour)
         return [] if stage == "done" else [place] if stage == "place" else [(top, scene.blocks[top][0]), place]
 
-    def _retreat(self, scene: Scene, pinch: F64) -> Motion:
-        """Straight up until the fingers are clear of the upper block, then home, jaw open."""
-        up = float(np.clip((pinch[2] - 0.10) / 0.04, 0.0, 1.0))
-        goal = self.kinematics.solve_down(
-            float(pinch[0]), float(pinch[1]), 0.16, float(scene.arm_A[0] - scene.arm_A[5]))
-        home = self._home_J[self._slice][:-1]
-        return Motion(limited((1 - up) * goal + up * home - scene.arm_A), OPEN_M)
+    def _retreat(self, scene: Scene) -> Motion:
+        """As when placing, from higher: the fingers have to clear the upper block."""
+        return self.go_home(scene, 0.10, 0.04, 0.16)
 
     def imagine(self, scene: Scene, command: F64) -> Scene:
         """As when placing; a block that is let go stays at its height."""
@@ -109,7 +105,7 @@ class StackExpert(PlaceExpert):
         block, _ = scene.blocks[held]
         rest_z, error = scene.pad[2] + 2 * BLOCK_HALF_M, float(np.hypot(*(scene.pad[:2] - block[:2])))
         if error < 0.006 and block[2] < rest_z + DROP_M:
-            return Motion(np.zeros_like(scene.arm_A), OPEN_M)
+            return still(OPEN_M)
         offset = pinch - block
         height = funnel(error, float(rest_z) + 0.001, 0.02) + offset[2]
         x, y = scene.pad[:2] + offset[:2]

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 
 from starry_ros.sim.cell import COLOURS, BlockPose, Cell, Layout
-from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, Motion, Scene, quarter_yaw
+from starry_ros.sim.expert_place import Scene, quarter_yaw
+from starry_ros.sim.motion import CLOSED_M, OPEN_M, Motion, hand_yaw, still
 from starry_ros.sim.pair import ARMS, Motions, PairExpert
 from starry_ros.sim.task import Settled, Task
 from starry_ros.types import F64
@@ -75,7 +76,7 @@ class Tray:
         return {"tray": (np.mean(list(self.handles.values()), axis=0), self.yaw)}
 
 
-class TrayExpert(PairExpert):
+class TrayExpert(PairExpert[Tray]):
     """Each hand over its handle and down; both close when both are there; both rise together."""
 
     def look(self, cell: Cell) -> Tray:
@@ -113,14 +114,14 @@ class TrayExpert(PairExpert):
         own, goal = scene.arms[arm], self._goal(scene, arm)
         closing = own.jaw_command_m < 0.036
         if ready or (closing and self._error(scene, arm) < 0.02):
-            return self.still(arm, CLOSED_M)
+            return still(CLOSED_M)
         return self.over(arm, own, goal, scene.yaw, float(goal[2]), OPEN_M)
 
     def _lift(self, scene: Tray, arm: str, lowest_m: float) -> Motion:
         """A small step above the lower hand, so that neither runs ahead."""
         own, pinch = scene.arms[arm], self._pinch(scene, arm)
         height = min(lowest_m + STEP_M, LIFT_TO_M + GRASP_ABOVE_M + 0.03)
-        yaw = float(own.arm_A[0] - own.arm_A[5])
+        yaw = hand_yaw(own.arm_A)
         goal = self.arms[arm].kinematics.solve_down(float(pinch[0]), float(pinch[1]), float(height), yaw)
         return Motion(4.0 * (goal - own.arm_A), CLOSED_M)
 

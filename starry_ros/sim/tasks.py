@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from starry_ros.errors import ConfigError
-from starry_ros.sim.cell import COLOURS, BlockPose, Cell, Layout
+from starry_ros.sim.cell import COLOURS, BlockPose, Layout
 from starry_ros.sim.look import Look
 from starry_ros.sim.task import (
     BLOCK_GAP_M,
@@ -45,6 +45,7 @@ from starry_ros.sim.task import (
 from starry_ros.sim.task_button import BUTTON
 from starry_ros.sim.task_drawer import DRAWER
 from starry_ros.sim.task_dual import DUAL
+from starry_ros.sim.task_handover import HANDOVER, HandoverCheck
 from starry_ros.sim.task_stack import STACK
 from starry_ros.sim.task_tray import TRAY
 
@@ -53,7 +54,6 @@ __all__ = [
     "UNTOUCHED_S", "YAW_RAD", "Check", "HandoverCheck", "PlaceCheck", "Region", "Split", "Task", "draw_layout",
     "episode_rng", "evaluation_case", "make_check", "named_colour", "named_target", "sentence", "task_of",
 ]
-IN_THE_AIR_M = 0.06
 
 PLACE = Task(
     templates=(
@@ -66,17 +66,6 @@ PLACE = Task(
     ),
     hard_templates=("bring the {} block over to the white square", "the {} cube goes on the pad"),
     blocks=(REGION_X_M, REGION_Y_M), pad=(REGION_X_M, REGION_Y_M), time_limit_s=12.0,
-)
-HANDOVER = Task(
-    templates=(
-        "hand the {} block to the left arm and put it on the pad",
-        "give the {} block to the left hand, then place it on the pad",
-        "pass the {} block from right to left and set it on the white pad",
-        "take the {} block, hand it over and put it on the pad at the left",
-    ),
-    hard_templates=("let the left arm take the {} block from the right one and set it on the pad",),
-    blocks=((0.03, 0.24), (-0.21, -0.04)), pad=((0.06, 0.22), (0.08, 0.17)), time_limit_s=20.0,
-    check=lambda target: HandoverCheck(target),
 )
 _TASKS: Mapping[str, Task] = {
     "place_block_pad": PLACE, "handover_block": HANDOVER, "stack_blocks_two": STACK, "place_dual_blocks": DUAL,
@@ -120,7 +109,7 @@ def draw_layout(
 
 
 def _blocks_and_pad(rng: np.random.Generator, spec: Task) -> Layout:
-    """Three blocks and the pad in the task's regions."""
+    """Three blocks and the pad in the task's regions. Not by `draw_apart`: another order of draws is other layouts."""
     while True:
         points = _draw_points(rng, spec)
         gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -155,23 +144,3 @@ def make_check(task: str, target: str) -> Check:
     """The success test of a task for the named target."""
     check = task_of(task).check
     return PlaceCheck(target) if check is None else check(target)
-
-
-class HandoverCheck:
-    """`PlaceCheck` for a block that went from the right hand to the left hand in the air."""
-
-    def __init__(self, colour: str) -> None:
-        self.colour = colour
-        self._placed = PlaceCheck(colour)
-        self._given = self._taken = False
-
-    def update(self, cell: Cell) -> bool:
-        """Look at the cell; True once the block was handed over and then placed."""
-        in_the_air = cell.block_position(self.colour)[2] > IN_THE_AIR_M
-        if in_the_air and cell.held("right") == self.colour:
-            self._given = True
-        if not in_the_air and not self._taken:
-            self._given = False
-        if in_the_air and self._given and cell.held("left") == self.colour:
-            self._taken = True
-        return self._placed.update(cell) and self._taken

@@ -18,7 +18,7 @@ import numpy as np
 
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell, Contact
-from starry_ros.sim.expert_handover import MEET_M
+from starry_ros.sim.task_handover import MEET_M
 from starry_ros.types import F32, F64, CameraModel
 
 EVENTS, FIELDS = 2, 5

@@ -18,8 +18,9 @@ import numpy as np
 
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import COLOURS, Cell, Layout
-from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, TICK_S, PlaceExpert, Scene
+from starry_ros.sim.expert_place import PlaceExpert, Scene
 from starry_ros.sim.experts import Expert
+from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S
 from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M
 from starry_ros.types import F64
 

@@ -28,8 +28,8 @@ from starry_ros.kinematics.backend import mujoco
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cell import Cell, Layout
-from starry_ros.sim.expert_place import TICK_S, Ramp
-from starry_ros.sim.experts import Expert, contacts_of, make_expert
+from starry_ros.sim.experts import Expert, make_expert
+from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import SETTINGS, TASKS, draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.training.disturb import kinds_of, make_disturber
@@ -77,7 +77,7 @@ class Recorder:
         state = cell.state(0)
         if text not in self._texts:
             self._texts.append(text)
-        self._shots.append(snapshot(cell, cameras, colour, stage, contacts_of(self._expert, scene, colour)))
+        self._shots.append(snapshot(cell, cameras, colour, stage, self._expert.contacts(scene, colour)))
         self._rows.append({
             "canvas_THWC": self._packer.pack_images({camera: cell.render(camera) for camera in cameras}),
             "position_TJ": state.position_J.astype(np.float32),

@@ -11,7 +11,7 @@ import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.experts import contacts_of, make_expert
+from starry_ros.sim.experts import make_expert
 from starry_ros.timing import nanoseconds
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.types import U8, Canvas, Plan, ValueMap
@@ -56,7 +56,7 @@ class Meter:
     def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
         """Keep what has to be compared with the future."""
         scene = self._expert.look(cell)
-        stage, contacts = self._expert.stage(scene, colour), contacts_of(self._expert, scene, colour)
+        stage, contacts = self._expert.stage(scene, colour), self._expert.contacts(scene, colour)
         self._shots.append(snapshot(cell, self._layout.cameras, colour, stage, contacts))
         self._maps.append(plan.value_map)
         self._frames.append((canvas.stamp_ns, canvas.image_HWC, plan.imagined_HWC))

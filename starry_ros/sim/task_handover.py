@@ -1,10 +1,11 @@
-"""Scripted expert for `handover_block`: the right arm picks the block, the left takes it in the air and places it.
+"""`handover_block`: the right arm picks the named block, the left takes it in the air and places it.
 
-Reactive like `expert_place`, whose rules it uses for picking and placing: what to do follows from the present state
-alone (who holds what, where the hands are). The right hand holds the block from above; the left hand comes level, away
-from its own base, with its fingers above and below, so that the two pairs of finger pads press on different faces.
+The expert is reactive like `expert_place`, whose rules it uses for picking and placing: what to do follows from the
+present state alone (who holds what, where the hands are). The right hand holds the block from above; the left hand
+comes level, away from its own base, with its fingers above and below, so that the two pairs of finger pads press on
+different faces.
 
-Shapes: A = 6 arm joints, J = joints in contract order, K = plan steps. Metres, radians, world frame.
+Shapes: A = 6 arm joints, J = joints in contract order. Metres, radians, world frame.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from typing import Literal
 import numpy as np
 
 from starry_ros.sim.cell import BLOCK_HALF_M, Cell
-from starry_ros.sim.expert_place import CLOSED_M, OPEN_M, TICK_S, Motion, PlaceExpert, Ramp, Scene, limited, toward
+from starry_ros.sim.expert_place import Scene
+from starry_ros.sim.motion import CLOSED_M, OPEN_M, Motion, hand_yaw, limited, still
+from starry_ros.sim.pair import Motions, PairExpert
+from starry_ros.sim.task import PlaceCheck, Task
 from starry_ros.types import F64
 
 GIVER, TAKER = "right", "left"
@@ -30,7 +34,28 @@ LINED_UP_M = 0.012
 TURN_M = np.array([0.11, 0.03, 0.20])
 """Over this point the taker turns its hand down."""
 TURNED_RAD = 0.25
+IN_THE_AIR_M = 0.06
 HandoverStage = Literal["pick", "handover", "place", "done"]
+
+
+class HandoverCheck:
+    """`PlaceCheck` for a block that went from the right hand to the left hand in the air."""
+
+    def __init__(self, colour: str) -> None:
+        self.colour = colour
+        self._placed = PlaceCheck(colour)
+        self._given = self._taken = False
+
+    def update(self, cell: Cell) -> bool:
+        """Look at the cell; True once the block was handed over and then placed."""
+        in_the_air = cell.block_position(self.colour)[2] > IN_THE_AIR_M
+        if in_the_air and cell.held("right") == self.colour:
+            self._given = True
+        if not in_the_air and not self._taken:
+            self._given = False
+        if in_the_air and self._given and cell.held("left") == self.colour:
+            self._taken = True
+        return self._placed.update(cell) and self._taken
 
 
 @dataclass(frozen=True)
@@ -51,20 +76,14 @@ class BothScenes:
         return self.taker.held or self.giver.held
 
 
-class HandoverExpert:
+class HandoverExpert(PairExpert[BothScenes]):
     """Both arms, one rule."""
 
-    arm = GIVER
-
     def __init__(self, cell: Cell) -> None:
-        spec = cell.spec
-        self._giver, self._taker = PlaceExpert(cell, GIVER), PlaceExpert(cell, TAKER)
-        self._slices = {arm: spec.arm_slice(arm) for arm in (GIVER, TAKER)}
-        self._home_J = spec.limit("home")
-        self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
-        self._spec, self._steps, self._step_s = spec, spec.action.chunk_steps, spec.action.step_s
+        super().__init__(cell)
+        self._giver, self._taker = self.arms[GIVER], self.arms[TAKER]
+        self._home_J = cell.spec.limit("home")
         base = self._taker.kinematics
-        self.kinematics = self._giver.kinematics
         away = MEET_M[:2] - (base.base_x_m, base.base_y_m)
         self._away = away / np.linalg.norm(away)
         self._away_yaw = math.atan2(self._away[1], self._away[0])
@@ -85,36 +104,17 @@ class HandoverExpert:
         """Whether the giver's jaw is closed or closing on nothing."""
         return self._giver.empty_jaw(scene.giver, pinch)
 
-    def follow(self, command_J: F64, motion: dict[str, Motion]) -> F64:
-        """Targets [J] one tick after `command_J`, not ramped."""
-        target = command_J.copy()
-        for arm, part in self._slices.items():
-            target[part][:-1] += TICK_S * motion[arm].velocity_A
-            target[part][-1] = toward(command_J[part][-1], motion[arm].jaw_goal_m)
-        return np.clip(target, self._lower_J, self._upper_J)
-
-    def plan(self, cell: Cell, colour: str) -> F64:
-        """The next positions [K, J], the first one step ahead, from a kinematic roll-out of the present state."""
-        scene, command, ramp = self.look(cell), cell.command_J, Ramp(self._spec)
-        steps = np.empty((self._steps, len(command)))
-        for k in range(self._steps):
-            for _ in range(round(self._step_s / TICK_S)):
-                command = ramp.toward(command, self.follow(command, self.motion(scene, colour)))
-                scene = self.imagine(scene, command)
-            steps[k] = command
-        return steps
-
     def imagine(self, scene: BothScenes, command_J: F64) -> BothScenes:
         """The scenes one tick on. A block that the giver lets go stays with the taker that holds it."""
-        giver = self._giver.imagine(scene.giver, command_J[self._slices[GIVER]])
+        giver = self._giver.imagine(scene.giver, command_J[self.slices[GIVER]])
         blocks = dict(giver.blocks)
         kept = scene.taker.held
         if kept is not None:
             blocks[kept] = scene.blocks[kept]
-        taker = self._taker.imagine(replace(scene.taker, blocks=blocks), command_J[self._slices[TAKER]])
+        taker = self._taker.imagine(replace(scene.taker, blocks=blocks), command_J[self.slices[TAKER]])
         return BothScenes(replace(giver, blocks=taker.blocks), taker)
 
-    def motion(self, scene: BothScenes, colour: str) -> dict[str, Motion]:
+    def motion(self, scene: BothScenes, colour: str) -> Motions:
         """The rule itself: present scene and named colour to the motion of both arms."""
         if scene.taker.held is not None:
             return self._taken(scene, colour)
@@ -123,15 +123,15 @@ class HandoverExpert:
             return {GIVER: self._offer(scene.giver, colour), TAKER: self._take(scene, colour) or taker}
         if self._taker.placed(scene.taker, colour):
             taker = self._taker.motion(scene.taker, colour)
-            return {GIVER: self._go_home(GIVER, scene.giver), TAKER: taker}
+            return {GIVER: self._straight_home(GIVER, scene.giver), TAKER: taker}
         return {GIVER: self._giver.motion(scene.giver, colour), TAKER: taker}
 
-    def _taken(self, scene: BothScenes, colour: str) -> dict[str, Motion]:
+    def _taken(self, scene: BothScenes, colour: str) -> Motions:
         """The taker holds a block: the giver lets go and leaves, then the taker carries it to the pad."""
         leave = self._leave(scene)
         if leave is not None:
-            return {GIVER: leave, TAKER: Motion(np.zeros_like(scene.taker.arm_A), CLOSED_M)}
-        return {GIVER: self._go_home(GIVER, scene.giver), TAKER: self._carry(scene.taker, colour)}
+            return {GIVER: leave, TAKER: still(CLOSED_M)}
+        return {GIVER: self._straight_home(GIVER, scene.giver), TAKER: self._carry(scene.taker, colour)}
 
     def _leave(self, scene: BothScenes) -> Motion | None:
         """Open, then straight up, until the giver's hand is clear of the taken block."""
@@ -140,9 +140,9 @@ class HandoverExpert:
         if float(np.linalg.norm(pinch - block)) > CLEAR_M:
             return None
         if giver.jaw_m < BLOCK_HALF_M + 0.008:
-            return Motion(np.zeros_like(giver.arm_A), OPEN_M)
-        yaw = float(giver.arm_A[0] - giver.arm_A[5])
-        goal = self._giver.kinematics.solve_down(float(pinch[0]), float(pinch[1]), float(pinch[2]) + 0.06, yaw)
+            return still(OPEN_M)
+        x, y, z = (float(v) for v in pinch)
+        goal = self._giver.kinematics.solve_down(x, y, z + 0.06, hand_yaw(giver.arm_A))
         return Motion(limited(goal - giver.arm_A), OPEN_M)
 
     def _offer(self, scene: Scene, colour: str) -> Motion:
@@ -170,7 +170,7 @@ class HandoverExpert:
     def _wait(self, scene: BothScenes) -> Motion:
         """Behind the meeting point while the giver holds a block, else at home."""
         if scene.giver.held is None:
-            return self._go_home(TAKER, scene.taker)
+            return self._straight_home(TAKER, scene.taker)
         return Motion(limited(self._level(MEET_M - [*(BACK_OFF_M * self._away), 0.0]) - scene.taker.arm_A), OPEN_M)
 
     def _carry(self, scene: Scene, colour: str) -> Motion:
@@ -185,10 +185,24 @@ class HandoverExpert:
         """The taker's joints [A] with the pinch point there, hand level, fingers above and below."""
         return self._taker.kinematics.solve(float(point[0]), float(point[1]), float(point[2]), 0.0, math.pi / 2)
 
-    def _go_home(self, arm: str, scene: Scene) -> Motion:
-        return Motion(limited(self._home_J[self._slices[arm]][:-1] - scene.arm_A), OPEN_M)
+    def _straight_home(self, arm: str, scene: Scene) -> Motion:
+        """Home from the air, where nothing is in the way."""
+        return Motion(limited(self._home_J[self.slices[arm]][:-1] - scene.arm_A), OPEN_M)
 
 
 def hand_pitch(arm_A: F64) -> float:
     """How far the hand points below the horizontal, for a forearm that is not rolled."""
     return float(arm_A[1] + arm_A[2] + arm_A[4])
+
+
+HANDOVER = Task(
+    templates=(
+        "hand the {} block to the left arm and put it on the pad",
+        "give the {} block to the left hand, then place it on the pad",
+        "pass the {} block from right to left and set it on the white pad",
+        "take the {} block, hand it over and put it on the pad at the left",
+    ),
+    hard_templates=("let the left arm take the {} block from the right one and set it on the pad",),
+    blocks=((0.03, 0.24), (-0.21, -0.04)), pad=((0.06, 0.22), (0.08, 0.17)), time_limit_s=20.0,
+    check=HandoverCheck,
+)
