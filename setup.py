@@ -29,7 +29,7 @@ EXTRAS = {
         "ros-jazzy-geometry-msgs", "ros-jazzy-trajectory-msgs", "ros-jazzy-std-srvs", "ros-jazzy-visualization-msgs",
         "ros-jazzy-diagnostic-msgs", "ros-jazzy-rosgraph-msgs", "mcap", "mcap-ros2-support", "av", "mujoco>=3.3",
     ],
-    "view": ["rerun-sdk>=0.30"],
+    "view": ["rerun-sdk>=0.41"],
     "dev": [
         "pytest>=8,<9", "pytest-xdist", "rosbags", "ruff", "mypy", "types-PyYAML",
         "colcon-core", "colcon-cmake", "colcon-ros",

@@ -13,10 +13,12 @@ from recording_kit import SPEC, write_session
 from test_recording_figures import more
 
 from starry_ros.recording.reader import Recording
+from starry_ros.types import ActionChunk
 
 pytest.importorskip("rerun", reason="the viewer is not installed: pip install rerun-sdk")
 
-from starry_ros.recording import view_sink
+from starry_ros.recording import view_layout, view_sink
+from starry_ros.recording.view_plans import DROPPED_RGB, LATE_RGB, USED_RGB, PlanBars
 from starry_ros.ros import view
 
 
@@ -38,14 +40,13 @@ def test_every_message_of_a_recording_is_shown(tmp_path: Path, logged: dict[str,
         sink.take(heard.topic, heard.received_ns, heard.message)
     sink.flush()
     wanted = {"cameras/head", "canvas", "chunks/bars", "world/workspace", "world/plan/left", "world/plan/right", "log",
-              "joints/right_waist/measured", "joints/right_waist/upper", "joints/left_waist/commanded", "plots/mode",
-              "plots/latency/plan_age_ms", "plots/latency/slack_ms", "plots/splice/change_of_plan",
-              "plots/limits/refused"}
+              "joints/right/right_waist/measured", "joints/right/right_waist/upper", "range/left/left_waist/measured",
+              "joints/left/left_waist/commanded", "states/mode", "world/arms/left", "plots/latency/plan_age_ms",
+              "plots/latency/slack_ms", "plots/splice/change_of_plan", "plots/limits/refused"}
     assert wanted <= set(logged)
     assert len(logged["cameras/head"]) == 54
-    assert len(logged["chunks/bars"]) == 12
     texts = [str(entry.text.as_arrow_array()[0]) for entry in logged["log"]]
-    assert "FAULT: tracking" in texts
+    assert "mode: FAULT (tracking)" in texts
     assert "sentence: put the blue block on the pad" in texts
 
 
@@ -57,8 +58,31 @@ def test_a_message_that_cannot_be_read_is_said_in_the_log(logged: dict[str, list
     assert "mystery" in str(logged["log"][0].text.as_arrow_array()[0])
 
 
+def test_the_bars_of_plans_say_what_was_late_followed_and_replaced() -> None:
+    bars = PlanBars()
+    for index, came_ns in enumerate((3, 5, 14)):
+        positions = np.zeros((16, len(SPEC.joint_names)))
+        bars.add(ActionChunk(index, 1, 1, 0, 4 * index, 1, SPEC.joint_names, positions, "x"), came_ns)
+    assert bars.newest is not None
+    assert bars.newest.chunk_id == 2
+    spans = {row: [(begin, end, rgb) for begin, end, _, rgb in bars._bars_of(row)] for row in range(3)}
+    assert spans[0] == [(0, 3, LATE_RGB), (3, 5, USED_RGB), (5, 15, DROPPED_RGB)]
+    assert spans[1] == [(4, 5, LATE_RGB), (5, 14, USED_RGB), (14, 19, DROPPED_RGB)]
+    assert spans[2] == [(8, 14, LATE_RGB), (14, 23, USED_RGB)]
+
+
+def test_an_arm_is_drawn_from_its_base_to_its_hand() -> None:
+    sink = view_sink.ViewSink(SPEC)
+    sink._robot.place(SPEC.limit("home"))
+    for arm in SPEC.arms:
+        chain = sink._links(arm.name)
+        assert len(chain) >= 6
+        assert np.allclose(chain[-1], sink._robot.hand(arm.name))
+        assert np.linalg.norm(np.diff(chain, axis=0), axis=1).max() < 0.5
+
+
 def test_there_is_a_layout_for_live_and_for_recorded_sessions() -> None:
-    assert all(view_sink.blueprint(SPEC, live=live) is not None for live in (True, False))
+    assert all(view_layout.blueprint(SPEC, live=live) is not None for live in (True, False))
     picture = np.zeros((4, 6, 3), np.uint8)
     assert view_sink._jpeg(picture).media_type is not None
 

@@ -28,7 +28,7 @@ APPLICATION = "starry_ros"
 JPEG_QUALITY = 85
 USUAL_STRIDE_PX = 4
 MAP_AGE_NS = 2_000_000_000
-BATCH_NS, LIMITS_NS, ARMS_NS, BARS_NS = 1_000_000_000, 1_000_000_000, 90_000_000, 90_000_000
+BATCH_NS, ARMS_NS, BARS_NS, IMAGINATION_NS = 1_000_000_000, 90_000_000, 90_000_000, 20_000_000_000
 COMMANDED_RGB, MEASURED_RGB, LIMIT_RGB = (240, 160, 70), (90, 170, 240), (214, 72, 58)
 JOINT_RGB = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
 LEVEL_RGB = {"planning": (90, 220, 130), "waiting": (240, 200, 80), "refused": (240, 140, 60)}
@@ -58,7 +58,8 @@ class ViewSink:
         self._states: dict[str, str] = {}
         self._warnings = {""}
         self._samples: dict[str, list[tuple[int, float]]] = {}
-        self._now_ns = self._sent_ns = self._arms_ns = self._bars_ns = 0
+        self._now_ns = self._sent_ns = self._arms_ns = self._bars_ns = self._first_canvas_ns = 0
+        self._imagination_seen = False
         self._robot = _kinematics(spec)
         self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
         self._handlers: dict[str, Any] = {
@@ -130,7 +131,7 @@ class ViewSink:
                 style(f"joints/{path}/measured", "measured", MEASURED_RGB, 1.2)
                 style(f"joints/{path}/lower", "lower limit", LIMIT_RGB, 1.0)
                 style(f"joints/{path}/upper", "upper limit", LIMIT_RGB, 1.0)
-                style(f"range/{path}/commanded", f"{short(arm, joint.name)} commanded", (*rgb, 90), 4.0)
+                style(f"range/{path}/commanded", short(arm, joint.name), (*rgb, 90), 4.0)
                 style(f"range/{path}/measured", short(arm, joint.name), rgb, 1.2)
             style(f"range/{arm.name}/lower", "limits", LIMIT_RGB, 1.0)
             style(f"range/{arm.name}/upper", "limits", LIMIT_RGB, 1.0)
@@ -162,8 +163,9 @@ class ViewSink:
     def _canvas(self, message: Any) -> None:
         real = image_of("canvas", message)
         rr.log("canvas", _jpeg(real))
-        if "imagined" not in self._states:
-            self._states["imagined"] = "no"
+        self._first_canvas_ns = self._first_canvas_ns or self._now_ns
+        if not self._imagination_seen and self._now_ns - self._first_canvas_ns > IMAGINATION_NS:
+            self._imagination_seen = True
             rr.log("imagined", _jpeg(_note(real)))
         imagined = self._pairs.real(stamp_ns(message.header.stamp))
         if imagined is not None and imagined.image_HWC.shape == real.shape:
@@ -172,6 +174,7 @@ class ViewSink:
             self._plot("plots/surprise/imagined_apart", apart)
 
     def _imagined(self, message: Any) -> None:
+        self._imagination_seen = True
         self._pairs.imagined(stamp_ns(message.header.stamp), image_of("imagined canvas", message))
 
     def _value_map(self, message: Any) -> None:

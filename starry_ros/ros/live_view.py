@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,8 +27,8 @@ KINDS = {
 }
 
 
-def run_live(spec: RobotSpec, sink: Any, namespace: str) -> None:
-    """Feed `sink` until Ctrl-C."""
+def run_live(spec: RobotSpec, sink: Any, namespace: str, ended: Callable[[], bool]) -> None:
+    """Feed `sink` until it has `ended`, or Ctrl-C."""
     for name, value in dds_environment().items():
         os.environ.setdefault(name, value)
     with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException), ros_session():
@@ -42,4 +43,5 @@ def run_live(spec: RobotSpec, sink: Any, namespace: str) -> None:
         for topic in sink.topics:
             kind, qos = kinds[topic]
             node.create_subscription(kind, topic, partial(on_message, topic), qos)
-        rclpy.spin(node)
+        while rclpy.ok() and not ended():
+            rclpy.spin_once(node, timeout_sec=0.2)

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
+import importlib.util
 import os
 import shutil
+import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.parse
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
 from starry_ros.recording.reader import Recording
+from starry_ros.recording.screenshot import screenshot
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.timing import nanoseconds
 
 LOCAL = "127.0.0.1"
 START_S = 30.0
+PR_SET_PDEATHSIG = 1
 MEMORY = "512MB"
 INSTALL = "pip install 'starry_ros[view]', or pip install rerun-sdk"
 
@@ -37,10 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-port", type=int, default=9876, help="port of the data (default: %(default)s)")
     parser.add_argument("--save", type=Path, metavar="FILE.rrd", help="do not serve: write a file for the Rerun viewer")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    parser.add_argument("--begin", type=float, default=0.0, metavar="S", help="leave out what FILE has before (0)")
+    parser.add_argument("--end", type=float, metavar="S", help="leave out what FILE has after, and show this moment")
+    parser.add_argument("--screenshot", type=Path, metavar="FILE.png",
+                        help="show it to a browser without a screen, and end with its picture; needs Playwright")
+    parser.add_argument("--wait", type=float, default=30.0, metavar="S", help="time before the screenshot (30)")
+    parser.add_argument("--size", type=_size, default=(1600, 1000), metavar="WxH", help="of the screenshot (1600x1000)")
 
 
 def view_command(args: argparse.Namespace) -> int:
-    """Show until Ctrl-C."""
+    """Show until Ctrl-C, or until the screenshot is there."""
     recording = Recording(args.file) if args.file else None
     if args.robot or recording is None:
         spec = load_robot_spec(robot_file(args.robot or "bimanual_sim"))
@@ -51,26 +64,68 @@ def view_command(args: argparse.Namespace) -> int:
         import rerun as rr
     except ImportError as error:
         raise RuntimeUnavailable("view", "the viewer is not installed", fix=INSTALL) from error
-    from starry_ros.recording.view_sink import APPLICATION, ViewSink, blueprint
+    from starry_ros.recording.view_layout import blueprint
+    from starry_ros.recording.view_sink import APPLICATION, ViewSink
 
-    screen = blueprint(spec, live=recording is None)
+    screen = blueprint(spec, live=recording is None, follow=args.end is not None or args.screenshot is not None)
     rr.init(APPLICATION, recording_id=args.file.stem if args.file else None)
     if args.save:
         rr.save(str(args.save), default_blueprint=screen)
-        _feed(recording, spec, ViewSink(spec), args.namespace)
+        _feed(args, recording, spec, ViewSink(spec), _never)
         rr.disconnect()
         print(f"written: {args.save}; open it with `rerun {args.save}`")
         return 0
     with serving(args.host, args.port, args.data_port) as address:
         rr.connect_grpc(f"rerun+http://{LOCAL}:{args.data_port}/proxy", default_blueprint=screen)
-        print(f"view: {address}\nCtrl-C ends", flush=True)
-        if not args.no_browser:
+        shot = _Shot(address, args) if args.screenshot else None
+        if shot is None:
+            print(f"view: {address}\nCtrl-C ends", flush=True)
+        if shot is None and not args.no_browser:
             webbrowser.open(address)
-        _feed(recording, spec, ViewSink(spec), args.namespace)
+        ended = shot.ended if shot else _never
         with contextlib.suppress(KeyboardInterrupt):
-            while recording is not None:
-                time.sleep(1.0)
+            if shot is not None and recording is None:
+                shot.start()
+            _feed(args, recording, spec, ViewSink(spec), ended)
+            if shot is not None and recording is not None:
+                shot.start()
+            while recording is not None and not ended():
+                time.sleep(0.2)
+        rr.disconnect()
+        if shot is not None:
+            shot.result()
+            print(f"written: {args.screenshot} ({args.screenshot.stat().st_size / 1024:.0f} KiB)")
     return 0
+
+
+class _Shot:
+    """A screenshot that is taken beside the feeding of a live view, or after that of a recording."""
+
+    def __init__(self, address: str, args: argparse.Namespace) -> None:
+        self._pool, self._future = ThreadPoolExecutor(1), Future[None]()
+        self._take = partial(screenshot, address, args.screenshot, args.wait, args.size)
+
+    def start(self) -> None:
+        """Open the browser."""
+        self._future = self._pool.submit(self._take)
+
+    def ended(self) -> bool:
+        """Whether there is a picture, or an error."""
+        return self._future.done()
+
+    def result(self) -> None:
+        """Raises what went wrong."""
+        self._pool.shutdown()
+        self._future.result()
+
+
+def _never() -> bool:
+    return False
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    return int(width), int(height)
 
 
 @contextlib.contextmanager
@@ -83,7 +138,7 @@ def serving(host: str, port: int, data_port: int) -> Iterator[str]:
     process = subprocess.Popen(
         [*program, "--serve-web", "--bind", host, "--port", str(data_port), "--web-viewer-port", str(port),
          "--server-memory-limit", MEMORY, "--hide-welcome-screen"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
     )
     try:
         end_s = time.monotonic() + START_S
@@ -100,11 +155,18 @@ def serving(host: str, port: int, data_port: int) -> Iterator[str]:
 
 
 def server_program() -> list[str]:
-    """Command that starts the viewer."""
-    found = shutil.which("rerun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    """Command that starts the viewer: the program itself, not the script that wraps it and would leave it behind."""
+    wheel = importlib.util.find_spec("rerun_cli")
+    inside = Path(wheel.origin).with_name("rerun") if wheel is not None and wheel.origin else None
+    found = str(inside) if inside is not None and inside.is_file() else shutil.which("rerun")
     if found is None:
         raise RuntimeUnavailable("view", "the viewer is not installed", fix=INSTALL)
     return [found]
+
+
+def _end_with_parent() -> None:
+    """A server whose `starry view` was killed ends, too."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _answers(port: int) -> bool:
@@ -113,15 +175,18 @@ def _answers(port: int) -> bool:
         return probe.connect_ex((LOCAL, port)) == 0
 
 
-def _feed(recording: Recording | None, spec: RobotSpec, sink: Any, namespace: str) -> None:
+def _feed(
+    args: argparse.Namespace, recording: Recording | None, spec: RobotSpec, sink: Any, ended: Callable[[], bool]
+) -> None:
     if recording is None:
         from starry_ros.ros.live_view import run_live
 
-        run_live(spec, sink, namespace)
+        run_live(spec, sink, args.namespace, ended)
         return
     wanted = [topic for topic in sink.topics if recording.has(topic)]
-    for heard in recording.messages(*wanted):
+    begin_ns, end_ns = (
+        None if s is None else recording.start_ns + nanoseconds(s) for s in (args.begin or None, args.end)
+    )
+    for heard in recording.messages(*wanted, start_ns=begin_ns, end_ns=end_ns):
         sink.take(heard.topic, heard.received_ns, heard.message)
     sink.flush()
-
-
