@@ -57,6 +57,8 @@ BARS = (
     Bar("history/reference_difference", "value", "<=", 1e-3),
     Bar("wan/chunk", "over_roofline", "<=", 1.6),
     Bar("overlay/three_640x480_core_share", "value", "<=", 0.25),
+    Bar("recording/executor_cpu_more", "value", "<=", 0.10),
+    Bar("recording/lost", "value", "<=", 0.0),
 )
 BENCHES = {
     "transport": ("starry_ros.ros.transport_bench", "camera images between two processes, with our DDS profile"),
@@ -67,6 +69,7 @@ BENCHES = {
     "model": ("starry_ros.bench.model", "one plan on each runtime installed"),
     "history": ("starry_ros.bench.history", "what the fixed history costs, and saves against the public way"),
     "overlay": ("starry_ros.bench.overlay", "blending a value map over a camera's view"),
+    "recording": ("starry_ros.ros.recording_bench", "what recording every topic costs the executor, messages lost"),
 }
 LEAST_SHARED_MEMORY_MIB = 256
 

@@ -11,6 +11,8 @@ from mcap.reader import make_reader
 
 from starry_ros.errors import DataError
 from starry_ros.paths import model_dir
+from starry_ros.recording.lost import tally
+from starry_ros.recording.reader import Recording
 from starry_ros.recording.recover import recover
 from starry_ros.recording.ring import Ring
 from starry_ros.recording.session_file import METADATA, Channel, Record, SessionFile, describe, model_hashes
@@ -140,3 +142,18 @@ def test_a_session_knows_its_contract_its_model_and_its_versions() -> None:
     assert {"robot", "model", "contract_hash", "conditions", "sha256.model.safetensors"} <= set(metadata)
     assert metadata["sha256.config.json"] == model_hashes(model_dir("tiny"))["config.json"]
     assert "incomplete" in describe("bimanual_sim", "no_such_model")[0]
+
+
+def test_gaps_in_a_publishers_count_are_lost_messages_and_several_publishers_are_not_guessed(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    file = write(path, 0)
+    counts = {"/one": [5, 6, 7, 9, 13], "/restarted": [7, 8, 1, 2], "/unknown": [0, 0], "/whole": [1, 2, 3]}
+    for topic, numbers in counts.items():
+        channel = Channel(topic, STRING.kind, STRING.definition)
+        for index, number in enumerate(numbers):
+            file.write(channel, Record(topic, cdr("x"), S + index, S, number))
+    file.close()
+    found = {one.topic: (one.messages, one.lost) for one in tally(Recording(path))}
+    assert found == {"/one": (5, 4), "/restarted": (4, None), "/unknown": (2, None), "/whole": (3, 0)}
+    recovered = Recording(recover(path).path)
+    assert {one.topic: (one.messages, one.lost) for one in tally(recovered)} == found

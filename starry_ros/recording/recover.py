@@ -66,7 +66,8 @@ class _Copy:
                 record.topic, record.message_encoding, self._schemas[record.schema_id], record.metadata
             )
         elif isinstance(record, Message):
-            writer.add_message(self._channels[record.channel_id], record.log_time, record.data, record.publish_time)
+            writer.add_message(self._channels[record.channel_id], record.log_time, record.data, record.publish_time,
+                               record.sequence)
             self.first_ns = self.first_ns or record.log_time
             self.last_ns = max(self.last_ns, record.log_time)
             self.messages += 1

@@ -27,12 +27,16 @@ PROFILE, LIBRARY = "ros2", "starry_ros"
 
 @dataclass(frozen=True)
 class Record:
-    """One message as it was on the wire (CDR), with the ROS times at which it was received and published."""
+    """One message as it was on the wire (CDR), with the ROS times at which it was received and published.
+
+    `sequence` is its publisher's count, 0 when unknown: a gap in the file is a message that was lost.
+    """
 
     topic: str
     data: bytes
     received_ns: int
     published_ns: int
+    sequence: int = 0
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ class SessionFile:
             self._channels[record.topic] = self._open(channel)
         self._writer.add_message(
             self._channels[record.topic], log_time=record.received_ns, data=record.data,
-            publish_time=record.published_ns,
+            publish_time=record.published_ns, sequence=record.sequence,
         )
         self.written += 1
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from std_srvs.srv import Trigger
@@ -49,6 +50,7 @@ PARAMETERS = (
 DISCOVERY_PERIOD_S = 0.5
 SYNC_S = 0.4
 MIB = 2**20
+SEQUENCES = 2**32
 
 
 class RecorderNode(StarryNode):
@@ -61,7 +63,7 @@ class RecorderNode(StarryNode):
         self._folder = Path(values["output"]).expanduser()
         self._exclude = re.compile(values["exclude"]) if values["exclude"] else None
         self._queue: queue.SimpleQueue[Record] = queue.SimpleQueue()
-        self._waiting_bytes = self._written = self._dropped = self._files = 0
+        self._waiting_bytes = self._written = self._dropped = self._lost = self._files = 0
         self._channels: dict[str, Channel] = {}
         self._latched: set[str] = set()
         self._unknown: set[str] = set()
@@ -104,7 +106,8 @@ class RecorderNode(StarryNode):
             self._channels[topic] = Channel(topic, types[0], definition, _qos_yaml(qos))
             if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
                 self._latched.add(topic)
-            self.create_subscription(kind, topic, self._listener(topic, types[0]), qos, raw=True)
+            self.create_subscription(kind, topic, self._listener(topic, types[0]), qos, raw=True,
+                                     event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost))
         self._collector.look()
 
     def _matching_qos(self, topic: str) -> QoSProfile:
@@ -129,9 +132,13 @@ class RecorderNode(StarryNode):
                 self._dropped += 1
                 return
             self._waiting_bytes += len(data)
-            self._queue.put(Record(topic, data, now_ns, info["source_timestamp"] or now_ns))
+            published_ns, sequence = info["source_timestamp"] or now_ns, info["publication_sequence_number"] or 0
+            self._queue.put(Record(topic, data, now_ns, published_ns, sequence % SEQUENCES))
 
         return on_message
+
+    def _on_lost(self, status: Any) -> None:
+        self._lost += status.total_count_change
 
     @property
     def _stopped(self) -> bool:
@@ -236,17 +243,20 @@ class RecorderNode(StarryNode):
                 file.abandon()
 
     def _health(self) -> Health:
-        """ERROR: the disk refused, nothing is recorded. WARN: messages dropped, or types of topics not installed."""
+        """ERROR: the disk refused, nothing is recorded. WARN: messages dropped for lack of memory or lost on their way,
+        or types of topics not installed.
+        """
         file = self._file
         values = {
             "file": file.path if file else "", "files": self._files, "written": self._written, "dropped": self._dropped,
-            "topics": len(self._channels), "not_installed": len(self._unknown), "waiting_bytes": self._waiting_bytes,
-            "ring_bytes": self._ring.bytes if self._ring else 0,
+            "lost": self._lost, "topics": len(self._channels), "not_installed": len(self._unknown),
+            "waiting_bytes": self._waiting_bytes, "ring_bytes": self._ring.bytes if self._ring else 0,
         }
         if self._problem:
             return Health(ERROR, self._problem, values)
-        if self._dropped or self._unknown:
-            return Health(WARN, f"{self._dropped} messages dropped, {len(self._unknown)} topics not installed", values)
+        if self._dropped or self._lost or self._unknown:
+            text = f"{self._dropped} messages dropped, {self._lost} lost, {len(self._unknown)} topics not installed"
+            return Health(WARN, text, values)
         return Health(OK, "recording" if file else "waiting for a fault", values)
 
 

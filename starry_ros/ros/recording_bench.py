@@ -1,0 +1,133 @@
+"""`starry bench recording`: what recording everything costs the control process, and whether a message is missing.
+
+The whole graph runs with the simulated robot in motion. A recorder is started and ended in turn; the CPU time of the
+action executor with it and without it is compared between neighbouring stretches of one run. What the recorder wrote is
+counted against what each publisher counted.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from starry_ros.errors import RuntimeUnavailable
+from starry_ros.recording.lost import Tally, tally
+from starry_ros.recording.reader import Recording
+from starry_ros.report import bench_row
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.ros.demo_operator import Operator
+from starry_ros.ros.graph import Graph, build_graph
+from starry_ros.ros.run import ros_session
+from starry_ros.ros.up import Supervisor, open_log
+from starry_ros.types import Record
+
+ROUNDS, STRETCH_S, SETTLE_S = 5, 6.0, 3.0
+READY_S, REPLY_S = 180.0, 20.0
+_WHERE = "bench recording"
+
+
+def run(spec: RobotSpec, rounds: int = ROUNDS, stretch_s: float = STRETCH_S) -> list[Record]:
+    """Rows: CPU time of `action_executor` a control tick with a recorder, the baseline is without; messages missing."""
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.setdefault("ROS_DOMAIN_ID", str(60 + os.getpid() % 40))
+    with tempfile.TemporaryDirectory(prefix="starry_bench_") as scratch:
+        graph = _graph(Path(scratch))
+        for key, value in graph.env.items():
+            os.environ.setdefault(key, value)
+        names = [node.name for node in graph.nodes]
+        with open_log(Path(scratch) / "logs", names) as log, Supervisor(graph, log) as supervisor, ros_session():
+            stage = Stage(spec, supervisor)
+            stage.begin()
+            pairs = [stage.compare(stretch_s) for _ in range(rounds)]
+        counted = [topic for path in sorted(Path(scratch).glob("*.mcap")) for topic in tally(Recording(path))]
+    return _rows(pairs, counted, f"{rounds} times {stretch_s:g} s each way, arms armed, one run")
+
+
+def _graph(folder: Path) -> Graph:
+    graph = build_graph({"log_level": "warn", "record": "true"})
+    return replace(graph, nodes=tuple(
+        replace(node, respawn=False, parameters={**node.parameters, "output": str(folder)})
+        if node.name == "recorder" else node for node in graph.nodes
+    ))
+
+
+def _rows(pairs: list[tuple[float, float]], counted: list[Tally], condition: str) -> list[Record]:
+    with_s, without_s = (median(values) for values in zip(*pairs, strict=True))
+    more = median(with_it / without - 1 for with_it, without in pairs)
+    known = [topic for topic in counted if topic.lost is not None]
+    lost, messages = sum(topic.lost or 0 for topic in known), sum(topic.messages for topic in known)
+    return [
+        bench_row("recording/executor_cpu", 1000 * with_s, "ms a tick", 1000 * without_s, condition=condition),
+        bench_row("recording/executor_cpu_more", more, "share", condition=condition),
+        bench_row("recording/lost", float(lost), "messages", messages=messages, condition=condition),
+    ]
+
+
+class Stage:
+    """The running graph."""
+
+    def __init__(self, spec: RobotSpec, supervisor: Supervisor) -> None:
+        self._supervisor, self._operator = supervisor, Operator(spec, lambda _: None)
+
+    def begin(self) -> None:
+        """Arms armed in front of a scene."""
+        operator = self._operator
+        self._until(lambda: not [name for name in operator.missing() if name != "value maps"], READY_S, "the graph")
+        reply = self._call(operator.reset_episode("place_block_pad", "easy", 0))
+        self._call(operator.reset_session(reply.instruction))
+        self._until(self._armed, READY_S, "arm")
+
+    def compare(self, stretch_s: float) -> tuple[float, float]:
+        """CPU time of the executor a control tick with a recorder, and right after without."""
+        if not self._supervisor.children["recorder"].running:
+            self._supervisor.start("recorder")
+        self._wait(SETTLE_S)
+        self._until(lambda: self._operator.heard.diagnosed.get("recorder") is not None, READY_S, "the recorder")
+        with_s = self._cpu(stretch_s)
+        self._supervisor.children["recorder"].send(signal.SIGINT)
+        self._until(lambda: not self._supervisor.children["recorder"].running, READY_S, "the recorder's end")
+        self._operator.heard.diagnosed.pop("recorder", None)
+        self._wait(SETTLE_S)
+        return with_s, self._cpu(stretch_s)
+
+    def _cpu(self, stretch_s: float) -> float:
+        """Per control tick, so that ticks which a busy machine leaves out do not count as thrift."""
+        pid, status = self._supervisor.children["action_executor"].pid, self._operator.heard
+        ticks, spent_s = status.executor.ticks, cpu_s(pid)
+        self._wait(stretch_s)
+        return (cpu_s(pid) - spent_s) / max(1, status.executor.ticks - ticks)
+
+    def _armed(self) -> bool:
+        if self._operator.heard.executor.mode_name == "FAULT":
+            self._call(self._operator.trigger("reset_fault"))
+        return bool(self._call(self._operator.trigger("arm")).success)
+
+    def _call(self, future: Any) -> Any:
+        self._until(future.done, REPLY_S, "a service")
+        return future.result()
+
+    def _wait(self, seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self._operator.pump(0.02)
+            self._supervisor.poll(0.0)
+
+    def _until(self, ready: Callable[[], object], timeout_s: float, what: str) -> None:
+        end_s = time.monotonic() + timeout_s
+        while not ready():
+            self._wait(0.05)
+            if time.monotonic() > end_s:
+                raise RuntimeUnavailable(_WHERE, f"waited {timeout_s:g} s for {what}", fix="try on an idle machine")
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of all threads of a process in seconds, to the nanosecond that the scheduler counts."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
