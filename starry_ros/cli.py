@@ -1,13 +1,15 @@
 """`starry <verb>`: parses arguments and calls one function of another room, imported only then.
 
-A verb's module offers `add_arguments(parser)` and the named function, which returns an exit code or None for 0.
+A verb names a function, which returns an exit code or None for 0. Its options are declared beside it, by
+`add_<function>_arguments` or, where a module serves one verb, `add_arguments`. A room whose modules are slow to import
+declares them in its module `arguments`, so that help and complaints come at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
-import importlib
+import importlib.util
 import os
 import sys
 import textwrap
@@ -230,10 +232,15 @@ def build_parser(words: Sequence[str]) -> tuple[argparse.ArgumentParser, Verb | 
 
 
 def _declare(parser: argparse.ArgumentParser, verb: Verb) -> None:
-    """`add_arguments` of the module; `add_<function>_arguments` where a module serves several verbs."""
+    """Add the verb's options."""
+    name, room = f"add_{verb.function}_arguments", verb.module.rpartition(".")[0]
+    if room and importlib.util.find_spec(f"{room}.arguments"):
+        light = importlib.import_module(f"{room}.arguments")
+        if hasattr(light, name):
+            getattr(light, name)(parser)
+            return
     module = importlib.import_module(verb.module)
-    declare = getattr(module, f"add_{verb.function}_arguments", None) or module.add_arguments
-    declare(parser)
+    (getattr(module, name, None) or module.add_arguments)(parser)
 
 
 def _complain(text: str) -> int:

@@ -17,17 +17,11 @@ from starry_ros.canvas.depth import NEAR_M, depth_as_grey, depth_cells, pack_dep
 from starry_ros.canvas.paths import COLOURS_RGB, draw_paths
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.training import probe_states, pseudo, train
+from starry_ros.training.arguments import add_part_arguments
 from starry_ros.training.forward import TextTable
 from starry_ros.training.scenes import PLAIN, load_scenes, view_of
 from starry_ros.training.train import TrainConfig, Trainer
-from starry_ros.training.train_options import (
-    add_option_arguments,
-    chosen_config,
-    chosen_data,
-    chosen_video,
-    freeze,
-    start_parts,
-)
+from starry_ros.training.train_options import chosen_config, chosen_data, chosen_video, freeze, start_parts
 from starry_ros.types import CameraModel
 from starry_ros.wam import config as wam_config
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
@@ -78,7 +72,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    add_option_arguments(parser)
+    add_part_arguments(parser)
     parser.set_defaults(preset="narrow")
     return parser.parse_args(words)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from starry_ros.errors import CheckpointError, ConfigError, DataError
+from starry_ros.training.arguments import add_train_autoencoder_command_arguments
 from starry_ros.training.train_autoencoder import (
     MOVING_WEIGHT,
     AutoencoderTraining,
-    add_arguments,
     load_frames,
     pixel_weight,
     reconstruction_loss,
@@ -199,7 +199,7 @@ def test_unreadable_or_missing_episodes_are_named(tmp_path: Path) -> None:
 
 def test_command_trains_and_refuses_an_empty_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    add_arguments(parser)
+    add_train_autoencoder_command_arguments(parser)
     common = ["--data", str(_dataset(tmp_path / "data", 2, 4)), "--out", str(tmp_path / "out"), "--batch", "2"]
     assert train_autoencoder_command(parser.parse_args([*common, "--steps", "2"])) == 0
     assert "moving pixels" in capsys.readouterr().out

@@ -52,13 +52,6 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data merge`."""
-    parser.add_argument("folders", type=Path, nargs="+", help="data folders, in order")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty")
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-
-
 def merge_command(args: argparse.Namespace) -> int:
     """`starry data merge`: returns 0."""
     meta = merge(args.folders, args.out, load_robot_spec(robot_file(args.robot)))

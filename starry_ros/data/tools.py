@@ -27,11 +27,11 @@ from starry_ros.data.store import (
     take_frames,
     write_episode,
 )
-from starry_ros.data.transfer import add_robot_argument, add_skip_argument, check_contract, finish
+from starry_ros.data.transfer import check_contract, finish
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
-from starry_ros.report import add_json_argument, print_table, write_report
+from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.types import U8, Record
 
@@ -154,22 +154,6 @@ def episode_row(path: Path, arrays: Arrays) -> Record:
     }
 
 
-def _add_change_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a data folder")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken run in it is continued")
-    add_robot_argument(parser)
-    add_skip_argument(parser)
-
-
-def add_trim_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data trim`."""
-    _add_change_arguments(parser)
-    parser.add_argument("--keep", type=float, default=0.3, metavar="S",
-                        help="rest to keep at each end (default: %(default)s s)")
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="cut everything before")
-    parser.add_argument("--end", type=float, default=None, metavar="S", help="cut everything after")
-
-
 def trim_command(args: argparse.Namespace) -> int:
     """`starry data trim`: returns 0, or 1 when something was skipped."""
     spec = load_robot_spec(robot_file(args.robot))
@@ -177,12 +161,6 @@ def trim_command(args: argparse.Namespace) -> int:
     bad = change(args.folder, args.out, spec, "trim", claim,
                  lambda arrays: trimmed(arrays, spec, args.keep, args.start, args.end), args.skip_bad)
     return finish(args.out, spec, bad, **_origin(args.folder))
-
-
-def add_resample_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data resample`."""
-    _add_change_arguments(parser)
-    parser.add_argument("--speed", type=float, default=1.0, help="how many times as fast (default: %(default)s)")
 
 
 def resample_command(args: argparse.Namespace) -> int:
@@ -193,13 +171,6 @@ def resample_command(args: argparse.Namespace) -> int:
     bad = change(args.folder, args.out, spec, "resample", {"speed": args.speed},
                  lambda arrays: respaced(arrays, spec, args.speed), args.skip_bad)
     return finish(args.out, spec, bad, **_origin(args.folder))
-
-
-def add_annotate_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data annotate`."""
-    _add_change_arguments(parser)
-    parser.add_argument("--from-joints", action="store_true",
-                        help="contacts and stages from gripper events and forward kinematics, in place of those stored")
 
 
 def annotate_command(args: argparse.Namespace) -> int:
@@ -227,15 +198,6 @@ def _origin(folder: Path) -> Record:
     return {name: value for name, value in read_meta(folder).items() if name in ("tasks", "setting", "seed")}
 
 
-def add_show_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data show`."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a data folder")
-    parser.add_argument("--episode", type=int, default=None, metavar="N", help="one episode, by its place")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write its frames and labelled contacts as a picture")
-    add_robot_argument(parser)
-    add_json_argument(parser)
-
-
 def show_command(args: argparse.Namespace) -> int:
     """`starry data show`: one line an episode, or one episode and its picture."""
     files = episode_files(args.folder)
@@ -254,12 +216,6 @@ def show_command(args: argparse.Namespace) -> int:
     if args.json:
         write_report(args.json, rows, folder=args.folder)
     return 0
-
-
-def add_check_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data check`."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a data folder")
-    add_json_argument(parser)
 
 
 def check_command(args: argparse.Namespace) -> int:

@@ -17,7 +17,6 @@ from starry_ros.data.store import episode_files, read_episode, read_meta, write_
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.sim.tasks import TASKS
 from starry_ros.types import Record
 
 EPISODES_A_FILE = 1000
@@ -96,32 +95,6 @@ def check_contract(folder: Path, spec: RobotSpec) -> None:
         raise DataError(str(folder), "is of another robot", got=found, expected=expected, fix="give its --robot")
 
 
-def add_import_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data import`."""
-    parser.add_argument("sources", metavar="SOURCE", nargs="+", type=Path,
-                        help="the root folder of a LeRobot data set, MCAP files, or a folder of MCAP files")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken import into it is continued")
-    add_robot_argument(parser)
-    parser.add_argument("--instruction", default="", metavar="TEXT", help="sentence of MCAP files that name none")
-    parser.add_argument("--task", choices=TASKS, help="the simulator's task that is shown, if any; training plays it")
-    parser.add_argument("--camera", action="append", default=[], metavar="NAME=FEATURE",
-                        help="LeRobot feature of a camera of the contract; may be given several times")
-    parser.add_argument("--by-position", action="store_true",
-                        help="the joints have the contract's order, whatever their names")
-    parser.add_argument("--degrees", action="store_true", help="the joints are in degrees")
-    parser.add_argument("--gripper-range", nargs=2, type=float, metavar=("CLOSED", "OPEN"),
-                        help="what the data say where the contract's gripper is at its lower and upper limit")
-    add_skip_argument(parser)
-
-
-def add_robot_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-
-
-def add_skip_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--skip-bad", action="store_true", help="name bad files and episodes and go on without them")
-
-
 def import_command(args: argparse.Namespace) -> int:
     """`starry data import`: returns 0 when everything was brought in, 1 when something was skipped."""
     spec = load_robot_spec(robot_file(args.robot))
@@ -162,15 +135,6 @@ def _pair(text: str) -> tuple[str, str]:
     if not sign:
         raise ConfigError("--camera", "is not NAME=FEATURE", got=text)
     return name, value
-
-
-def add_export_command_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data export`."""
-    parser.add_argument("folder", metavar="DIR", type=Path, help="a data folder")
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write; a broken export into it is continued")
-    parser.add_argument("--format", choices=("lerobot", "mcap"), default="lerobot", help="default: %(default)s")
-    add_robot_argument(parser)
-    add_skip_argument(parser)
 
 
 def export_command(args: argparse.Namespace) -> int:

@@ -19,15 +19,15 @@ from rclpy.executors import ExternalShutdownException
 
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
-from starry_ros.report import add_json_argument, evaluation_row, percentile, print_table, write_report
+from starry_ros.report import evaluation_row, percentile, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.demo_film import ContactSheet, Film, compose
 from starry_ros.ros.demo_operator import FrameCount, Operator, frames_lost
-from starry_ros.ros.graph import RUNTIMES, Graph, build_graph
+from starry_ros.ros.graph import Graph, build_graph
 from starry_ros.ros.run import ros_session
 from starry_ros.ros.up import Supervisor, open_log, stop_signals
 from starry_ros.sim.cell import COLOURS
-from starry_ros.sim.tasks import SETTINGS, TASKS, named_colour, sentence
+from starry_ros.sim.tasks import named_colour, sentence
 from starry_ros.types import U8, Record
 
 READY_TIMEOUT_S = 120.0
@@ -37,23 +37,6 @@ SETTLE_S = 0.6
 SHEET_PERIOD_S = 0.25
 MOST_FRAMES_LOST = 0.01
 COLUMNS = ("episode", "sentence", "success", "seconds", "stall_share", "limit_share", "splice", "end")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry demo`."""
-    parser.add_argument("--task", default="place_block_pad", choices=TASKS, help="what to do (default: %(default)s)")
-    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="how hard (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=5, metavar="N", help="how many episodes (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; others follow (default: 0)")
-    parser.add_argument("--model", default="tiny", help="name in models/ or path of a folder (default: %(default)s)")
-    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
-    parser.add_argument("--swap", action="store_true", help="change the sentence in motion; the new block counts")
-    parser.add_argument("--swap-after", type=float, default=1.2, metavar="S", help="seconds from arm to change (1.2)")
-    parser.add_argument("--time-limit", type=float, default=15.0, metavar="S", help="seconds an episode may take (15)")
-    parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder of the results (demo)")
-    parser.add_argument("--record", action="store_true", help="record every topic into an MCAP file in the same folder")
-    parser.add_argument("--imagine", action="store_true", help="publish what the model imagines as well")
-    add_json_argument(parser)
 
 
 def demo_command(args: argparse.Namespace) -> int:

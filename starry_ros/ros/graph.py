@@ -16,11 +16,11 @@ from typing import Any
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file, share_dir
+from starry_ros.wam.choices import RUNTIMES as RUNTIMES
 
 PACKAGE = "starry_ros"
 EXIT_USER_ERROR = 2
 """Exit code of a node whose parameters or files are wrong: starting it again would not help."""
-RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 LOG_LEVELS = ("debug", "info", "warn", "error")
 BOOLEANS = ("true", "false")
 DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")

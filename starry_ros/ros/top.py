@@ -35,14 +35,6 @@ COLOURS = {"ok": "32", "warn": "33", "error": "31", "stale": "35"}
 CLEAR, HOME, SHOW, HIDE, PLAIN = "\x1b[2J", "\x1b[H", "\x1b[?25h", "\x1b[?25l", "\x1b[0m"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry top`."""
-    parser.add_argument("--robot", default="bimanual_sim", help="robot contract (default: %(default)s)")
-    parser.add_argument("--namespace", default="", help="namespace of the graph (default: none)")
-    parser.add_argument("--images", action="store_true", help="count camera frames, too; costs their transport")
-    parser.add_argument("--once", type=float, metavar="S", help="listen for S seconds, print once and end")
-
-
 @dataclass
 class Heard:
     """What is known of a running graph, on a monotonic clock in seconds."""

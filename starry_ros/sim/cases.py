@@ -12,18 +12,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import COLOURS, Cell, Layout
+from starry_ros.sim.choices import KINDS as KINDS
+from starry_ros.sim.choices import Kind as Kind
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M, episode_rng
 from starry_ros.types import F64
 
-Kind = Literal["normal", "closed_jaw", "swap", "push"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 PUSH_M_S = (0.35, 0.7)
 PUSH_AFTER_S = (0.3, 1.0)
 SWAP_SHARE = 0.5

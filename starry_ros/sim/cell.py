@@ -18,12 +18,12 @@ import numpy as np
 from starry_ros.errors import ContractError, InputError, RuntimeUnavailable
 from starry_ros.kinematics.backend import mujoco
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.choices import COLOURS as COLOURS
 from starry_ros.sim.look import Appearance, Look
 from starry_ros.sim.raycast import RayCaster
 from starry_ros.types import F32, F64, U8, CameraModel, RobotState
 
 ASSET_DIR = Path(__file__).parent / "assets"
-COLOURS = ("red", "green", "blue")
 BLOCK_HALF_M = 0.02
 PAD_HALF_M = 0.05
 PAD_TOP_M = 0.003

@@ -23,12 +23,14 @@ from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Mode
 from starry_ros.sim.cases import PUSH_AFTER_S, SWAP_SHARE, Case, closed_jaw_start, other_colour, push_velocity
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import LoopConfig as LoopConfig
 from starry_ros.sim.driver import Scene, SimulatedDriver
 from starry_ros.sim.tasks import task_of
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryPoint
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import U8, ActionChunk, CameraFrame, Canvas, FrameSet, Plan, RobotState
 
+USUAL = LoopConfig()
 LOOK_EVERY_TICKS = 2
 """Joint states and the success test run at half the control rate, as in the simulated robot."""
 
@@ -54,23 +56,6 @@ class Watcher(Protocol):
 
     def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
         """Called at the observation that `plan` was made from."""
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """`latency_s` is from the observation to the arrival of its chunk, `replan_s` from observation to observation.
-
-    `limit_s` ends an episode; None takes the task's own limit. `mode` and `splice` are the planner's, for policies that
-    have one; in mode "sync" the next observation is taken when the last chunk is over, and `replan_s` means nothing.
-    """
-
-    latency_s: float = 0.15
-    replan_s: float = 0.4
-    command_hz: float = 25.0
-    limit_s: float | None = None
-    keep_frames: bool = False
-    mode: str = "async_naive"
-    splice: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -100,7 +85,7 @@ class EpisodeResult:
 
 
 def run_episode(
-    policy: Policy, cell: Cell, case: Case, config: LoopConfig = LoopConfig(), watcher: Watcher | None = None
+    policy: Policy, cell: Cell, case: Case, config: LoopConfig = USUAL, watcher: Watcher | None = None
 ) -> EpisodeResult:
     """Run one episode to success or the time limit. `cell` may be used again afterwards."""
     return _Episode(policy, cell, case, config, watcher).run()

@@ -18,7 +18,6 @@ from starry_ros.types import F64
 
 Split = Literal["train", "eval"]
 Region = tuple[tuple[float, float], tuple[float, float]]
-SETTINGS = ("easy", "hard")
 BLOCK_GAP_M = 0.085
 PAD_GAP_M = 0.09
 YAW_RAD = math.radians(23.0)

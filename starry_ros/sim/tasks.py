@@ -24,13 +24,13 @@ import numpy as np
 
 from starry_ros.errors import ConfigError
 from starry_ros.sim.cell import COLOURS, BlockPose, Layout
+from starry_ros.sim.choices import SETTINGS, TASKS
 from starry_ros.sim.look import Look
 from starry_ros.sim.task import (
     BLOCK_GAP_M,
     PAD_GAP_M,
     REGION_X_M,
     REGION_Y_M,
-    SETTINGS,
     UNTOUCHED_S,
     YAW_RAD,
     Check,
@@ -71,7 +71,6 @@ _TASKS: Mapping[str, Task] = {
     "place_block_pad": PLACE, "handover_block": HANDOVER, "stack_blocks_two": STACK, "place_dual_blocks": DUAL,
     "lift_tray": TRAY, "press_button": BUTTON, "put_block_drawer": DRAWER,
 }
-TASKS = tuple(_TASKS)
 TEMPLATES = PLACE.templates
 
 

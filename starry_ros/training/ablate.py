@@ -7,12 +7,14 @@ the model uses, not what a model trained without the part would do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from starry_ros.errors import ConfigError
-from starry_ros.wam.runtimes.base import Runtime
-from starry_ros.wam.runtimes.runner import GraphRunner
+
+if TYPE_CHECKING:
+    from starry_ros.wam.runtimes.base import Runtime
 
 Arrays = dict[str, np.ndarray]
 Blank = Mapping[str, Callable[[np.ndarray], np.ndarray]]
@@ -36,6 +38,8 @@ ABLATIONS: Mapping[str, Mapping[str, Blank]] = {
 
 def ablate(runtime: Runtime, name: str) -> None:
     """Take a part away from a runtime, for good. ConfigError on an unknown name or a model without these graphs."""
+    from starry_ros.wam.runtimes.runner import GraphRunner
+
     if name not in ABLATIONS:
         raise ConfigError("--ablation", "is unknown", got=name, expected=list(ABLATIONS))
     if not isinstance(runtime, GraphRunner) or not set(ABLATIONS[name]) <= set(runtime.engines):

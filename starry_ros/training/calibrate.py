@@ -16,21 +16,18 @@ import numpy as np
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
-from starry_ros.report import BENCH_COLUMNS, add_json_argument, bench_row, print_table, write_report
+from starry_ros.report import BENCH_COLUMNS, bench_row, print_table, write_report
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import COLOURS, Cell
 from starry_ros.sim.loop import LoopConfig, run_episode
-from starry_ros.sim.tasks import TASKS
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.types import F32, F64, Canvas, Plan, RobotState
 from starry_ros.wam.config import WamConfig
-from starry_ros.wam.load import RUNTIMES, load_session
+from starry_ros.wam.load import load_session
 from starry_ros.wam.surprise import Calibration, Dream, Ints, calibrate, roc_area
 
 MOVED_M = 0.01
-FIRST_SEED = 500
-"""Episodes that neither training nor evaluation plays."""
 
 
 @dataclass
@@ -73,19 +70,6 @@ class Comparisons:
         ends = [stamps[np.abs(stamps - time_ns).argmin()] for time_ns in (dream.due_ns - ahead_ns, dream.due_ns)]
         distance = np.linalg.norm(self.blocks[int(ends[1])] - self.blocks[int(ends[0])], axis=1).max()
         return None if np.isnan(distance) else bool(distance > MOVED_M)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry calibrate`."""
-    parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
-    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=24, help="undisturbed episodes (default: %(default)s)")
-    parser.add_argument("--pushed", type=int, default=24, help="episodes with a nudged block (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="first seed (default: %(default)s)")
-    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--dry-run", action="store_true", help="measure, but leave the model's folder as it is")
-    add_json_argument(parser)
 
 
 def calibrate_command(args: argparse.Namespace) -> int:

@@ -23,14 +23,15 @@ import torch
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
-from starry_ros.report import EVALUATION_COLUMNS, add_json_argument, evaluation_row, print_table, wilson, write_report
+from starry_ros.report import EVALUATION_COLUMNS, evaluation_row, print_table, wilson, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.sim.cases import KINDS, Case, Kind
+from starry_ros.sim.cases import Case, Kind
 from starry_ros.sim.cell import COLOURS, Cell
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.loop import EpisodeResult, LoopConfig, Policy, run_episode
-from starry_ros.sim.tasks import SETTINGS, TASKS
-from starry_ros.training.ablate import ABLATIONS, ablate
+from starry_ros.sim.tasks import TASKS
+from starry_ros.training.ablate import ablate
+from starry_ros.training.arguments import ABLATED, POLICIES, SUITES, Suite
 from starry_ros.training.measure import Meter, Quality
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.pool import run_jobs
@@ -38,13 +39,10 @@ from starry_ros.training.report_page import write_page
 from starry_ros.training.scene_policy import ScenePolicy
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
-from starry_ros.wam.load import RUNTIMES, load_session
+from starry_ros.wam.load import load_session
 from starry_ros.wam.model import WorldActionModel
-from starry_ros.wam.options import GASAM_MODES
-from starry_ros.wam.planner import PlanMode, SpliceMethod
 from starry_ros.wam.session import Session, SessionConfig
 
-POLICIES = ("model", "expert", "untrained")
 COLUMNS = (
     *EVALUATION_COLUMNS, *COLOURS, "mean_s", "stall", "hit", "landing_px", "imagined", "copied", "plan_p50_ms",
     "plan_p95_ms", "failures",
@@ -52,15 +50,6 @@ COLUMNS = (
 STRIP_FRAMES = 10
 SUCCESSES_SHOWN = 10
 """One in so many seeds is pictured also when it succeeds."""
-ABLATED = "model-"
-"""A policy of this beginning is the model without a part of `ablate`."""
-Suite = tuple[tuple[str, str, Kind], ...]
-SUITES: dict[str, Suite] = {
-    "easy": tuple((task, "easy", "normal") for task in TASKS),
-    "hard": tuple((task, "hard", "normal") for task in TASKS),
-    "recovery": tuple(("place_block_pad", "easy", case) for case in KINDS if case != "normal"),
-}
-"""Tasks, settings and cases that are measured together."""
 DEFAULTS = LoopConfig()
 
 
@@ -269,36 +258,6 @@ def write_strip(folder: Path, score: Score) -> None:
     end = "success" if score.result.success else "failure"
     name = f"{score.policy}_{case.task}_{case.setting}_{case.kind}_{case.seed:04d}_{end}.png"
     cv2.imwrite(str(folder / name), strip[..., ::-1])
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry eval`."""
-    parser.add_argument("--task", default=TASKS[0], choices=("all", *TASKS), help="task (default: %(default)s)")
-    parser.add_argument("--suite", choices=SUITES, help="many tasks or cases at once, in place of --task and --case")
-    parser.add_argument("--ablation", action="append", default=[], choices=ABLATIONS,
-                        help="also play the model without this part; may be given several times")
-    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=50, help="episodes a policy (default: %(default)s)")
-    parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
-    parser.add_argument("--policy", default="all", choices=("all", *POLICIES), help="who plays (default: %(default)s)")
-    parser.add_argument("--case", default="normal", choices=KINDS, help="forced case (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="first evaluation seed (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
-    parser.add_argument("--geometry", choices=GASAM_MODES,
-                        help="weigh the actions' attention by what is measured or predicted (default: as trained)")
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--latency", type=float, default=LoopConfig.latency_s, metavar="S",
-                        help="seconds from an observation to the arrival of its plan (default: %(default)s)")
-    parser.add_argument("--replan", type=float, default=LoopConfig.replan_s, metavar="S",
-                        help="seconds from observation to observation (default: %(default)s)")
-    parser.add_argument("--mode", default=LoopConfig.mode, choices=[mode.value for mode in PlanMode],
-                        help="planning mode (default: %(default)s)")
-    parser.add_argument("--splice", default=LoopConfig.splice, choices=[method.value for method in SpliceMethod],
-                        help="how a chunk goes on from the last one in mode async_grounded (default: %(default)s)")
-    parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of episodes to DIR")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.md, report.json and pictures to DIR")
-    add_json_argument(parser)
 
 
 def evaluate_command(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cell import Cell, Layout
 from starry_ros.sim.experts import Expert, make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
-from starry_ros.sim.tasks import SETTINGS, TASKS, draw_layout, episode_rng, make_check, sentence, task_of
+from starry_ros.sim.tasks import TASKS, draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.pool import run_jobs
@@ -239,19 +239,6 @@ def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int, setti
         "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
         "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__},
     }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry data generate`."""
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken run in it is continued")
-    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
-    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
-    parser.add_argument("--kind", help="only this kind of episode, such as twist or drop (default: the task's mixture)")
-    parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
-    parser.add_argument("--depth", action="store_true", help="also record depth, cameras and hands of every frame")
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
 
 
 def generate_command(args: argparse.Namespace) -> int:

@@ -11,24 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from starry_ros.training.budgets import LossWeights as LossWeights
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.value_head import ValueOutput
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms."""
-
-    video: float = 0.3
-    value_place: float = 0.3
-    value_coordinate: float = 3.0
-    value_seen: float = 0.1
-    value_rival: float = 0.15
-    value_map: float = 3.0
-    action: float = 1.0
-    depth: float = 0.3
-    pose: float = 0.1
-    weight: float = 0.3
 
 
 @dataclass

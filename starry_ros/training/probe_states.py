@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from starry_ros.errors import ConfigError
-from starry_ros.report import add_json_argument, print_table, write_report
+from starry_ros.report import print_table, write_report
 from starry_ros.training.dataset import I64, Demonstrations
-from starry_ros.training.train_state_tokens import add_data_arguments, encode_frames, held_out, load_data
+from starry_ros.training.train_state_tokens import encode_frames, held_out, load_data
 from starry_ros.types import F32, F64, U8, Record
 from starry_ros.wam.normalise import ARM_SCALE_FLOOR_RAD
 from starry_ros.wam.state_tokens import StateAutoencoder, load_states
@@ -145,15 +144,6 @@ def compare(model: StateAutoencoder, data: Demonstrations, horizons: tuple[int, 
             rows.append({"probe": name, "horizon": horizon, "state": state, "pixels": pixel, "ratio": ratio,
                          "rms_ratio": ratio**0.5, "bar": "" if name == "mlp" else "ok" if ratio <= BAR else "missed"})
     return rows
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `starry eval-state-tokens`."""
-    add_data_arguments(parser)
-    parser.add_argument("--states", type=Path, required=True, help="folder written by `starry train-state-tokens`")
-    parser.add_argument("--horizons", type=int, nargs="+", default=[1, 4, 8], help="steps between the two frames")
-    parser.add_argument("--pairs", type=int, default=6000, help="pairs to fit on (default: %(default)s)")
-    add_json_argument(parser)
 
 
 def eval_state_tokens_command(args: argparse.Namespace) -> int:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +23,15 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.training.budgets import TrainConfig as TrainConfig
 from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.forward import TextTable, losses
-from starry_ros.training.losses import LossWeights, total
+from starry_ros.training.losses import total
 from starry_ros.training.pseudo import pseudo_terms
 from starry_ros.training.scenes import seen_layout
 from starry_ros.training.store import load_average, load_state, save_state
 from starry_ros.training.train_options import (
-    add_option_arguments,
     chosen_config,
     chosen_data,
     chosen_video,
@@ -45,31 +44,6 @@ from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
 from starry_ros.wam.normalise import fit
 from starry_ros.wam.text import MiniLmEncoder
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Everything that decides the weights, besides the data."""
-
-    preset: str = "tiny"
-    steps: int = 12000
-    batch: int = 32
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 2e-5
-    warm_up: int = 200
-    weight_decay: float = 0.02
-    clip_norm: float = 1.0
-    average_decay: float = 0.998
-    seed: int = 0
-    weights: LossWeights = field(default_factory=LossWeights)
-
-    def rate(self, step: int) -> float:
-        """Learning rate: linear warm-up, then cosine."""
-        if step < self.warm_up:
-            return self.learning_rate * (step + 1) / self.warm_up
-        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
-        span = self.learning_rate - self.final_learning_rate
-        return self.final_learning_rate + span * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 @dataclass(frozen=True)
@@ -243,27 +217,6 @@ def _evaluate(trainer: Trainer, early: EarlyEvaluation) -> None:
         with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": found.step, "success": found.successes / found.episodes,
                                    "episodes": found.episodes, "by_task": found.by_task}) + "\n")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry train`."""
-    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
-    parser.add_argument("--preset", default="tiny", help="model preset (default: tiny)")
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
-    parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="optimiser steps in all")
-    parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="samples a step over all processes")
-    parser.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise")
-    parser.add_argument("--minutes", type=float, default=None, help="stop after so many minutes (resume later)")
-    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
-    parser.add_argument("--eval-every", type=int, default=500, metavar="STEPS",
-                        help="steps between closed-loop evaluations, which choose best/; 0 for none")
-    parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of each task in such an evaluation")
-    parser.add_argument("--init", type=Path, default=None,
-                        help="run folder or model folder whose weights to start from")
-    add_option_arguments(parser)
 
 
 def train_command(args: argparse.Namespace) -> int:

@@ -27,29 +27,17 @@ from torch import Tensor
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
+from starry_ros.training.budgets import AutoencoderTraining as AutoencoderTraining
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.types import U8
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder, save_autoencoder, to_float
-from starry_ros.wam.options import LAYOUTS
 
 MOVING_WEIGHT = 10.0
 FULL_DEVIATION = 0.2  # of [-1, 1]; from here on a pixel has full weight
 SQUARE_WEIGHT = 5.0
 GRADIENT_WEIGHT = 0.5
 LATENT_NOISE = 0.05
-
-
-@dataclass(frozen=True)
-class AutoencoderTraining:
-    """Budget and hyperparameters; the learning rate rises for 5 % of `steps`, then falls to zero as a cosine."""
-
-    steps: int = 900
-    batch: int = 32
-    seed: int = 0
-    learning_rate: float = 2e-3
-    max_frames: int = 12000
-    save_every: int = 100
 
 
 @dataclass(frozen=True)
@@ -199,17 +187,12 @@ def _train_step(
     z = z + LATENT_NOISE * z.detach().std(dim=(0, 2, 3), keepdim=True) * noise
     loss = reconstruction_loss(model.decode_float(z), image, pixel_weight(image, model.background_3HW))
     for group in optimiser.param_groups:
-        group["lr"] = training.learning_rate * _schedule(step, training.steps)
+        group["lr"] = training.rate(step)
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimiser.step()
     return float(loss.detach())
-
-
-def _schedule(step: int, steps: int) -> float:
-    warm_up = max(1, steps // 20)
-    return min((step + 1) / warm_up, 0.5 + 0.5 * float(np.cos(np.pi * step / steps)))
 
 
 @torch.no_grad()
@@ -230,22 +213,6 @@ def _check_identity(out: Path, identity: dict[str, Any]) -> None:
             raise DataError(str(path), "belongs to another run", got=found, expected=identity, fix=f"remove {out}")
     out.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `starry train-autoencoder`."""
-    plan = AutoencoderTraining()
-    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
-    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=plan.batch, help="canvases a step (default: %(default)s)")
-    parser.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
-                        help="canvas of colour, or of colour beside depth (default: %(default)s)")
-    parser.add_argument("--paths", action="store_true", help="draw the hands' paths into the views")
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
-    parser.add_argument("--init", type=Path, help="folder of an autoencoder to start from, such as for further tasks")
 
 
 def train_autoencoder_command(args: argparse.Namespace) -> int:

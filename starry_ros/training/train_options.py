@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from pathlib import Path
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
@@ -17,39 +16,8 @@ from starry_ros.wam.autoencoder import Autoencoder
 from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.narrow import start_from_wide
-from starry_ros.wam.options import COUPLINGS, GASAM_MODES, LAYOUTS, VALUE_STARTS, GeometryConfig
+from starry_ros.wam.options import GeometryConfig
 from starry_ros.wam.state_tokens import load_states
-
-
-def add_option_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a model may have beyond its preset."""
-    group = parser.add_argument_group("parts of the model")
-    group.add_argument("--coupling", default=COUPLINGS[0], choices=COUPLINGS,
-                       help="who sees whom: one stream after the other, or all at once (default: %(default)s)")
-    group.add_argument("--value-start", default=VALUE_STARTS[0], choices=VALUE_STARTS,
-                       help="what the value map is denoised from (default: %(default)s)")
-    group.add_argument("--geometry", choices=GASAM_MODES,
-                       help="add the geometry expert, and weigh the actions' attention by what is measured or "
-                            "predicted (needs data with depth)")
-    group.add_argument("--only-geometry", action="store_true",
-                       help="train the geometry expert alone; everything else keeps the weights of --init")
-    group.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
-                       help="canvas of colour, or of colour beside depth (default: %(default)s)")
-    group.add_argument("--paths", action="store_true", help="draw the hands' paths into the views (needs depth data)")
-    group.add_argument("--states", type=Path, metavar="RUN",
-                       help="keep past frames as compact states of this `starry train-state-tokens` run")
-    group.add_argument("--video-steps", type=int, help="denoising steps of the imagined frame")
-    group.add_argument("--value-steps", type=int, help="denoising steps of the value map")
-    group.add_argument("--action-steps", type=int, help="denoising steps of the chunk")
-    group.add_argument("--prefix", type=int, default=0, metavar="STEPS",
-                       help="also learn to go on from up to so many committed steps, for mode async_grounded (0: none)")
-    group.add_argument("--narrow-from-video", action="store_true",
-                       help="start the value and action streams from the video stream's weights, interpolated")
-    group.add_argument("--video", type=Path, metavar="DIR",
-                       help="also learn from episodes of images without actions, labelled by their motions")
-    group.add_argument("--video-states", type=Path, metavar="RUN",
-                       help="`starry train-state-tokens` run that labels them (default: that of --states)")
-    group.add_argument("--video-weight", type=float, default=0.3, help="weight of their losses (default: %(default)s)")
 
 
 def chosen_config(args: argparse.Namespace, spec: RobotSpec) -> WamConfig:

@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,8 @@ from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cases import Case
-from starry_ros.sim.tasks import SETTINGS, TASKS
+from starry_ros.sim.tasks import TASKS
+from starry_ros.training.budgets import RlConfig as RlConfig
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
 from starry_ros.training.rl_sampler import Draw, deviations, log_likelihoods, means
@@ -38,29 +38,6 @@ from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
 ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing.", "action_out.")
 """Parameters that stage two may change. Keys of executed actions come from the same stream; they are part of what a
 plan saw, so no gradient flows through them."""
-
-
-@dataclass(frozen=True)
-class RlConfig:
-    """Everything that decides the weights, besides the model that it starts from."""
-
-    tasks: tuple[str, ...] = ("place_block_pad",)
-    setting: str = "easy"
-    iterations: int = 20
-    groups: int = 2
-    group_size: int = 8
-    plans_kept: int = 8
-    epochs: int = 2
-    batch: int = 16
-    learning_rate: float = 1e-5
-    clip: float = 0.2
-    kl_weight: float = 0.01
-    noise_level: float = 0.3
-    sampler_steps: int = 5
-    dense_weight: float = 0.3
-    success_weight: float = 1.0
-    clip_norm: float = 1.0
-    seed: int = 0
 
 
 def advantages(returns: Sequence[float]) -> np.ndarray:
@@ -220,28 +197,6 @@ class RlTrainer:
                                                        **dataclasses.asdict(self.config)}}
         weights = {name: value.detach().clone() for name, value in self.learner.model.state_dict().items()}
         save_checkpoint(self.out / "checkpoint", dataclasses.replace(self.start, model=weights, training=training))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry train-rl`."""
-    default = RlConfig()
-    parser.add_argument("--model", default="tiny", help="model to start from (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
-    parser.add_argument("--task", action="append", choices=TASKS, help="task; may be given several times")
-    parser.add_argument("--setting", default=default.setting, choices=SETTINGS, help="setting (default: %(default)s)")
-    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--workers", type=int, default=2, help="processes that play (default: %(default)s)")
-    for name, text in (
-        ("iterations", "iterations in all"), ("groups", "layouts an iteration"), ("group_size", "episodes a layout"),
-        ("plans_kept", "plans an episode that are learned from"), ("epochs", "passes over the plans an iteration"),
-        ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
-        ("kl_weight", "weight of the divergence from the first weights"), ("noise_level", "noise of the sampler"),
-        ("sampler_steps", "steps of the sampler"), ("dense_weight", "weight of the value map's reward"),
-        ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
-    ):
-        value = getattr(default, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value,
-                            help=f"{text} (default: %(default)s)")
 
 
 def train_rl_command(args: argparse.Namespace) -> int:

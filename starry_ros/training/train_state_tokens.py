@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from starry_ros.errors import ConfigError
+from starry_ros.training.budgets import StatesTraining as StatesTraining
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.train_data import encoder
@@ -31,24 +30,6 @@ from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.state_tokens import StateAutoencoder, save_states
 
 HELD_OUT_EVERY = 10
-
-
-@dataclass(frozen=True)
-class StatesTraining:
-    """Budget and hyperparameters; the learning rate warms up over `warm_up` steps and falls to zero as a cosine."""
-
-    steps: int = 2000
-    batch: int = 64
-    seed: int = 0
-    learning_rate: float = 2e-3
-    warm_up: int = 50
-    average_decay: float = 0.99
-    action_weight: float = 1.0
-    longest_motion: int = 8
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        return self.learning_rate * min((step + 1) / self.warm_up, 0.5 + 0.5 * math.cos(math.pi * step / self.steps))
 
 
 def held_out(data: Demonstrations) -> NDArray[np.bool_]:
@@ -165,31 +146,10 @@ def encode_frames(model: StateAutoencoder, data: Demonstrations, frames: I64) ->
     return states
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where frames come from."""
-    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
-    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
-    parser.add_argument("--cache", type=Path, help="folder of cached latents (default: cache in the run folder)")
-
-
 def load_data(args: argparse.Namespace, run_folder: Path) -> Demonstrations:
     """The data set that the arguments name, with its latents."""
     autoencoder = load_autoencoder(args.autoencoder)
     return load_demonstrations(args.data, args.cache or run_folder / "cache", encoder(autoencoder))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `starry train-state-tokens`."""
-    plan = StatesTraining()
-    add_data_arguments(parser)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
-    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=plan.batch, help="frames a step (default: %(default)s)")
-    parser.add_argument("--action-weight", type=float, default=plan.action_weight,
-                        help="weight of telling the joints' displacement; 0 learns from images alone "
-                             "(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
 
 
 def train_state_tokens_command(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.paths import model_dir
-from starry_ros.report import add_json_argument, print_table, write_report
+from starry_ros.report import print_table, write_report
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from starry_ros.wam.graph_files import read_graphs, weights_layout, writable_folder, write_graphs
@@ -105,14 +105,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry export`."""
-    parser.add_argument("model", metavar="MODEL", help="a model folder, or a name in models/")
-    parser.add_argument("--out", type=Path, metavar="DIR",
-                        help="folder to write to (default: the model folder; the user's cache if that is read-only)")
-    add_json_argument(parser)
 
 
 def export_command(args: argparse.Namespace) -> int:

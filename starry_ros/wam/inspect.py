@@ -17,10 +17,11 @@ from torch import nn
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.paths import model_dir, robot_file
-from starry_ros.report import add_json_argument, print_table, write_report
+from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.types import Record
-from starry_ros.wam.config import PRESETS, WamConfig, preset
+from starry_ros.wam.choices import WEIGHT_BYTES
+from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.memory import MemoryPlan, free_bytes, plan_memory, readable, token_numbers
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.wan.adapter import UNUSED, transformer_config, transformer_sources
@@ -28,7 +29,6 @@ from starry_ros.wam.wan.config import WAN_PRESETS, WanConfig
 from starry_ros.wam.wan.files import WeightFolder, read_json
 from starry_ros.wam.wan.model import WanModel
 
-TYPES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STREAM_OF = {  # first part of a parameter's name: its stream
     "detail": "video", "latent_in": "video", "latent_out": "video", "observed": "video", "imagined": "video",
     "frame_position": "video", "video": "video", "video_port": "video", "text_kv": "video", "sentence": "video",
@@ -37,21 +37,6 @@ _STREAM_OF = {  # first part of a parameter's name: its stream
     "action": "action", "action_in": "action", "action_out": "action", "action_port": "action", "state_in": "action",
     "executed_in": "action", "step_position": "action", "landing": "action",
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry model inspect`."""
-    names = [*PRESETS, *WAN_PRESETS]
-    parser.add_argument("folder", metavar="FOLDER", nargs="?",
-                        help="a model folder, a name in models/, or a folder of public Wan or LingBot-VA weights")
-    parser.add_argument("--preset", choices=names, help="describe a preset instead of a folder")
-    parser.add_argument("--robot", default="bimanual_sim", help="contract whose canvas a preset gets (%(default)s)")
-    parser.add_argument("--history", type=int, metavar="N", help="history slots instead of the model's own")
-    parser.add_argument("--weights", choices=TYPES, help="type of the weights (default: the model's own)")
-    parser.add_argument("--cache", choices=TYPES, help="type of the history (default: that of the weights)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
-                        help="whose memory it must fit (default: %(default)s)")
-    add_json_argument(parser)
 
 
 def inspect_command(args: argparse.Namespace) -> int:
@@ -64,15 +49,16 @@ def inspect_command(args: argparse.Namespace) -> int:
         config = dataclasses.replace(config, **{field: args.history})
     model = build_on_meta(config)
     weights = args.weights or ("bfloat16" if isinstance(config, WanConfig) else "float32")
-    plan = plan_memory(config, parameters(model), TYPES[weights], TYPES[args.cache or weights])
-    rows, free = stream_rows(config, model, TYPES[weights]), free_bytes(args.device)
+    plan = plan_memory(config, parameters(model), WEIGHT_BYTES[weights], WEIGHT_BYTES[args.cache or weights])
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    rows, free = stream_rows(config, model, WEIGHT_BYTES[weights]), free_bytes(device)
     fits = plan.total_bytes <= free
     for name, text in {**facts(config), **files, "history": history_text(config, plan)}.items():
         print(f"{name}: {text}")
     print()
     print_table(rows)
     print(f"\nmemory: {plan}, weights {weights}, history {args.cache or weights}")
-    print(f"{args.device}: {readable(free)} free: {'fits' if fits else 'DOES NOT FIT'}")
+    print(f"{device}: {readable(free)} free: {'fits' if fits else 'DOES NOT FIT'}")
     if args.json:
         write_report(args.json, rows, plan=dataclasses.asdict(plan), free_bytes=free, fits=fits, **files)
     return 0 if fits else 1

@@ -27,37 +27,19 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 import numpy as np
 
 from starry_ros.errors import ConfigError
 from starry_ros.timing import Clock, LatencyWindow, MonotonicClock, nanoseconds, seconds
 from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
+from starry_ros.wam.choices import PlanMode as PlanMode
+from starry_ros.wam.choices import SpliceMethod as SpliceMethod
 from starry_ros.wam.guidance import soft_weights
 from starry_ros.wam.ladder import Ladder, LadderConfig, Rung
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
 from starry_ros.wam.surprise import Calibration, Monitor
-
-
-class PlanMode(StrEnum):
-    """When and from what plans are made."""
-
-    SYNC = "sync"
-    ASYNC_NAIVE = "async_naive"
-    ASYNC_GROUNDED = "async_grounded"
-
-
-class SpliceMethod(StrEnum):
-    """How a new chunk goes on from the last one; `auto` is trained_prefix if the model can, else put_back."""
-
-    AUTO = "auto"
-    TRAINED_PREFIX = "trained_prefix"
-    GUIDED = "guided"
-    PUT_BACK = "put_back"
-    LINEAR_BLEND = "linear_blend"
-    HARD_SWITCH = "hard_switch"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""What an episode can be: names of colours, tasks, settings and forced cases, and the timing of the closed loop.
+
+Imports nothing heavy, so that the command line can offer these names without a simulator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+COLOURS = ("red", "green", "blue")
+TASKS = (
+    "place_block_pad", "handover_block", "stack_blocks_two", "place_dual_blocks", "lift_tray", "press_button",
+    "put_block_drawer",
+)
+"""`tasks` says what each of them is."""
+SETTINGS = ("easy", "hard")
+Kind = Literal["normal", "closed_jaw", "swap", "push"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""`cases` says what happens in each of them."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """`latency_s` is from the observation to the arrival of its chunk, `replan_s` from observation to observation.
+
+    `limit_s` ends an episode; None takes the task's own limit. `mode` and `splice` are the planner's, for policies that
+    have one; in mode "sync" the next observation is taken when the last chunk is over, and `replan_s` means nothing.
+    """
+
+    latency_s: float = 0.15
+    replan_s: float = 0.4
+    command_hz: float = 25.0
+    limit_s: float | None = None
+    keep_frames: bool = False
+    mode: str = "async_naive"
+    splice: str = "auto"

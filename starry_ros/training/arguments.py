@@ -1,0 +1,202 @@
+"""Options of `starry eval`, `data generate` and the trainings; imports nothing heavy, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from starry_ros.report import add_json_argument
+from starry_ros.sim.choices import KINDS, SETTINGS, TASKS, Kind, LoopConfig
+from starry_ros.training.ablate import ABLATIONS
+from starry_ros.training.budgets import AutoencoderTraining, RlConfig, StatesTraining, TrainConfig
+from starry_ros.wam.choices import RUNTIMES, PlanMode, SpliceMethod
+from starry_ros.wam.options import COUPLINGS, GASAM_MODES, LAYOUTS, VALUE_STARTS
+
+POLICIES = ("model", "expert", "untrained")
+ABLATED = "model-"
+"""A policy of this beginning is the model without a part of `ablate`."""
+Suite = tuple[tuple[str, str, Kind], ...]
+SUITES: dict[str, Suite] = {
+    "easy": tuple((task, "easy", "normal") for task in TASKS),
+    "hard": tuple((task, "hard", "normal") for task in TASKS),
+    "recovery": tuple(("place_block_pad", "easy", case) for case in KINDS if case != "normal"),
+}
+"""Tasks, settings and cases that are measured together."""
+CALIBRATION_SEED = 500
+"""Episodes that neither training nor evaluation plays."""
+
+
+def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry eval`."""
+    parser.add_argument("--task", default=TASKS[0], choices=("all", *TASKS), help="task (default: %(default)s)")
+    parser.add_argument("--suite", choices=SUITES, help="many tasks or cases at once, in place of --task and --case")
+    parser.add_argument("--ablation", action="append", default=[], choices=ABLATIONS,
+                        help="also play the model without this part; may be given several times")
+    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=50, help="episodes a policy (default: %(default)s)")
+    parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
+    parser.add_argument("--policy", default="all", choices=("all", *POLICIES), help="who plays (default: %(default)s)")
+    parser.add_argument("--case", default="normal", choices=KINDS, help="forced case (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="first evaluation seed (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
+    parser.add_argument("--geometry", choices=GASAM_MODES,
+                        help="weigh the actions' attention by what is measured or predicted (default: as trained)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--latency", type=float, default=LoopConfig.latency_s, metavar="S",
+                        help="seconds from an observation to the arrival of its plan (default: %(default)s)")
+    parser.add_argument("--replan", type=float, default=LoopConfig.replan_s, metavar="S",
+                        help="seconds from observation to observation (default: %(default)s)")
+    parser.add_argument("--mode", default=LoopConfig.mode, choices=[mode.value for mode in PlanMode],
+                        help="planning mode (default: %(default)s)")
+    parser.add_argument("--splice", default=LoopConfig.splice, choices=[method.value for method in SpliceMethod],
+                        help="how a chunk goes on from the last one in mode async_grounded (default: %(default)s)")
+    parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of episodes to DIR")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write report.md, report.json and pictures to DIR")
+    add_json_argument(parser)
+
+
+def add_generate_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry data generate`."""
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken run in it is continued")
+    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
+    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
+    parser.add_argument("--kind", help="only this kind of episode, such as twist or drop (default: the task's mixture)")
+    parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--depth", action="store_true", help="also record depth, cameras and hands of every frame")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+
+
+def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry train`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
+    parser.add_argument("--preset", default="tiny", help="model preset (default: tiny)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
+    parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="optimiser steps in all")
+    parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="samples a step over all processes")
+    parser.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise")
+    parser.add_argument("--minutes", type=float, default=None, help="stop after so many minutes (resume later)")
+    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
+    parser.add_argument("--eval-every", type=int, default=500, metavar="STEPS",
+                        help="steps between closed-loop evaluations, which choose best/; 0 for none")
+    parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of each task in such an evaluation")
+    parser.add_argument("--init", type=Path, default=None,
+                        help="run folder or model folder whose weights to start from")
+    add_part_arguments(parser)
+
+
+def add_part_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a model may have beyond its preset."""
+    group = parser.add_argument_group("parts of the model")
+    group.add_argument("--coupling", default=COUPLINGS[0], choices=COUPLINGS,
+                       help="who sees whom: one stream after the other, or all at once (default: %(default)s)")
+    group.add_argument("--value-start", default=VALUE_STARTS[0], choices=VALUE_STARTS,
+                       help="what the value map is denoised from (default: %(default)s)")
+    group.add_argument("--geometry", choices=GASAM_MODES,
+                       help="add the geometry expert, and weigh the actions' attention by what is measured or "
+                            "predicted (needs data with depth)")
+    group.add_argument("--only-geometry", action="store_true",
+                       help="train the geometry expert alone; everything else keeps the weights of --init")
+    group.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
+                       help="canvas of colour, or of colour beside depth (default: %(default)s)")
+    group.add_argument("--paths", action="store_true", help="draw the hands' paths into the views (needs depth data)")
+    group.add_argument("--states", type=Path, metavar="RUN",
+                       help="keep past frames as compact states of this `starry train-state-tokens` run")
+    group.add_argument("--video-steps", type=int, help="denoising steps of the imagined frame")
+    group.add_argument("--value-steps", type=int, help="denoising steps of the value map")
+    group.add_argument("--action-steps", type=int, help="denoising steps of the chunk")
+    group.add_argument("--prefix", type=int, default=0, metavar="STEPS",
+                       help="also learn to go on from up to so many committed steps, for mode async_grounded (0: none)")
+    group.add_argument("--narrow-from-video", action="store_true",
+                       help="start the value and action streams from the video stream's weights, interpolated")
+    group.add_argument("--video", type=Path, metavar="DIR",
+                       help="also learn from episodes of images without actions, labelled by their motions")
+    group.add_argument("--video-states", type=Path, metavar="RUN",
+                       help="`starry train-state-tokens` run that labels them (default: that of --states)")
+    group.add_argument("--video-weight", type=float, default=0.3, help="weight of their losses (default: %(default)s)")
+
+
+def add_train_autoencoder_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `starry train-autoencoder`."""
+    plan = AutoencoderTraining()
+    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
+    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=plan.batch, help="canvases a step (default: %(default)s)")
+    parser.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
+                        help="canvas of colour, or of colour beside depth (default: %(default)s)")
+    parser.add_argument("--paths", action="store_true", help="draw the hands' paths into the views")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
+    parser.add_argument("--init", type=Path, help="folder of an autoencoder to start from, such as for further tasks")
+
+
+def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry train-rl`."""
+    default = RlConfig()
+    parser.add_argument("--model", default="tiny", help="model to start from (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
+    parser.add_argument("--task", action="append", choices=TASKS, help="task; may be given several times")
+    parser.add_argument("--setting", default=default.setting, choices=SETTINGS, help="setting (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--workers", type=int, default=2, help="processes that play (default: %(default)s)")
+    for name, text in (
+        ("iterations", "iterations in all"), ("groups", "layouts an iteration"), ("group_size", "episodes a layout"),
+        ("plans_kept", "plans an episode that are learned from"), ("epochs", "passes over the plans an iteration"),
+        ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
+        ("kl_weight", "weight of the divergence from the first weights"), ("noise_level", "noise of the sampler"),
+        ("sampler_steps", "steps of the sampler"), ("dense_weight", "weight of the value map's reward"),
+        ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
+    ):
+        value = getattr(default, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value,
+                            help=f"{text} (default: %(default)s)")
+
+
+def add_train_state_tokens_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `starry train-state-tokens`."""
+    plan = StatesTraining()
+    _add_frames(parser)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
+    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=plan.batch, help="frames a step (default: %(default)s)")
+    parser.add_argument("--action-weight", type=float, default=plan.action_weight,
+                        help="weight of telling the joints' displacement; 0 learns from images alone "
+                             "(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
+
+
+def add_eval_state_tokens_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `starry eval-state-tokens`."""
+    _add_frames(parser)
+    parser.add_argument("--states", type=Path, required=True, help="folder written by `starry train-state-tokens`")
+    parser.add_argument("--horizons", type=int, nargs="+", default=[1, 4, 8], help="steps between the two frames")
+    parser.add_argument("--pairs", type=int, default=6000, help="pairs to fit on (default: %(default)s)")
+    add_json_argument(parser)
+
+
+def _add_frames(parser: argparse.ArgumentParser) -> None:
+    """Where frames come from."""
+    parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
+    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
+    parser.add_argument("--cache", type=Path, help="folder of cached latents (default: cache in the run folder)")
+
+
+def add_calibrate_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry calibrate`."""
+    parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
+    parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=24, help="undisturbed episodes (default: %(default)s)")
+    parser.add_argument("--pushed", type=int, default=24, help="episodes with a nudged block (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=CALIBRATION_SEED, help="first seed (default: %(default)s)")
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
+    parser.add_argument("--dry-run", action="store_true", help="measure, but leave the model's folder as it is")
+    add_json_argument(parser)

@@ -1,0 +1,27 @@
+"""What a user can choose from: engines, planning modes, types of weights. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
+WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class PlanMode(StrEnum):
+    """When and from what plans are made."""
+
+    SYNC = "sync"
+    ASYNC_NAIVE = "async_naive"
+    ASYNC_GROUNDED = "async_grounded"
+
+
+class SpliceMethod(StrEnum):
+    """How a new chunk goes on from the last one; `auto` is trained_prefix if the model can, else put_back."""
+
+    AUTO = "auto"
+    TRAINED_PREFIX = "trained_prefix"
+    GUIDED = "guided"
+    PUT_BACK = "put_back"
+    LINEAR_BLEND = "linear_blend"
+    HARD_SWITCH = "hard_switch"
