@@ -31,7 +31,10 @@ RATE_WINDOW_S = 3.0
 PERIOD_S = 0.5
 STALE_S = 3.0
 LEVELS = ("ok", "warn", "error", "stale")
-COLOURS = {"ok": "32", "warn": "33", "error": "31", "stale": "35"}
+COLOURS = {"ok": "32", "warn": "33", "error": "31", "stale": "35", "idle": "2", "title": "1;4"}
+MARKS = {"ok": "●", "warn": "▲", "error": "✖", "stale": "◌", "idle": "○"}
+MODE_STATE = {"RUN": "ok", "FAULT": "error", "STOP": "warn", "SLOW": "warn"}
+COUNTED = ("refused", "lost")
 CLEAR, HOME, SHOW, HIDE, PLAIN = "\x1b[2J", "\x1b[H", "\x1b[?25h", "\x1b[?25l", "\x1b[0m"
 
 
@@ -71,61 +74,92 @@ class Heard:
 
 def screen(heard: Heard, expected_hz: Mapping[str, float], now_s: float, width: int, *, colour: bool) -> list[str]:
     """The lines to show, none longer than `width`."""
-    lines = [*_head(heard, colour), "", f"{'topic':34} {'rate':>8} {'expected':>9} {'age':>8}"]
+    lines = [*_head(heard), Line(""), *_topics(heard, expected_hz, now_s), Line(""), *_nodes(heard, now_s)]
+    return [line.text(width, colour) for line in lines]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Words on a line; `mark` is the beginning that takes the colour of `state`, all of it when `whole`."""
+
+    words: str
+    state: str = ""
+    mark: int = 0
+    whole: bool = False
+
+    def text(self, width: int, colour: bool) -> str:
+        """No longer than `width`; the escape sequences of colours take no room."""
+        words = self.words if len(self.words) <= width else self.words[: max(0, width - 1)] + "…"
+        if not colour or not self.state:
+            return words[:width]
+        end = len(words) if self.whole else self.mark
+        return f"\x1b[{COLOURS[self.state]}m{words[:end]}{PLAIN}{words[end:]}"
+
+
+def _row(state: str, words: str) -> Line:
+    """A row that begins with the mark of its state; only trouble is coloured as a whole."""
+    return Line(f"{MARKS[state]} {words}", state, 1, whole=state != "ok")
+
+
+def _topics(heard: Heard, expected_hz: Mapping[str, float], now_s: float) -> list[Line]:
+    wide = max(map(len, ("topic", *expected_hz)))
+    lines = [Line(f"  {'topic':{wide}} {'rate':>9} {'expected':>9} {'last':>9}", "title", whole=True)]
     for topic, rate in expected_hz.items():
         measured, age = heard.rate_hz(topic, now_s), heard.age_s(topic, now_s)
-        state = "stale" if age is None or age > STALE_S else ("warn" if rate and measured < 0.8 * rate else "ok")
-        shown = "never" if age is None else f"{age:.2f} s"
+        if rate:
+            state = "stale" if age is None or age > STALE_S else "warn" if measured < 0.8 * rate else "ok"
+        else:
+            state = "idle" if age is None or age > STALE_S else "ok"
+        shown = "never" if age is None else f"{age:.2f} s" if age < 100 else "long ago"
         expected = f"{rate:.0f} Hz" if rate else "-"
-        lines.append(_paint(f"{topic:34} {measured:5.1f} Hz {expected:>9} {shown:>8}", state, colour))
-    lines += ["", f"{'node':34} {'state':6} message"]
-    for name, (at_s, level, text, values) in sorted(heard.health.items()):
-        state = "stale" if now_s - at_s > STALE_S else LEVELS[min(level, 3)]
-        lines.append(_paint(f"{name:34} {state:6} {text}", state, colour))
-        notable = [f"{key} {value}" for key, value in values.items() if key.startswith("refused") or "dropped" in key]
-        busy = [item for item in notable if not item.endswith(" 0")]
-        if busy:
-            lines.append(f"{'':41} {', '.join(busy)}")
-    return [_cut(line, width) for line in lines]
-
-
-def _head(heard: Heard, colour: bool) -> list[str]:
-    executor, session = heard.executor, heard.session
-    lines = []
-    if executor is None:
-        lines.append("executor: nothing heard")
-    else:
-        state = {"FAULT": "error", "STOP": "warn", "SLOW": "warn"}.get(executor.mode_name, "ok")
-        held = f" [{', '.join(executor.conditions)}]" if executor.conditions else ""
-        lines.append(_paint(f"mode {executor.mode_name} ({executor.reason}){held}", state, colour))
-        lines.append(
-            f"plan {executor.chunk_id}: slack {executor.slack_s:.2f} s, age {executor.chunk_age_s:.2f} s, "
-            f"waiting {executor.stall_share:.1%}, splice {executor.splice_position:.3f}, "
-            f"refused {sum(executor.refused_counts)}, late ticks {executor.missed_ticks}"
-        )
-    if session is None:
-        lines.append("model: nothing heard")
-    else:
-        surprise = f", surprise {session.surprise[0]:.2f}" if len(session.surprise) else ""
-        lines.append(
-            f"model {session.model} on {session.runtime}: {session.state} {session.reason}".rstrip()
-            + f", p50 {1000 * session.latency_p50_s:.0f} ms, p95 {1000 * session.latency_p95_s:.0f} ms, "
-            f"observation {1000 * session.observation_age_s:.0f} ms, {session.plans} plans{surprise}"
-        )
-        lines.append(f"sentence: {session.instruction or 'none'}")
+        lines.append(_row(state, f"{topic:{wide}} {measured:6.1f} Hz {expected:>9} {shown:>9}"))
     return lines
 
 
-def _paint(line: str, state: str, colour: bool) -> str:
-    return f"\x1b[{COLOURS[state]}m{line}{PLAIN}" if colour else line
+def _nodes(heard: Heard, now_s: float) -> list[Line]:
+    wide = max(map(len, ("node", *heard.health)))
+    lines = [Line(f"  {'node':{wide}}  {'state':5}  says", "title", whole=True)]
+    for name, (at_s, level, text, values) in sorted(heard.health.items()):
+        state = "stale" if now_s - at_s > STALE_S else LEVELS[min(level, 3)]
+        lines.append(_row(state, f"{name:{wide}}  {state:5}  {text}"))
+        counts = [f"{key} {value}" for key, value in values.items() if key.startswith(COUNTED) or "dropped" in key]
+        busy = [item for item in counts if not item.endswith(" 0")]
+        if busy:
+            lines.append(Line(f"  {'':{wide}}         {', '.join(busy)}", "idle", whole=True))
+    if not heard.health:
+        lines.append(Line("  no node has said anything yet", "idle", whole=True))
+    return lines
 
 
-def _cut(line: str, width: int) -> str:
-    """No longer than the terminal; the escape sequences around a painted line take no room."""
-    if not line.startswith("\x1b"):
-        return line[:width]
-    begin, _, rest = line.partition("m")
-    return f"{begin}m{rest.removesuffix(PLAIN)[:width]}{PLAIN}"
+def _head(heard: Heard) -> list[Line]:
+    executor, session = heard.executor, heard.session
+    lines = []
+    if executor is None:
+        lines.append(_row("stale", "mode      nothing heard of the executor"))
+    else:
+        held = f"  [{', '.join(executor.conditions)}]" if executor.conditions else ""
+        state = MODE_STATE.get(executor.mode_name, "idle")
+        lines.append(_row(state, f"mode      {executor.mode_name} ({executor.reason}){held}"))
+    if session is not None:
+        lines.append(Line(f"  sentence  {session.instruction or 'none'}"))
+    if executor is not None:
+        plan = f"{executor.chunk_id}, lasts {executor.slack_s:.2f} s more, seen {executor.chunk_age_s:.2f} s ago"
+        lines.append(Line(
+            f"  plan      {plan if executor.chunk_id else 'none'}; change at splice {executor.splice_position:.3f}; "
+            f"waited {executor.stall_share:.1%}; refused {sum(executor.refused_counts)}; "
+            f"late ticks {executor.missed_ticks}"
+        ))
+    if session is None:
+        lines.append(_row("stale", "model     nothing heard of the planner"))
+    else:
+        surprise = f"; surprise {session.surprise[0]:.2f}" if len(session.surprise) else ""
+        state = {"planning": "ok", "refused": "warn"}.get(session.state, "idle")
+        lines.append(_row(
+            state, f"model     {session.model} on {session.runtime}: {session.state} {session.reason}".rstrip()
+            + f"; plan p50 {1000 * session.latency_p50_s:.0f} ms, p95 {1000 * session.latency_p95_s:.0f} ms; "
+            f"observation {1000 * session.observation_age_s:.0f} ms old; {session.plans} plans{surprise}"
+        ))
+    return lines
 
 
 class TopNode(Node):

@@ -148,7 +148,7 @@ def serving(host: str, port: int, data_port: int) -> Iterator[str]:
             time.sleep(0.1)
         shown = LOCAL if host in ("0.0.0.0", "::") else host
         data = urllib.parse.quote(f"rerun+http://{shown}:{data_port}/proxy", safe="")
-        yield f"http://{shown}:{port}/?url={data}"
+        yield f"http://{shown}:{port}/?url={data}&hide_welcome_screen=1"
     finally:
         process.terminate()
         process.wait(10)
