@@ -127,6 +127,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "Streams, parameters, tokens, bytes of weights and history, without allocating them: of a preset, of a model "
         "folder, or of a folder of public Wan2.2-TI2V-5B or LingBot-VA weights. Exit code 1: it does not fit.",
     ),
+    ("model", "adopt"): Verb(
+        "let a published model serve a robot", "starry_ros.training.adopt", "adopt_command",
+        "Writes serving.json into a folder of LingBot-VA weights, or of Wan2.2-TI2V-5B with trained streams: which "
+        "joint of the robot is in which slot of the model's actions, and how they are normalised.",
+    ),
     ("calibrate",): Verb(
         "measure what surprise is usual for a model", "starry_ros.training.calibrate", "calibrate_command",
         "Plays undisturbed episodes and episodes in which a block is nudged, writes surprise.json into the model's "

@@ -38,10 +38,10 @@ def robot_names() -> list[str]:
 
 
 def model_dir(model: str) -> Path:
-    """Folder of a model, given a name in `models` or a path to a folder."""
+    """Folder of a model, given a name in `models` or a path to a folder: one of ours, or one laid out as published."""
     shipped, given = share_dir() / "models" / model, Path(model).expanduser()
     for path in (given, shipped):
-        if (path / "config.json").is_file():
+        if (path / "config.json").is_file() or (path / "transformer" / "config.json").is_file():
             return path
     raise CheckpointError("model", "is unknown", got=model, expected=model_names(), fix="give one, or a model folder")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from starry_ros.ros.pairing import ObservationGate, Refusal, StampPairs, StateHistory
+from starry_ros.ros.pairing import Film, ObservationGate, Refusal, StampPairs, StateHistory
 from starry_ros.ros.rates import Every
 from starry_ros.types import Canvas, RobotState, TileStatus
 
@@ -94,3 +94,14 @@ def test_a_rate_is_due_at_most_once_a_period_and_never_drifts() -> None:
     assert len(due) in (60, 61)
     assert np.diff(due).min() >= 60 * MS
     assert np.diff(due).max() <= 70 * MS
+
+
+def test_a_film_gives_what_came_before_the_newest_frame_once_and_forgets_the_oldest() -> None:
+    film: Film[object] = Film(3)
+    frames = [object() for _ in range(6)]
+    for frame in frames[:5]:
+        film.add(frame)
+    assert list(film.before(frames[4])) == frames[2:4]
+    film.add(frames[5])
+    assert list(film.before(frames[5])) == []
+    assert list(film.before(frames[0])) == []

@@ -19,7 +19,8 @@ from starry_ros.wam.inspect import build_on_meta, of_folder, parameters, stream_
 from starry_ros.wam.memory import free_bytes, plan_memory, require_memory
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.wan.config import WAN_PRESETS, WanConfig
-from starry_ros.wam.wan.model import WanModel, WanRuntime
+from starry_ros.wam.wan.decoding import ChunkDecoder
+from starry_ros.wam.wan.model import WanModel
 
 DATA = Path(__file__).parent / "data" / "wan"
 
@@ -54,7 +55,7 @@ def test_the_plan_is_what_the_buffers_take() -> None:
     assert plan.weights_bytes == sum(4 * tensor.numel() for tensor in checkpoint.tensors().values())
     small = WanConfig(canvas_height_px=64, canvas_width_px=64, layers=2, heads=2, head_dim=12, feed_forward=24,
                       value=None, action=None, text_width=8, history_chunks=4, actions_per_latent=3)
-    wan = WanRuntime(WanModel(small), torch.bfloat16)
+    wan = ChunkDecoder(WanModel(small), torch.bfloat16)
     plan = plan_memory(small, 0, cache_bytes=2)
     work = 2 * small.chunk_tokens + 2 * small.chunk_actions
     masks = 2 * 2 * small.slot_tokens

@@ -62,6 +62,7 @@ class Recorder:
     """A runtime that always predicts the same and remembers what it was told."""
 
     name = "recorder"
+    lag_steps = 0
 
     def __init__(self, config: WamConfig = CONFIG) -> None:
         self.config = config

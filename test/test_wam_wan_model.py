@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from starry_ros.errors import InputError
 from starry_ros.wam.config import StreamConfig
+from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.sampler import levels
 from starry_ros.wam.wan.config import WanConfig
-from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise, ChunkPrediction
+from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise, ChunkPrediction, Held
 from starry_ros.wam.wan.model import WanModel
 from starry_ros.wam.wan.streams import Field, rope_table
 
@@ -67,11 +72,12 @@ class Uncached:
     def __init__(self, model: WanModel) -> None:
         self.model, self.c = model, model.config
 
-    def frame_rope(self, first: int) -> Tensor:
+    def frame_rope(self, first: int, tokens: int) -> Tensor:
+        """Of the first tokens of a chunk."""
         c = self.c
         place = [(first + f, row, column) for f in range(c.chunk_latents) for row in range(c.rows)
                  for column in range(c.columns)]
-        return rope_table(*torch.tensor(place).T, c.head_dim)
+        return rope_table(*torch.tensor(place).T, c.head_dim)[:, :tokens]
 
     def action_rope(self, first: int) -> Tensor:
         n = self.c.actions_per_latent
@@ -94,32 +100,42 @@ class Uncached:
                                               (slice(0, place.stop),), words)
         return velocity, Field(field.keys[:, :, :, place], field.values[:, :, :, place])
 
+    def acted(self, slot: Slot) -> list[Field]:
+        """Keys of the actions during a slot: an episode's first latents have none."""
+        first, latents, done = slot
+        if done is None:
+            return []
+        end = latents.shape[1] // self.c.frame_tokens * self.c.actions_per_latent
+        return [self.run("action", done, 0.0, self.action_rope(first)[:, end - done.shape[1] : end], [])[1]]
+
     @torch.inference_mode()
-    def predict(self, past: list[Slot], now: Slot, text: Tensor, noise: ChunkNoise) -> ChunkPrediction:
-        c, ahead = self.c, now[0] + self.c.chunk_latents
+    def predict(self, past: list[Slot], now: Slot, text: Tensor, noise: ChunkNoise,
+                used: list[int] | None = None) -> ChunkPrediction:
+        """`used` slots of the actions; the others stay 0. All by default."""
+        c, ahead, whole = self.c, now[0] + now[1].shape[1] // self.c.frame_tokens, self.c.chunk_tokens
+        mask = torch.ones(c.joints) if used is None else torch.zeros(c.joints).index_fill(0, torch.tensor(used), 1.0)
         past = past[-c.history_chunks :]
         acted = [*past, now]
 
         def groups() -> tuple[list[Field], Field, list[Field]]:
-            frames = [self.run("video", latents, 0.0, self.frame_rope(t), [])[1] for t, latents, _ in past]
-            actions = [self.run("action", done, 0.0, self.action_rope(t), [])[1] for t, _, done in acted
-                       if done is not None]
-            return frames, self.run("video", now[1], 0.0, self.frame_rope(now[0]), [])[1], actions
+            frames = [self.run("video", latents, 0.0, self.frame_rope(t, latents.shape[1]), [])[1]
+                      for t, latents, _ in (*past, now)]
+            return frames[:-1], frames[-1], [field for slot in acted for field in self.acted(slot)]
 
         x, m, a = noise.video, noise.value, noise.action
         assert m is not None
         for s, ds in levels(c.video_steps, c.shift):
             frames, current, actions = groups()
-            v, future = self.run("video", x, s, self.frame_rope(ahead), [*actions, *frames, current], text)
+            v, future = self.run("video", x, s, self.frame_rope(ahead, whole), [*actions, *frames, current], text)
             x = x + ds * v
         for s, ds in levels(c.value_steps, c.shift):
             frames, current, _ = groups()
-            v, value = self.run("value", m, s, self.frame_rope(ahead), [*frames, current, future])
+            v, value = self.run("value", m, s, self.frame_rope(ahead, whole), [*frames, current, future])
             m = m + ds * v
         for s, ds in levels(c.action_steps):
             _, current, actions = groups()
             v, _ = self.run("action", a, s, self.action_rope(ahead), [*actions, current, value])
-            a = a + ds * v
+            a = (a + ds * v) * mask
         return ChunkPrediction(x, m, a)
 
 
@@ -203,6 +219,51 @@ def test_half_precision_storage_halves_the_memory_and_stays_close() -> None:
     assert 0 < gap < 0.1
 
 
+def test_a_plan_may_start_from_a_part_of_a_chunk_and_the_rest_of_it_replaces_the_part() -> None:
+    model, play = model_of(SMALL), Episode(SMALL)
+    runtime, plain, text = ChunkDecoder(model), Uncached(model), play.draw(5, 8)
+    runtime.set_text(text)
+    half, past, worst = SMALL.frame_tokens, [], 0.0
+    for chunk in range(6):
+        latents, done, frame = play.latents(), play.actions(), chunk * SMALL.chunk_latents
+        for tokens in (half, 2 * half):
+            seen, count = latents[:, :tokens], tokens // half * SMALL.actions_per_latent
+            valid = torch.ones(count)
+            if not chunk:
+                valid[: SMALL.actions_per_latent] = 0.0
+            runtime.observe(seen, done[:, :count], frame, valid)
+            acted = done[:, int(count - valid.sum()) : count] if valid.any() else None
+            noise = play.noise()
+            worst = max(worst, difference(runtime.predict(noise),
+                                          plain.predict(past, (frame, seen, acted), text, noise)))
+        runtime.commit()
+        past = [*past, (frame, latents, acted)]
+    assert worst < 1e-5
+
+
+def test_held_numbers_stay_and_steer_the_others_and_no_effort_repeats_what_was_imagined() -> None:
+    model, play = model_of(SMALL), Episode(SMALL)
+    runtime, noise = ChunkDecoder(model), play.noise()
+    runtime.set_text(play.draw(5, 8))
+    runtime.observe(play.latents(), play.actions(), 0)
+    free = runtime.predict(noise)
+    where = torch.zeros_like(noise.action)
+    where[:, :2] = 1.0
+    held = runtime.predict(noise, Held(torch.full_like(noise.action, 0.5), where))
+    assert torch.equal(held.action[:, :2], torch.full_like(held.action[:, :2], 0.5))
+    assert float((held.action - free.action)[:, 2:].abs().max()) > 1e-5
+    assert torch.equal(runtime.predict(noise, Held(noise.action, torch.zeros_like(where))).action, free.action)
+    last = runtime.predict(noise, effort=Effort(video_steps=1))
+    assert float((last.video - free.video).abs().max()) > 1e-5
+    for effort in (Effort(video=False), Effort(video=False, value=False)):
+        again = runtime.predict(play.noise(), effort=effort)
+        assert torch.equal(again.video, last.video)
+        assert again.value is not None
+        assert last.value is not None
+        assert torch.equal(again.value, last.value) == (not effort.value)
+        last = again
+
+
 def test_a_branch_that_writes_more_than_it_may_is_refused() -> None:
     runtime, play = ChunkDecoder(model_of(SMALL)), Episode(SMALL)
     runtime.observe(play.latents(), None, 0)
@@ -213,3 +274,58 @@ def test_a_branch_that_writes_more_than_it_may_is_refused() -> None:
     runtime.commit()
     with pytest.raises(InputError, match="no room for another speculative slot"):
         runtime.commit()
+
+
+# ---- what a CUDA graph captures, without a GPU --------------------------------------------------------------------
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses what a capture refuses: numbers read back, or taken from the host, and sizes that depend on data."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function.overloadpacket.__name__ not in (
+            "_local_scalar_dense", "lift_fresh", "lift_fresh_copy", "nonzero", "masked_select", "is_nonzero", "equal")
+        return function(*args, **(kwargs or {}))
+
+
+class StandInGraph:
+    """Replays by running the loop again, out of the same buffers and into the same results."""
+
+    decoder: ChunkDecoder
+
+    def replay(self) -> None:
+        again, graph = self.decoder._loop({"video", "value", "action"}), self.decoder._graph
+        assert graph is not None
+        for name in ("video", "value", "action"):
+            getattr(graph[1], name).copy_(getattr(again, name))
+
+
+@contextlib.contextmanager
+def captured(_: StandInGraph) -> Iterator[None]:
+    with NothingFromTheHost():
+        yield
+
+
+def test_the_captured_loop_asks_nothing_of_the_host_and_replays_give_the_plans_of_every_moment(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, play = model_of(SMALL), Episode(SMALL)
+    graphed, plain = ChunkDecoder(model), ChunkDecoder(model)
+    StandInGraph.decoder, graphed._capture = graphed, True
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
+    monkeypatch.setattr(torch.cuda, "graph", captured)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    replayed = 0
+    for chunk in range(9):
+        latents, done, text, noise = play.latents(), play.actions(), play.draw(5, 8), play.noise()
+        held = Held(play.actions(), (play.actions() > 0.5).float()) if chunk % 2 else None
+        short = Effort(video_steps=1) if chunk == 7 else Effort()
+        plans = []
+        for runtime in (graphed, plain):
+            runtime.set_text(text)
+            runtime.observe(latents, done, chunk * SMALL.chunk_latents)
+            plans.append(runtime.predict(noise, held, short))
+            runtime.commit()
+        assert difference(*plans) == 0.0
+        replayed += graphed._graph is not None
+    assert replayed == 9 - SMALL.history_chunks - 1, "captured as soon as the first chunk has left the history"

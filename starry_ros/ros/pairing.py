@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -40,6 +40,22 @@ class StampPairs(Generic[First, Second]):
         if len(self._second) > self._keep:
             self._second.pop(next(iter(self._second)))
         return None
+
+
+class Film(Generic[First]):
+    """Frames that came while a plan was made, oldest first; the oldest go when there are too many. Thread-safe."""
+
+    def __init__(self, size: int = 64) -> None:
+        self._frames: deque[First] = deque(maxlen=size)
+
+    def add(self, frame: First) -> None:
+        """Append a frame."""
+        self._frames.append(frame)
+
+    def before(self, newest: First) -> Iterator[First]:
+        """Take out the frames that came before `newest`, and `newest` itself, which is not handed out."""
+        while self._frames and (frame := self._frames.popleft()) is not newest:
+            yield frame
 
 
 class StateHistory:

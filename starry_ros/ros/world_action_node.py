@@ -6,6 +6,7 @@ state, refuses it with a reason when it is not fit to plan on, or publishes a ch
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -30,7 +31,7 @@ from starry_ros.ros.convert import (
 )
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.graph import RUNTIMES
-from starry_ros.ros.pairing import ObservationGate, StampPairs, StateHistory
+from starry_ros.ros.pairing import Film, ObservationGate, StampPairs, StateHistory
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import NEWEST, PLAN, SENSOR, STATE
 from starry_ros.ros.run import StarryNode, run
@@ -62,8 +63,6 @@ PARAMETERS = (
 )
 STATUS_PERIOD_S = 0.2
 WAIT_S = 0.02
-OBSERVE_EVERY_S = 0.4
-"""Frames that are not planned from enter the history at this spacing, which is that of the training data."""
 LOADING, NO_INSTRUCTION, NO_OBSERVATION, NO_TIME = "loading", "no_instruction", "no_observation", "no_time"
 
 
@@ -107,6 +106,7 @@ class WorldActionNode(StarryNode):
         self._states = StateHistory()
         self._pairs: StampPairs[Image, CanvasInfo] = StampPairs()
         self._newest: Slot[tuple[Image, CanvasInfo]] = Slot()
+        self._film: Film[tuple[Image, CanvasInfo]] = Film()
         self._calls = Calls(self)
         self._worker = Worker("world_action", self._work, self.fail)
         self._make_interfaces()
@@ -139,8 +139,11 @@ class WorldActionNode(StarryNode):
         self._offer(self._pairs.second(stamp_ns(message.header.stamp), message))
 
     def _offer(self, pair: tuple[Image, CanvasInfo] | None) -> None:
-        if pair is not None:
-            self._newest.put(pair)
+        if pair is None:
+            return
+        if self._session is not None and self._session.reads_video:
+            self._film.add(pair)
+        self._newest.put(pair)
 
     def _on_state(self, message: JointState) -> None:
         try:
@@ -194,6 +197,7 @@ class WorldActionNode(StarryNode):
         self._calls.serve()
         pair = self._newest.take(WAIT_S)
         if pair is not None:
+            self._catch_up(pair)
             self._take_in(*pair)
         elif self._status.state == "planning" and self._edge.now_ns() > self._silent_after_ns():
             self._say("refused", NO_OBSERVATION)
@@ -247,7 +251,8 @@ class WorldActionNode(StarryNode):
         """Plan on a canvas if a plan is due, or take it into the history, if it is fit for that."""
         now_ns, planner = self._edge.now_ns(), self._planning()
         due = planner.due(now_ns)
-        if not self._status.instruction or not (due or now_ns - self._observed_ns >= nanoseconds(OBSERVE_EVERY_S)):
+        wanted = planner.session.reads_video or now_ns - self._observed_ns >= nanoseconds(planner.session.spacing_s)
+        if not self._status.instruction or not (due or wanted):
             return
         try:
             canvas = canvas_of(image, info, self._edge)
@@ -263,6 +268,16 @@ class WorldActionNode(StarryNode):
                 self._refuse(str(reason))
         except InputError as error:
             self._refuse(error.what)
+
+    def _catch_up(self, newest: tuple[Image, CanvasInfo]) -> None:
+        """Take in the frames of a video that came before `newest`, while a plan was made."""
+        for pair in self._film.before(newest):
+            with contextlib.suppress(InputError):  # a refused frame is a missing one
+                canvas = canvas_of(*pair, self._edge)
+                state = self._states.nearest(canvas.stamp_ns)
+                fit = self._gate.refusal(canvas, state, canvas.stamp_ns) is None
+                if fit and state is not None and self._status.instruction:
+                    self._planning().observe(canvas, state)
 
     def _plan(self, planner: Planner, now_ns: int) -> None:
         self._latest_plan_ns = now_ns

@@ -26,6 +26,10 @@ CALIBRATION_SEED = 500
 """Episodes that neither training nor evaluation plays."""
 
 
+WAN_CHANGES = ("chunk_latents", "actions_per_latent", "history_chunks", "video_steps", "value_steps", "action_steps")
+"""What a `serving.json` may change of a Wan-size model."""
+
+
 def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry eval`."""
     parser.add_argument("--task", default=TASKS[0], choices=("all", *TASKS), help="task (default: %(default)s)")
@@ -199,4 +203,18 @@ def add_calibrate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--dry-run", action="store_true", help="measure, but leave the model's folder as it is")
+    add_json_argument(parser)
+
+
+def add_adopt_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry model adopt`."""
+    parser.add_argument("folder", type=Path, metavar="FOLDER",
+                        help="a folder of public weights: transformer/, vae/, text_encoder/, tokenizer/")
+    parser.add_argument("--robot", default="bimanual_sim",
+                        help="contract that the model was trained for (default: %(default)s)")
+    parser.add_argument("--quantiles", type=Path, metavar="FILE", help="JSON with q01 and q99, a number a slot")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="data that the model was trained on, instead")
+    parser.add_argument("--slot", action="append", default=[], metavar="JOINT=N", help="slot of a joint; repeatable")
+    for name in WAN_CHANGES:
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help="instead of the model's own")
     add_json_argument(parser)

@@ -80,9 +80,11 @@ def calibrate_command(args: argparse.Namespace) -> int:
     spec, folder = load_robot_spec(robot_file(args.robot)), model_dir(args.model)
     cell, loop = Cell(spec), LoopConfig()
     session = load_session(folder, spec, args.runtime)
-    ahead_ns = round(session.runtime.config.future_steps * spec.action.step_s * 1e9)
-    play = Comparisons(PlannerPolicy(session, loop), cell)
     model = session.runtime.config
+    if not isinstance(model, WamConfig):
+        raise ConfigError(str(folder), "is of Wan's size: surprise is calibrated for models trained here alone")
+    ahead_ns = round(model.future_steps * spec.action.step_s * 1e9)
+    play = Comparisons(PlannerPolicy(session, loop), cell)
     tokens_M = still_tokens(model, {camera.name for camera in spec.cameras if camera.role == "head"})
     usual: list[list[tuple[Dream, F32]]] = []
     for i in range(args.episodes):

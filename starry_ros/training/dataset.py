@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,7 @@ def load_demonstrations(
     `encode` maps canvases [n, H, W, 3] to latents [n, C, Y, X]; `view` makes the canvases of an episode; `scenes` go
     along with the frames. Raises DataError that names the file.
     """
-    files = sorted((folder / "episodes").glob("*.npz"))
-    if not files:
-        raise DataError(str(folder), "holds no episodes", fix="run `starry data generate` first")
+    files = _files(folder)
     small: dict[str, list[NDArray[np.generic]]] = {}
     lengths, texts = [], []
     for path in files:
@@ -143,6 +141,18 @@ def rivals(texts: tuple[str, ...]) -> list[list[int]]:
         [j for j, other in enumerate(named) if None not in (name, other) and other != name and wording[j] == wording[i]]
         for i, name in enumerate(named)
     ]
+
+
+def read_episodes(folder: Path) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Every episode's arrays but the images. Raises DataError that names the file."""
+    return (_read(path) for path in _files(folder))
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted((folder / "episodes").glob("*.npz"))
+    if not files:
+        raise DataError(str(folder), "holds no episodes", fix="run `starry data generate` first")
+    return files
 
 
 def _read(path: Path) -> dict[str, NDArray[np.generic]]:

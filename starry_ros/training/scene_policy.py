@@ -9,9 +9,11 @@ import numpy as np
 from starry_ros.canvas.depth import depth_cells, rgbd_canvas
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.paths import LENGTH, draw_paths
+from starry_ros.errors import ConfigError
 from starry_ros.sim.cell import Cell
 from starry_ros.training.scenes import metres, observe_scene, seen_layout
 from starry_ros.types import F64, U8, Canvas, Plan, RobotState
+from starry_ros.wam.config import WamConfig
 from starry_ros.wam.gasam import Scene, scene_of
 from starry_ros.wam.session import Session
 
@@ -22,7 +24,11 @@ class ScenePolicy:
     def __init__(self, session: Session, cell: Cell) -> None:
         self.session, self.cell = session, cell
         self._layout = t_pose_layout(cell.spec)
-        self._hash = seen_layout(cell.spec, session.runtime.config.layout).layout_hash
+        config = session.runtime.config
+        if not isinstance(config, WamConfig):
+            raise ConfigError("policy", "models of Wan's size see colour alone", got=config.name)
+        self._config = config
+        self._hash = seen_layout(cell.spec, config.layout).layout_hash
         self._hands: list[tuple[float, F64]] = []
 
     def reset(self, instruction: str) -> int:
@@ -36,7 +42,7 @@ class ScenePolicy:
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """Look at the cell's depth, cameras and hands, observe, and plan from it."""
-        config, seen = self.session.runtime.config, observe_scene(self.cell, self._layout)
+        config, seen = self._config, observe_scene(self.cell, self._layout)
         depth_HW = metres(seen["depth_THW"])
         image = self._with_paths(canvas.image_HWC, seen["hands_TA3"].astype(np.float64))
         image = rgbd_canvas(image, depth_HW) if config.layout == "rgbd" else image
@@ -49,7 +55,7 @@ class ScenePolicy:
 
     def _with_paths(self, image_HWC: U8, hands_A3: F64) -> U8:
         """The canvas with the hands' paths, if the model was trained on those."""
-        config, now_s = self.session.runtime.config, self.cell.sim_time_s
+        config, now_s = self._config, self.cell.sim_time_s
         if not config.paths:
             return image_HWC
         oldest_s = now_s - LENGTH * config.step_s
@@ -59,7 +65,7 @@ class ScenePolicy:
 
     def _scene(self, depth_HW: np.ndarray, hands_A3: np.ndarray, cell_px: int) -> Scene:
         cells = depth_cells(depth_HW, cell_px)
-        columns = self.session.runtime.config.canvas_width_px // cell_px
+        columns = self._config.canvas_width_px // cell_px
         cells = np.pad(cells, ((0, 0), (0, columns - cells.shape[1])))
         cameras = [self.cell.camera_model(camera) for camera in self._layout.cameras]
         return scene_of(cells, cameras, hands_A3, self._layout)

@@ -132,6 +132,11 @@ class WamConfig:
         return self.rows * self.columns
 
     @property
+    def frame_steps(self) -> int:
+        """Frames of the history may lie anywhere."""
+        return 0
+
+    @property
     def sink_age_steps(self) -> int:
         """The greatest age that a sink is shown with: half of what the rotation can tell from the future."""
         return self.rope_period // 4

@@ -29,6 +29,7 @@ from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session, SessionConfig
 from starry_ros.wam.text import load_text_encoder
+from starry_ros.wam.wan.open import is_public, open_public
 
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 DEFAULTS = SessionConfig()
@@ -51,8 +52,12 @@ def load_session(
     weighs the actions' attention. Raises CheckpointError on a
     model that does not fit, ConfigError on an unknown runtime or where nobody gives the scene, RuntimeUnavailable on a
     runtime that this machine lacks, and on too little memory.
+
+    A folder of public weights with a `serving.json` opens as a model of Wan's size (`wan.open`), on PyTorch alone.
     """
     torch.set_num_threads(threads)
+    if is_public(model_dir):
+        return open_public(model_dir, spec, runtime, config)
     checkpoint = load_checkpoint(model_dir, spec)
     if geometry is not None:
         checkpoint = choose_geometry(checkpoint, geometry)

@@ -69,6 +69,8 @@ class Session:
         self.runtime, self.spec, self.config = runtime, spec, config
         self._stats, self._texts, self._layout_hash = stats, texts, layout_hash
         self._step_ns = nanoseconds(spec.action.step_s)
+        self._grid = max(1, runtime.config.frame_steps)
+        self._spacing = runtime.config.frame_steps or config.min_spacing_steps
         self._lower, self._upper = spec.limit("lower"), spec.limit("upper")
         self.epoch = 0
         self.instruction = ""
@@ -97,14 +99,18 @@ class Session:
     def observe(self, canvas: Canvas, state: RobotState, scene: Scene | None = None) -> None:
         """Take the newest frame and joint state. Frames must come in order of time; a refused one changes nothing.
 
-        A model with geometry-aware attention also needs the frame's scene.
+        A model with geometry-aware attention also needs the frame's scene. A model that reads video at a fixed rate
+        takes the first frame of every instant of its grid and leaves out the others.
         """
         self._check(canvas, state)
         if self._origin_ns is None:
             self._origin_ns = canvas.stamp_ns
-        step = round((canvas.stamp_ns - self._origin_ns) / self._step_ns)
-        if self._stamp_ns is not None and step - self._step >= self.config.min_spacing_steps:
-            self._commit(step)
+        step = self._grid * round((canvas.stamp_ns - self._origin_ns) / (self._grid * self._step_ns))
+        if self._stamp_ns is not None:
+            if self.reads_video and step == self._step:
+                return
+            if step - self._step >= self._spacing:
+                self._commit(step)
         self.runtime.observe(canvas.image_HWC, step)
         if scene is not None:
             self.runtime.look(scene_arrays(scene))
@@ -126,8 +132,18 @@ class Session:
 
     @property
     def observed_ns(self) -> int | None:
-        """Stamp of the newest observation of this epoch."""
-        return self._stamp_ns
+        """Stamp of the newest observation of this epoch that a plan starts from."""
+        return None if self._stamp_ns is None else self._stamp_ns - self.runtime.lag_steps * self._step_ns
+
+    @property
+    def spacing_s(self) -> float:
+        """Time between two frames of the history. Frames that come more often serve plans alone."""
+        return self._spacing * self.spec.action.step_s
+
+    @property
+    def reads_video(self) -> bool:
+        """Whether every frame of the grid is wanted, also those that came while a plan was made."""
+        return self.runtime.config.frame_steps > 0
 
     def in_model_units(self, positions_DJ: F64) -> F32:
         """The first steps of a chunk in model units."""
@@ -162,7 +178,7 @@ class Session:
         chunk = self._chunk(positions_KJ if shape is None else shape(positions_KJ))
         imagined = self.runtime.decode(prediction.latents) if self.config.imagine else None
         ahead_ns = self.runtime.config.future_steps * self._step_ns
-        self.dream = Dream(self._stamp_ns + ahead_ns, self.runtime.latents(), prediction.latents[0])
+        self.dream = Dream(chunk.observation_ns + ahead_ns, self.runtime.latents(), prediction.latents[0])
         timing = {**prediction.seconds, "total": time.monotonic() - start}
         return Plan(chunk, self._value_map(prediction), imagined, timing)
 
@@ -224,11 +240,12 @@ class Session:
             for joint in self.spec.gripper_indices:
                 middle = (self._lower[joint] + self._upper[joint]) / 2
                 positions[:, joint] = np.where(positions[:, joint] > middle, self._upper[joint], self._lower[joint])
-        assert self._stamp_ns is not None
+        observed_ns = self.observed_ns
+        assert observed_ns is not None
         self._chunk_id += 1
         self._last = ActionChunk(
             chunk_id=self._chunk_id, epoch=self.epoch, instruction_id=self.instruction_id,
-            observation_ns=self._stamp_ns, start_ns=self._stamp_ns + self._step_ns, step_ns=self._step_ns,
+            observation_ns=observed_ns, start_ns=observed_ns + self._step_ns, step_ns=self._step_ns,
             joint_names=self.spec.joint_names,
             positions_KJ=positions, contract_hash=self.spec.content_hash,
         )
@@ -265,5 +282,6 @@ class Session:
             )
             for event in range(config.value_events) for i, view in enumerate(config.views)
         )
-        assert self._stamp_ns is not None
-        return ValueMap(self._stamp_ns, self._layout_hash, config.value_stride_px, prediction.map_EYX, landing)
+        observed_ns = self.observed_ns
+        assert observed_ns is not None
+        return ValueMap(observed_ns, self._layout_hash, config.value_stride_px, prediction.map_EYX, landing)

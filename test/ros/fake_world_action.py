@@ -38,6 +38,7 @@ class FakeSession:
     """Plans a slow swing of one joint around home, as a function of absolute time."""
 
     dream = None
+    spacing_s, reads_video = 0.4, False
 
     def __init__(self, spec: RobotSpec) -> None:
         self.runtime, self.spec, self._spec = FakeRuntime(), spec, spec

@@ -11,7 +11,56 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from starry_ros.types import F32, U8
-from starry_ros.wam.config import WamConfig
+from starry_ros.wam.config import ViewConfig
+
+
+class PlanShape(Protocol):
+    """What session and planner ask of a model's configuration, whatever its size: see `WamConfig`.
+
+    `frame_tokens` are the tokens that a plan imagines. Frames of the history lie on a grid of `frame_steps` steps; 0
+    lets them lie anywhere.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def canvas_height_px(self) -> int: ...
+    @property
+    def canvas_width_px(self) -> int: ...
+    @property
+    def joints(self) -> int: ...
+    @property
+    def chunk_steps(self) -> int: ...
+    @property
+    def future_steps(self) -> int: ...
+    @property
+    def frame_steps(self) -> int: ...
+    @property
+    def history_actions(self) -> int: ...
+    @property
+    def prefix_steps(self) -> int: ...
+    @property
+    def frame_tokens(self) -> int: ...
+    @property
+    def latent_token_width(self) -> int: ...
+    @property
+    def value_token_width(self) -> int: ...
+    @property
+    def value_start(self) -> str: ...
+    @property
+    def value_events(self) -> int: ...
+    @property
+    def value_stride_px(self) -> int: ...
+    @property
+    def views(self) -> tuple[ViewConfig, ...]: ...
+    @property
+    def coupling(self) -> str: ...
+    @property
+    def video_steps(self) -> int: ...
+    @property
+    def snap_grippers(self) -> bool: ...
+    @property
+    def needs_scene(self) -> bool: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +112,14 @@ class Runtime(Protocol):
     """An engine with one episode's memory."""
 
     name: str
-    config: WamConfig
+
+    @property
+    def config(self) -> PlanShape:
+        """The shape that the session plans for."""
+
+    @property
+    def lag_steps(self) -> int:
+        """Steps from the moment that plans start from to the newest observation; 0 where every frame counts at once."""
 
     def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
         """Take a sentence's embedding; history stays valid, because observed frames never saw the sentence."""

@@ -28,6 +28,8 @@ Engine = Callable[[Arrays], Arrays]
 class GraphRunner:
     """A `Runtime` over one engine a graph."""
 
+    lag_steps = 0
+
     def __init__(self, name: str, config: WamConfig, engines: Mapping[str, Engine], zeros: Zeros = numpy_zeros) -> None:
         self.name, self.config, self.engines = name, config, dict(engines)
         self._inputs = {spec.name: tuple(spec.inputs) for spec in graph_specs(config)}

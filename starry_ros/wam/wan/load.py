@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from starry_ros.errors import CheckpointError
 from starry_ros.wam.config import StreamConfig
 from starry_ros.wam.wan.adapter import UNUSED, same_names, transformer_config, transformer_sources
 from starry_ros.wam.wan.config import NARROW, WanConfig
@@ -33,6 +36,33 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.bfloat16, device: 
     weights.load_into(model, sources, dtype, device, UNUSED)
     _fill_rest(model, config, set(sources), dtype, device)
     return model.eval()
+
+
+def load_streams(model: WanModel, folder: Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> None:
+    """Trained value and action streams, under this package's names, over the random ones. CheckpointError as above."""
+    own = {name: source for name, source in same_names(model).items() if not name.startswith("video")}
+    WeightFolder(folder).load_into(model, own, dtype, device)
+
+
+def save_streams(model: WanModel, folder: Path) -> None:
+    """Write what `load_streams` reads: weights, and the sizes of the streams."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("video")}
+    save_file(tensors, folder / "streams.safetensors")
+    sizes = {name: stream and dataclasses.asdict(stream)
+             for name, stream in (("value", model.config.value), ("action", model.config.action))}
+    (folder / "config.json").write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+
+
+def stream_sizes(folder: Path) -> dict[str, StreamConfig | None]:
+    """Sizes of trained streams: those of the folder's config.json. Raises CheckpointError where it names none."""
+    raw = read_json(folder / "config.json")
+    try:
+        return {name: raw[name] and StreamConfig(**raw[name]) for name in ("value", "action")}
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(str(folder / "config.json"), f"names no sizes of streams: {error}",
+                              expected='{"value": {"width": .., "feed_forward": ..} or null, "action": {..}}',
+                              fix="save the streams with `save_streams`") from error
 
 
 def load_vae(folder: Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> WanVae:
