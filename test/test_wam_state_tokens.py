@@ -46,7 +46,8 @@ def canvases(count: int) -> torch.Tensor:
 
 def test_pixels_beside_a_latent_are_the_means_of_its_squares() -> None:
     canvas, z = canvases(1), latents(1)
-    features = make().encoder.features(z, canvas)
+    encoder = make().encoder
+    features = encoder.features(z, encoder.means(canvas))
     assert torch.equal(features[:, :4], z)
     for row, column, channel, i, j in ((0, 0, 0, 0, 0), (11, 9, 2, 1, 0), (4, 7, 1, 0, 1)):
         y, x = 16 * row + 8 * i, 16 * column + 8 * j

@@ -1,8 +1,10 @@
 """Train the state autoencoder on the frames of a data set: `starry train-state-tokens`.
 
 With `action_weight` 0 it learns from images alone, as StaMo does. Otherwise a linear head also has to tell the joints'
-displacement from the motion: the states of a robot's own data then turn straight where its actions are straight. The
-head is dropped. Seeded and resumable. Every tenth episode is held out: `starry eval-state-tokens` measures there.
+positions from a state, and the same head their displacement from a motion, which is the difference of two states: the
+states of a robot's own data then turn straight where its actions are straight. Positions teach where the arms are from
+every single frame; displacements weigh what little moves in a tenth of a second. The head is dropped. Seeded and
+resumable. Every tenth episode is held out: `starry eval-state-tokens` measures there.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -52,8 +55,10 @@ class StatesTrainer:
         self.frames: I64 = np.flatnonzero(~held_out(data))
         torch.manual_seed(training.seed)
         self.model = StateAutoencoder(config)
-        self.head = nn.Linear(config.tokens * config.state_width, data.position_FJ.shape[1], bias=False)
+        self.head = nn.Linear(config.tokens * config.state_width, data.position_FJ.shape[1])
+        self.means_F3HW = pixel_means(config, data)
         self.trained = nn.ModuleDict({"states": self.model, "head": self.head})
+        self.middle_J = data.position_FJ.mean(0)
         self.scale_J = np.maximum(data.position_FJ.std(0), ARM_SCALE_FLOOR_RAD)
         self.spread_K = torch.from_numpy(self._spread(training.longest_motion)).float()
         self.optimiser = torch.optim.AdamW(self.trained.parameters(), lr=training.learning_rate, weight_decay=0.01)
@@ -75,17 +80,21 @@ class StatesTrainer:
         rng = np.random.default_rng([self.training.seed, step])
         before = np.sort(rng.choice(self.frames, self.training.batch // 2))
         after = np.minimum(before + rng.integers(1, self.training.longest_motion + 1, len(before)), data.last_F[before])
-        latents, canvas = frame_tensors(data, np.concatenate([before, after]))
-        state = self.model.encode(latents, canvas)
+        drawn = np.concatenate([before, after])
+        latents, means = (torch.from_numpy(part[drawn].astype(np.float32))
+                          for part in (data.latents_FCYX, self.means_F3HW))
+        state = self.model.encode_features(latents, means)
         half = len(before)  # one frame of a pair is enough for the decoder
         noise = torch.from_numpy(rng.standard_normal(latents[:half].shape, dtype=np.float32))
         terms = {"flow": self.model.loss(latents[:half], noise, _times(rng, half), state[:half])}
         if self.training.action_weight:
-            start, end = state.flatten(1).chunk(2)
-            moved = torch.from_numpy((data.position_FJ[after] - data.position_FJ[before]) / self.scale_J).float()
-            error = (self.head(end - start) - moved).square().mean(1)
-            terms["motion"] = (error / self.spread_K[after - before]).mean()
-        loss = terms["flow"] + self.training.action_weight * terms.get("motion", torch.zeros(()))
+            position = torch.from_numpy((data.position_FJ[drawn] - self.middle_J) / self.scale_J).float()
+            error = self.head(state.flatten(1)) - position
+            terms["position"] = error.square().mean()
+            moved = (error[half:] - error[:half]).square().mean(1)
+            terms["motion"] = (moved / self.spread_K[after - before]).mean()
+        loss = terms["flow"] + self.training.action_weight * sum(
+            (terms[name] for name in ("position", "motion") if name in terms), torch.zeros(()))
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
@@ -129,6 +138,16 @@ def run(trainer: StatesTrainer, minutes: float | None, report: Callable[[str], N
         if minutes is not None and elapsed > 60 * minutes:
             break
     trainer.save()
+
+
+def pixel_means(config: StatesConfig, data: Demonstrations) -> NDArray[np.float16]:
+    """Of every frame, what the encoder reads of its pixels [F, 3, H, W]: a hundredth of a canvas, held in memory."""
+    cells = max(1, config.pixel_cells)
+    means = np.empty((len(data), 3, config.latent_rows * cells, config.latent_columns * cells), np.float16)
+    for frame, canvas_HWC in enumerate(data.canvas_FHWC):
+        small = cv2.resize(canvas_HWC.astype(np.float32), means.shape[:1:-1], interpolation=cv2.INTER_AREA)
+        means[frame] = (small / 127.5 - 1).transpose(2, 0, 1)
+    return means
 
 
 def frame_tensors(data: Demonstrations, frames: I64) -> tuple[torch.Tensor, torch.Tensor]:

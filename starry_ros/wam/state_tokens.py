@@ -56,7 +56,11 @@ class StateEncoder(nn.Module):
         nn.init.normal_(self.straight.weight, std=0.2 / (_patches(config) * features) ** 0.5)
 
     def forward(self, latents_BCHW: Tensor, canvas_B3HW: Tensor) -> Tensor:
-        c, features = self.config, patchify(self.features(latents_BCHW, canvas_B3HW), self.config.patch)
+        return self.compress(self.features(latents_BCHW, self.means(canvas_B3HW)))
+
+    def compress(self, features_BCHW: Tensor) -> Tensor:
+        """State [B, S, D] of a frame's features."""
+        c, features = self.config, patchify(features_BCHW, self.config.patch)
         h = self.patch_in(features) + self.position
         h = torch.cat([self.queries.expand(len(h), -1, -1), h], dim=1)
         h, _ = self.stream(h, h.new_zeros(1), _unrotated(h, c), [])
@@ -64,14 +68,16 @@ class StateEncoder(nn.Module):
         state: Tensor = self.out(h[:, : c.tokens]) + read.unflatten(1, (c.tokens, c.state_width))
         return state
 
-    def features(self, latents_BCHW: Tensor, canvas_B3HW: Tensor) -> Tensor:
+    def means(self, canvas_B3HW: Tensor) -> Tensor:
+        """Means of the squares of pixels that the features hold: `pixel_cells` squared of them beside each latent."""
+        size = canvas_B3HW.shape[-1] // (self.config.latent_columns * max(1, self.config.pixel_cells))
+        return F.avg_pool2d(canvas_B3HW, size)
+
+    def features(self, latents_BCHW: Tensor, means_B3HW: Tensor) -> Tensor:
         """Latents, and the pixel means beside each of them [B, C', h, w]."""
-        c = self.config
-        if not c.pixel_cells:
+        if not self.config.pixel_cells:
             return latents_BCHW
-        size = canvas_B3HW.shape[-1] // (c.latent_columns * c.pixel_cells)
-        means = PIXEL_SCALE * F.avg_pool2d(canvas_B3HW, size)
-        return torch.cat([latents_BCHW, F.pixel_unshuffle(means, c.pixel_cells)], dim=1)
+        return torch.cat([latents_BCHW, F.pixel_unshuffle(PIXEL_SCALE * means_B3HW, self.config.pixel_cells)], dim=1)
 
 
 class StateDecoder(nn.Module):
@@ -106,6 +112,10 @@ class StateAutoencoder(nn.Module):
         """States [B, S, D]. The difference of two is a motion."""
         state: Tensor = self.encoder(latents_BCHW, canvas_B3HW)
         return state
+
+    def encode_features(self, latents_BCHW: Tensor, means_B3HW: Tensor) -> Tensor:
+        """What `encode` gives, from the means of the canvas (`StateEncoder.means`)."""
+        return self.encoder.compress(self.encoder.features(latents_BCHW, means_B3HW))
 
     def loss(self, latents_BCHW: Tensor, noise_BCHW: Tensor, t_B: Tensor, state_BSD: Tensor) -> Tensor:
         """Mean squared error of the decoder's velocity, given the latents' states."""
