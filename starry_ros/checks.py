@@ -50,6 +50,7 @@ BARS = (
     Bar("control/growth", "value", "<=", 100.0),
     Bar("control/splice_position", "value", "<=", 1e-9),
     Bar("control/splice_velocity", "value", "<=", 1.0),
+    Bar("annotation/*", "value", "<=", 1.5),  # camera pixels at 640 x 480
     Bar("planning/stall_async_grounded_*", "value", "<=", 0.0),
     Bar("history/torch/chunk_64", "cost_ratio", "<=", 1.10),
     Bar("history/onnxruntime/chunk_64", "cost_ratio", "<=", 1.10),
@@ -65,6 +66,7 @@ BENCHES = {
     "canvas": ("starry_ros.bench.canvas", "packing three views, against the obvious way"),
     "canvas-size": ("starry_ros.bench.canvas_size", "what a canvas size shows of the table, and what its plan costs"),
     "control": ("starry_ros.bench.control", "one executor step, and the jitter of the control loop"),
+    "annotation": ("starry_ros.bench.annotation", "value labels, against where a camera sees the contact"),
     "planning": ("starry_ros.bench.planning", "stalls, jumps and jerk of planning while moving, by mode and latency"),
     "model": ("starry_ros.bench.model", "one plan on each runtime installed"),
     "history": ("starry_ros.bench.history", "what the fixed history costs, and saves against the public way"),
@@ -116,9 +118,12 @@ def check_model(args: argparse.Namespace) -> int:
     """
     from starry_ros.wam.checkpoint import load_checkpoint
     from starry_ros.wam.load import LARGEST_DIFFERENCE, compare_runtimes
+    from starry_ros.wam.wan.open import is_public
 
     spec = load_robot_spec(robot_file(args.robot))
     folder = model_dir(args.folder)
+    if is_public(folder):
+        return _check_public_model(args, folder, spec)
     checkpoint = load_checkpoint(folder, spec)
     checkpoint.build_model()
     rows: list[Record] = [{
@@ -135,6 +140,15 @@ def check_model(args: argparse.Namespace) -> int:
         print(row["reason"])
     passed = all(row["state"] != "differs" for row in runtimes)
     return _finish(args, rows, passed=passed, training=checkpoint.training, runtimes=runtimes)
+
+
+def _check_public_model(args: argparse.Namespace, folder: Path, spec: RobotSpec) -> int:
+    """A folder of published weights: names, shapes and what it would be for this robot. No weights are read."""
+    from starry_ros.wam.wan.check import check_public
+
+    rows = [check_public(folder, spec)]
+    print_table(rows)
+    return _finish(args, rows)
 
 
 def add_check_machine_arguments(parser: argparse.ArgumentParser) -> None:

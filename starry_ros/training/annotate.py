@@ -147,13 +147,13 @@ def label(shots: Sequence[Snapshot], log: ContactLog, layout: CanvasLayout, task
     """Labels [T, E, V, F] of an episode's frames."""
     labels = np.zeros((len(shots), EVENTS, len(layout.tiles), FIELDS), dtype=np.float32)
     for row, shot in zip(labels, shots, strict=True):
-        for event, (target, point) in enumerate(_targets(shot, log, task)):
+        for event, (target, point) in enumerate(targets(shot, log, task)):
             for view, (camera, seen) in enumerate(zip(shot.cameras, shot.seen, strict=True)):
                 row[event, view] = project(point, camera, layout, target in seen)
     return labels
 
 
-def _targets(shot: Snapshot, log: ContactLog, task: str) -> list[tuple[str, F64]]:
+def targets(shot: Snapshot, log: ContactLog, task: str) -> list[tuple[str, F64]]:
     """The next contacts as (object, world point [3])."""
     if shot.contacts is not None:
         return list(shot.contacts[:EVENTS])
