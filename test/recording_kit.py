@@ -25,6 +25,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.ros import convert
 from starry_ros.ros.definitions import full_definition
 from starry_ros.types import ActionChunk, Canvas, LandingPoint, Plan, RobotState, TileStatus, ValueMap
+from starry_ros.wam.steps import checksum
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 LAYOUT = t_pose_layout(SPEC)
@@ -93,9 +94,12 @@ def canvas_at(at_ns: int, rng: np.random.Generator) -> Canvas:
 
 def write_session(
     path: Path, plans: int = 12, epoch_at: int = 6, swap_at: int = 3, skip: Callable[[int], bool] = lambda _: False,
-    more: Callable[[Writer], None] = lambda _: None,
+    more: Callable[[Writer], None] = lambda _: None, twins: bool = False,
 ) -> None:
-    """A session of one plan every 0.4 s, of two epochs, with a new sentence in the first; `skip` loses canvases."""
+    """A session of one plan every 0.4 s, of two epochs, with a new sentence in the first.
+
+    `skip` loses canvases; with `twins`, each canvas comes between two others of its stamp, as while views are late.
+    """
     writer, planner, rng = Writer(path), SmallPlanner(), np.random.default_rng(4)
 
     def log(at_s: float, **step: Any) -> None:
@@ -119,11 +123,13 @@ def write_session(
             near = sample if offset_ms == 0 else near
         canvas = canvas_at(at_ns, rng)
         image, info = convert.canvas_messages(canvas, LAYOUT, SPEC.content_hash, writer.edge)
-        if not skip(index):
-            writer.write("/canvas", at_s + 0.03, image)
+        twin = [convert.canvas_messages(canvas_at(at_ns, rng), LAYOUT, "", writer.edge)[0]] if twins else []
+        for picture in [*twin, image, *twin] if not skip(index) else []:
+            writer.write("/canvas", at_s + 0.03, picture)
         writer.write("/canvas_info", at_s + 0.03, info)
         planner.observe(canvas, near)
-        log(at_s + 0.05, do="observe", canvas=ORIGIN_NS + at_ns, state=ORIGIN_NS + near.stamp_ns)
+        log(at_s + 0.05, do="observe", canvas=ORIGIN_NS + at_ns, state=ORIGIN_NS + near.stamp_ns,
+            crc=checksum(canvas))
         plan = planner.plan()
         log(at_s + 0.1, do="plan", chunk=plan.chunk.chunk_id, rung="full", committed=0)
         status = WorldActionStatus(instruction=planner.text, instruction_id=planner.instruction_id, epoch=planner.epoch,

@@ -16,7 +16,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from starry_ros.recording.figures import Figures, Moment, Series, lost_share, measure, summary, worst_moments
 from starry_ros.recording.page import page
-from starry_ros.recording.plots import Bar, Line, curves, histogram, thinned, ticks, timeline
+from starry_ros.recording.plots import Bar, Line, curves, histogram, largest, stretches, thinned, ticks, timeline
 from starry_ros.recording.reader import Recording
 from starry_ros.ros.convert import to_stamp
 
@@ -67,7 +67,7 @@ def test_figures_are_those_of_the_session(recording: Recording) -> None:
     assert figures.jerk_share.value == pytest.approx([0.5], rel=1e-3)
     assert figures.limit_share["right_gripper"] == 0.25
     assert figures.frames["head"] == 54
-    assert figures.frames_lost["head"] == pytest.approx(6 / 60, abs=0.001)
+    assert figures.frames_missing["head"] == pytest.approx(6 / 60, abs=0.001)
     assert [text for _, text in figures.sentences] == [
         f"put the {colour} block on the pad" for colour in ("red", "blue", "green")
     ]
@@ -140,6 +140,24 @@ def test_plots_keep_extremes_and_have_round_ticks() -> None:
     assert ticks(0.0, 1.0, 4) == [0.0, 0.5, 1.0]
     assert ticks(-0.13, 0.42, 5) == [0.0, 0.2, 0.4]
     assert ticks(3.0, 3.0, 4) == [3.0]
-    for svg in (curves([Line("a", [0, 1], [2, 3])], 1.0), histogram([1.0, 1.0, 2.0], "s"), histogram([0.0], "ms"),
-                timeline([Bar(0, 1, 0, "x", '<&"')], ["<row>"], 2.0)):
+    for svg in (curves([Line("a", [0, 1], [2, 3])], (0.0, 1.0)), histogram([1.0, 1.0, 2.0], "s"),
+                histogram([0.0], "ms"), timeline([Bar(0, 1, 0, "x", '<&"')], ["<row>"], (0.0, 2.0))):
         ElementTree.fromstring(svg)
+
+
+def test_a_curve_is_broken_where_nothing_was_said_and_an_envelope_keeps_the_peaks() -> None:
+    at = np.concatenate([np.arange(0, 5, 0.1), np.arange(9, 12, 0.1)])
+    assert [len(part) for part, _ in stretches(at, at)] == [50, 30]
+    assert len(stretches(np.arange(0, 50, 2.0), np.zeros(25))) == 1, "a slow series is no gap"
+    at_s, peaks = largest([0.0, 0.1, 0.19, 0.7], [1.0, 4.0, 2.0, 3.0], 0.2)
+    assert at_s == pytest.approx([0.1, 0.7])
+    assert peaks == [4, 3]
+
+
+def test_what_somebody_asked_for_is_no_worst_moment() -> None:
+    modes = [(2.0, "RUN", "arm"), (5.0, "STOP", "stop"), (9.0, "FAULT", "tracking_error")]
+    figures = Figures(seconds=20.0, modes=modes,
+                      refusals=[(6.0, "not_running"), (8.0, "stale")], arrival_s=[3.0])
+    assert [(m.at_s, m.why) for m in worst_moments(figures)] == [(8.0, "plan refused: stale"),
+                                                                (9.0, "FAULT: tracking_error")]
+    assert figures.begin_s == 1.5

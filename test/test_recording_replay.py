@@ -49,6 +49,13 @@ def test_a_changed_weight_is_found_and_the_first_chunk_named(session: Path) -> N
     assert played(session, weight=1.0 + 1e-9).first_beyond(1e-6) is None
 
 
+def test_of_several_canvases_with_one_stamp_the_one_planned_on_is_taken(tmp_path: Path) -> None:
+    write_session(tmp_path / "a.mcap", twins=True)
+    outcome = played(tmp_path / "a.mcap")
+    assert len(outcome.compared) == 12
+    assert all(c.exact for c in outcome.compared)
+
+
 def test_what_follows_a_lost_canvas_is_not_called_different(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     write_session(path, skip=lambda index: index == 2)

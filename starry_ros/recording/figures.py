@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from starry_ros.recording.lost import tally
 from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F64, ActionChunk
@@ -24,6 +25,11 @@ PERCENTS = (50, 95, 99)
 IMAGINED_AHEAD_NS, IMAGINED_TOLERANCE_NS = 800_000_000, 50_000_000
 APART_S = 1.0
 MOST_MOMENTS = 6
+LEAD_S = 0.5
+NOT_RUNNING = ("not_running", "before_arm")
+"""Why the executor refuses plans while it was told to rest."""
+ASKED = ("stop", "hold", "start")
+"""Reasons of modes that somebody asked for."""
 
 
 @dataclass
@@ -75,16 +81,29 @@ class Figures:
     modes: list[tuple[float, str, str]] = field(default_factory=list)
     sentences: list[tuple[float, str]] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=dict)
-    refused_series: Series = field(default_factory=Series)
+    refusals: list[tuple[float, str]] = field(default_factory=list)
     limit_share: dict[str, float] = field(default_factory=dict)
     jerk_joint: dict[str, float] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
-    frames_lost: dict[str, float] = field(default_factory=dict)
+    frames_missing: dict[str, float] = field(default_factory=dict)
+    lost: int | None = None
+    counted: int = 0
     skew_ms: dict[str, list[float]] = field(default_factory=dict)
     diagnosed: Counter[str] = field(default_factory=Counter)
     gate_interventions: int = 0
     missed_ticks: int = 0
     ticks: int = 0
+
+    @property
+    def begin_s(self) -> float:
+        """When it begins to be of interest: shortly before the first plan, or before the arms are armed."""
+        armed = [at_s for at_s, mode, _ in self.modes if mode in ("RUN", "SLOW")]
+        return max(0.0, min([*self.arrival_s[:1], *armed[:1]], default=0.0) - LEAD_S)
+
+    @property
+    def refused_running(self) -> int:
+        """Plans refused for another reason than that the arms were not to move."""
+        return sum(count for reason, count in self.refused.items() if reason not in NOT_RUNNING)
 
     def mode_seconds(self) -> dict[str, float]:
         """Seconds spent in each mode."""
@@ -115,6 +134,9 @@ def measure(recording: Recording, spec: RobotSpec) -> Figures:
         else:
             handlers[heard.topic](heard.received_ns, heard.published_ns, heard.message)
     _count_frames(figures, recording, spec)
+    known = [topic for topic in tally(recording) if topic.lost is not None]
+    if known:
+        figures.lost, figures.counted = sum(t.lost or 0 for t in known), sum(t.messages for t in known)
     _compare_imagined(figures, recording)
     return figures
 
@@ -153,8 +175,8 @@ class _Watch:
             figures.stall.add(at_s, message.stall_share)
         figures.jitter.add(at_s, message.tick_jitter_p99_s)
         counts = dict(zip(message.refused_reasons, message.refused_counts, strict=True))
-        if sum(counts.values()) > sum(figures.refused.values()):
-            figures.refused_series.add(at_s, float(sum(counts.values())))
+        more = [reason for reason, count in counts.items() if count > figures.refused.get(reason, 0)]
+        figures.refusals += [(at_s, reason) for reason in more]
         figures.refused = counts
         for name, share in zip(message.joint_names, message.limit_share, strict=True):
             figures.limit_share[name] = max(share, figures.limit_share.get(name, 0.0))
@@ -239,7 +261,7 @@ def _count_frames(figures: Figures, recording: Recording, spec: RobotSpec) -> No
     for topic, _, _, data in recording.raw(topics=list(topics)):
         stamps[topics[topic]].append(cdr_stamp_ns(data))
     figures.frames = {name: len(found) for name, found in stamps.items()}
-    figures.frames_lost = {name: lost_share(found, spec.rates.camera_hz) for name, found in stamps.items()}
+    figures.frames_missing = {name: lost_share(found, spec.rates.camera_hz) for name, found in stamps.items()}
 
 
 def _compare_imagined(figures: Figures, recording: Recording) -> None:
@@ -261,10 +283,11 @@ def _compare_imagined(figures: Figures, recording: Recording) -> None:
 def worst_moments(figures: Figures) -> list[Moment]:
     """The moments most worth a look, at most a few, at least a second apart, in order of time."""
     found = [
-        Moment(at_s, f"{mode}: {reason}", 10.0) for at_s, mode, reason in figures.modes
-        if mode in ("FAULT", "STOP") and at_s > 0.5
+        Moment(at_s, f"{mode}: {reason}", 10.0 if mode == "FAULT" else 4.0) for at_s, mode, reason in figures.modes
+        if mode in ("FAULT", "STOP") and reason not in ASKED and at_s > 0.5
     ]
-    found += [Moment(at_s, "plans refused", 5.0) for at_s in figures.refused_series.at_s]
+    found += [Moment(at_s, f"plan refused: {reason}", 5.0) for at_s, reason in figures.refusals
+              if reason not in NOT_RUNNING]
     found += _peak(figures.slack, "least slack: the plan lasted {:.2f} s more", lambda v: 2.0 if v < 0 else 0.5 - v, -1)
     found += _peak(figures.latency, "slowest plan: {:.2f} s after its observation", lambda v: v / 0.5)
     found += _peak(figures.splice, "largest change of plan: {:.3f} rad at the splice", lambda v: v / 0.3)
@@ -294,9 +317,11 @@ def summary(figures: Figures) -> Mapping[str, Any]:
         "chunk_age_s": figures.chunk_age.percentiles(), "stall_share": max(figures.stall.value, default=None),
         "splice": figures.splice.percentiles(), "jerk_share": figures.jerk_share.percentiles(),
         "tick_jitter_p99_s": max(figures.jitter.value, default=None), "modes_s": figures.mode_seconds(),
-        "refused": figures.refused, "limit_share": figures.limit_share, "jerk_joint": figures.jerk_joint,
+        "refused": figures.refused,
+        "messages_lost": figures.lost, "messages_counted": figures.counted,
+        "limit_share": figures.limit_share, "jerk_joint": figures.jerk_joint,
         "gate_interventions": figures.gate_interventions, "missed_ticks": figures.missed_ticks,
-        "frames": figures.frames, "frames_lost": figures.frames_lost,
+        "frames": figures.frames, "frames_missing": figures.frames_missing,
         "skew_ms": {name: Series(value=values).percentiles() for name, values in figures.skew_ms.items()},
         "imagined_apart": figures.imagined_apart.percentiles(), "surprise": figures.surprise.percentiles(),
         "diagnosed": dict(figures.diagnosed), "moments": [vars(moment) for moment in worst_moments(figures)],

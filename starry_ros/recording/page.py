@@ -6,6 +6,7 @@ import base64
 import html
 import json
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import InputError
-from starry_ros.recording.figures import Figures, Moment, Series, ends_of, worst_moments
-from starry_ros.recording.plots import Bar, Line, curves, histogram, timeline
+from starry_ros.recording.figures import NOT_RUNNING, Figures, Moment, Series, ends_of, worst_moments
+from starry_ros.recording.plots import Bar, Line, curves, histogram, largest, timeline
 from starry_ros.recording.reader import Recording, image_of, value_map_of
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import U8, ValueMap
@@ -24,6 +25,8 @@ from starry_ros.value.overlay import OverlayPainter, Style
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 MAP_AGE_NS, PICTURE_AGE_NS = 1_000_000_000, 400_000_000
 CHUNK_ROWS = 4
+GAP_PX = 6
+RESTING = " <span>while the arms were to rest</span>"
 
 
 def page(recording: Recording, spec: RobotSpec, figures: Figures) -> str:
@@ -32,7 +35,7 @@ def page(recording: Recording, spec: RobotSpec, figures: Figures) -> str:
     sections = [
         _section("At a glance", _tiles(figures)),
         _section("What happened", _story(figures, moments)),
-        _section("Worst moments", _moments(recording, spec, moments)),
+        _section("Worst moments", _moments(recording, spec, figures, moments)),
         _section("Plans in time", _plans(figures)),
         _section("Motion", _motion(figures)),
         _section("Cameras", _cameras(figures)),
@@ -40,15 +43,19 @@ def page(recording: Recording, spec: RobotSpec, figures: Figures) -> str:
         _section("Refusals and warnings", _refusals(figures)),
         _section("Conditions", _conditions(recording, spec)),
     ]
-    title = html.escape(recording.path.name)
+    title = html.escape(recording.path.stem)
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{title}</title><style>{STYLE}</style><main><h1>Session {title}</h1>{_subtitle(recording, figures)}"
             f'{"".join(sections)}</main></html>\n')
 
 
 def _subtitle(recording: Recording, figures: Figures) -> str:
-    model = recording.metadata.get("model", "unknown model")
-    text = f"{figures.seconds:.1f} s, {len(figures.chunks)} plans by {model}, {sum(recording.counts.values())} messages"
+    model = recording.metadata.get("model", "an unknown model")
+    when = datetime.fromtimestamp(recording.start_ns / 1e9, UTC)
+    text = (f"{when:%d %B %Y, %H:%M:%S} UTC · {figures.seconds:.1f} s · {len(figures.chunks)} plans by {model} · "
+            f"{sum(recording.counts.values()):,} messages")
+    if figures.begin_s > 1:
+        text += f" · drawn from {figures.begin_s:.1f} s on, when the first plan came"
     return f'<p class="sub">{html.escape(text)}</p>'
 
 
@@ -58,8 +65,8 @@ def _section(title: str, body: str) -> str:
 
 def _tiles(figures: Figures) -> str:
     latency, splice = figures.latency.percentiles(), figures.splice.percentiles()
-    stall, refused = max(figures.stall.value, default=0.0), sum(figures.refused.values())
-    lost, jerk = max(figures.frames_lost.values(), default=0.0), max(figures.jerk_share.value, default=0.0)
+    stall, refused = max(figures.stall.value, default=0.0), figures.refused_running
+    missing, jerk = max(figures.frames_missing.values(), default=0.0), max(figures.jerk_share.value, default=0.0)
     faults = sum(mode == "FAULT" for _, mode, _ in figures.modes)
     tiles = [
         ("plan age at arrival", " / ".join(_ms(latency[p]) for p in ("p50", "p95", "p99")), "ms, p50 / p95 / p99", ""),
@@ -68,9 +75,14 @@ def _tiles(figures: Figures) -> str:
         ("waiting for plans", f"{stall:.1%}", "of the running time", "bad" if stall > 0 else "good"),
         ("change of plan", f"{_number(splice['p95'])} / {_number(splice['max'])}", "rad at splices, p95 / largest", ""),
         ("jerk of commands", f"{jerk:.0%}", "of the limit, largest", "bad" if jerk > 1.05 else "good"),
-        ("plans refused", str(refused), "by the executor", "bad" if refused else "good"),
-        ("frames lost", f"{lost:.1%}", "worst camera", "bad" if lost > 0.01 else "good"),
+        ("plans refused", str(refused), "while the arms ran", "bad" if refused else "good"),
+        ("frames missing", f"{missing:.1%}", "of its rate, worst camera", "bad" if missing > 0.01 else "good"),
         ("faults", str(faults), "latched stops", "bad" if faults else "good"),
+        ("messages lost", "-" if figures.lost is None else str(figures.lost),
+         f"of {figures.counted:,} counted by their senders" if figures.counted else "senders did not count",
+         "bad" if figures.lost else "good"),
+        ("control ticks late", f"{figures.missed_ticks / max(1, figures.ticks):.1%}", f"of {figures.ticks:,}",
+         "bad" if figures.missed_ticks > 0.01 * figures.ticks else "good"),
     ]
     return '<div class="tiles">' + "".join(
         f'<div class="tile {kind}"><b>{name}</b><strong>{value}</strong><span>{unit}</span></div>'
@@ -98,23 +110,31 @@ def _story(figures: Figures, moments: Sequence[Moment]) -> str:
             Bar(max(begin, at_s), min(later, until), row, "chunk used", f"{name}: followed"),
             Bar(min(later, until), until, row, "chunk dropped", f"{name}: replaced by the next"),
         ]
-    sentences = "".join(f"<li>{at_s:.1f} s: {html.escape(text)}</li>" for at_s, text in figures.sentences)
-    legend = _legend(("chunk late", "past when it came"), ("chunk used", "followed"), ("chunk dropped", "replaced"))
-    return timeline([bar for bar in bars if bar.end > bar.begin], rows, seconds) + legend + f"<ol>{sentences}</ol>"
+    sentences = "".join(f"<li><b>{at_s:.1f} s</b> {html.escape(text)}</li>" for at_s, text in figures.sentences)
+    modes = dict.fromkeys(mode for _, mode, _ in figures.modes)
+    legend = _legend(*((f"mode {mode.lower()}", mode) for mode in modes))
+    legend += _legend(("chunk late", "plan: past when it came"), ("chunk used", "followed"),
+                      ("chunk dropped", "replaced by the next"))
+    shown = [bar for bar in bars if bar.end > bar.begin]
+    return timeline(shown, rows, _span(figures)) + legend + f'<ol class="said">{sentences}</ol>'
+
+
+def _span(figures: Figures) -> tuple[float, float]:
+    return figures.begin_s, figures.seconds
 
 
 def _plans(figures: Figures) -> str:
-    seconds, milliseconds = figures.seconds, [1000 * v for v in figures.latency.value]
+    milliseconds = [1000 * v for v in figures.latency.value]
     return (
         _plot("Slack and age of the plan being followed, s", curves([
             Line("slack", figures.slack.at_s, figures.slack.value), Line("age", figures.chunk_age.at_s,
-                                                                       figures.chunk_age.value, "b")], seconds),
+                                                                       figures.chunk_age.value, "b")], _span(figures)),
               _legend(("line-a", "slack: how long the plan still lasts"), ("line-b", "age of its observation")))
         + _plot("Age of plans at arrival, ms", histogram(milliseconds, "ms"))
         + _plot("Time from plan to plan, s", histogram(figures.interval.value, "s"))
         + _table(("", "p50", "p95", "p99", "max"), [
-            ("age at arrival, s", figures.latency), ("from plan to plan, s", figures.interval),
-            ("age while followed, s", figures.chunk_age), ("tick jitter p99, s", figures.jitter),
+            ("age at arrival, ms", figures.latency), ("from plan to plan, ms", figures.interval),
+            ("age while followed, ms", figures.chunk_age), ("tick jitter p99, ms", figures.jitter),
         ])
     )
 
@@ -122,16 +142,17 @@ def _plans(figures: Figures) -> str:
 def _motion(figures: Figures) -> str:
     joints = sorted(figures.jerk_joint)
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{figures.jerk_joint[name]:.0%}</td>"
-        f"<td>{figures.limit_share.get(name, 0.0):.1%}</td></tr>" for name in joints
+        f"<tr><td>{html.escape(name)}</td>{_share(figures.jerk_joint[name])}"
+        f"{_share(figures.limit_share.get(name, 0.0))}</tr>" for name in joints
     )
-    head = "<tr><th>joint</th><th>largest jerk</th><th>shaped by limits</th></tr>"
+    head = "<tr><th>joint</th><th>largest jerk, of its limit</th><th>ticks in which a limit shaped the plan</th></tr>"
     table = f"<table>{head}{rows}</table>" if rows else ""
     return (
         _plot("Change of plan at each splice, rad (the command itself never jumps)",
-              curves([Line("splice", figures.splice.at_s, figures.splice.value)], figures.seconds))
-        + _plot("Jerk of commands, share of the joint's limit",
-                curves([Line("jerk", figures.jerk_share.at_s, figures.jerk_share.value, "b")], figures.seconds))
+              curves([Line("splice", figures.splice.at_s, figures.splice.value)], _span(figures)))
+        + _plot("Largest jerk of commands in every 0.2 s, share of the joint's limit",
+                curves([Line("jerk", *largest(figures.jerk_share.at_s, figures.jerk_share.value, 0.2), "b")],
+                       _span(figures)))
         + table
     )
 
@@ -139,11 +160,12 @@ def _motion(figures: Figures) -> str:
 def _cameras(figures: Figures) -> str:
     skew = [value for values in figures.skew_ms.values() for value in values]
     rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{count}</td><td>{figures.frames_lost.get(name, 0.0):.2%}</td>"
+        f"<tr><td>{html.escape(name)}</td><td>{count}</td><td>{figures.frames_missing.get(name, 0.0):.2%}</td>"
         f"<td>{_number(Series(value=figures.skew_ms.get(name, [])).percentiles()['p95'])}</td></tr>"
         for name, count in figures.frames.items()
     )
-    return (f"<table><tr><th>camera</th><th>frames</th><th>lost</th><th>skew p95, ms</th></tr>{rows}</table>"
+    head = "<tr><th>camera</th><th>frames</th><th>missing of its own rate</th><th>skew p95, ms</th></tr>"
+    return (f"<table>{head}{rows}</table>"
             + _plot("Skew of views on one canvas, ms", histogram(skew, "ms", kind="b")))
 
 
@@ -153,11 +175,14 @@ def _imagined(figures: Figures) -> str:
     lines = [Line("apart", figures.imagined_apart.at_s, figures.imagined_apart.value),
              Line("surprise", figures.surprise.at_s, figures.surprise.value, "b")]
     return _plot("Imagined canvas against the one that came, mean difference in grey levels of 255",
-                 curves([line for line in lines if len(line.value)], figures.seconds))
+                 curves([line for line in lines if len(line.value)], _span(figures)))
 
 
 def _refusals(figures: Figures) -> str:
-    refused = "".join(f"<li>{html.escape(reason)}: {count}</li>" for reason, count in figures.refused.items())
+    refused = "".join(
+        f"<li>{html.escape(reason)}: {count}{RESTING if reason in NOT_RUNNING else ''}</li>"
+        for reason, count in figures.refused.items()
+    )
     spoken = "".join(f"<li>{html.escape(text)} <span>for {count} s</span></li>"
                      for text, count in figures.diagnosed.most_common(20))
     counts = (f"<p>{figures.gate_interventions} commands stopped for breaking a limit; {figures.missed_ticks} of "
@@ -167,27 +192,41 @@ def _refusals(figures: Figures) -> str:
 
 
 def _conditions(recording: Recording, spec: RobotSpec) -> str:
+    hashes = {k.removeprefix("sha256."): v for k, v in recording.metadata.items() if k.startswith("sha256.")}
     rows = {"robot": spec.name, "contract": spec.content_hash, "file": str(recording.path.name)}
-    rows |= {k: v for k, v in recording.metadata.items() if k not in ("conditions", "robot")}
-    conditions = json.loads(recording.metadata.get("conditions", "{}"))
-    rows |= {key: json.dumps(value) if isinstance(value, (dict, list)) else str(value)
-             for key, value in conditions.items()}
-    cells = "".join(
+    rows |= {k: v for k, v in recording.metadata.items() if k not in ("conditions", "robot", "contract_hash")
+             and not k.startswith("sha256.")}
+    rows |= {key: _plain(value) for key, value in json.loads(recording.metadata.get("conditions", "{}")).items()
+             if value is not None}
+    digests = f"<details><summary>SHA-256 of the model's {len(hashes)} files</summary>{_pairs(hashes)}</details>"
+    return _pairs(rows) + (digests if hashes else "")
+
+
+def _pairs(rows: Mapping[str, str]) -> str:
+    return "<table>" + "".join(
         f"<tr><td>{html.escape(key)}</td><td><code>{html.escape(str(value))}</code></td></tr>"
         for key, value in rows.items()
-    )
-    return f"<table>{cells}</table>"
+    ) + "</table>"
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {part}" for key, part in value.items() if part is not None)
+    return str(value)
 
 
 # Pictures of moments
 
 
-def _moments(recording: Recording, spec: RobotSpec, moments: Sequence[Moment]) -> str:
+def _moments(recording: Recording, spec: RobotSpec, figures: Figures, moments: Sequence[Moment]) -> str:
     cards = []
     for moment in moments:
         picture = moment_picture(recording, spec, recording.start_ns + round(moment.at_s * 1e9))
         image = f'<img alt="cameras at {moment.at_s:.1f} s" src="{_jpeg(picture)}">' if picture is not None else ""
-        cards.append(f"<figure>{image}<figcaption>{moment.at_s:.1f} s: {html.escape(moment.why)}</figcaption></figure>")
+        said = [text for at_s, text in figures.sentences if at_s <= moment.at_s][-1:]
+        more = f" <span>{html.escape(said[0])}</span>" if said else ""
+        cards.append(f"<figure>{image}<figcaption><b>{moment.at_s:.1f} s</b> {html.escape(moment.why)}{more}"
+                     "</figcaption></figure>")
     return f'<div class="moments">{"".join(cards)}</div>' if cards else '<p class="none">none stands out</p>'
 
 
@@ -210,10 +249,12 @@ def moment_picture(recording: Recording, spec: RobotSpec, at_ns: int) -> U8 | No
     if not shown:
         return None
     height = shown[0].shape[0]
-    sizes = [(round(view.shape[1] * height / view.shape[0]), height) for view in shown]
-    return np.concatenate([
-        np.asarray(cv2.resize(view, size), np.uint8) for view, size in zip(shown, sizes, strict=True)
-    ], axis=1)
+    gap = np.full((height, GAP_PX, 3), 255, np.uint8)
+    parts: list[U8] = []
+    for view in shown:
+        size = (round(view.shape[1] * height / view.shape[0]), height)
+        parts += [gap, np.asarray(cv2.resize(view, size), np.uint8)]
+    return np.concatenate(parts[1:], axis=1)
 
 
 def _jpeg(picture_HWC: U8) -> str:
@@ -236,7 +277,7 @@ def _legend(*entries: tuple[str, str]) -> str:
 def _table(head: Sequence[str], rows: Sequence[tuple[str, Series]]) -> str:
     top = "".join(f"<th>{name}</th>" for name in head)
     body = "".join(
-        f"<tr><td>{name}</td>" + "".join(f"<td>{_number(v)}</td>" for v in _values(series.percentiles())) + "</tr>"
+        f"<tr><td>{name}</td>" + "".join(f"<td>{_ms(v)}</td>" for v in _values(series.percentiles())) + "</tr>"
         for name, series in rows
     )
     return f"<table><tr>{top}</tr>{body}</table>"
@@ -251,4 +292,11 @@ def _number(value: float | None) -> str:
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{1000 * value:.0f}"
+    if value is None:
+        return "-"
+    return f"{1000 * value:.0f}" if value >= 0.1 else f"{1000 * value:.1f}"
+
+
+def _share(value: float) -> str:
+    """A table cell with a bar as long as the share."""
+    return f'<td class="share" style="--share:{min(1.0, value):.3f}">{value:.0%}</td>'

@@ -9,7 +9,7 @@ runtime; something else with other weights.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,7 @@ from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns,
 from starry_ros.recording.session_file import model_hashes
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import ActionChunk, Canvas, Plan, Record, RobotState, ValueMap
-from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE
+from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE, checksum
 
 PARITY_RAD = 2e-3
 """What another runtime may differ, in rad (grippers m): the runtimes' bound of 1e-3 standard deviations, rounded up."""
@@ -127,19 +127,21 @@ class _Canvases:
 
     def __init__(self, recording: Recording, layouts: Mapping[int, str]) -> None:
         self._messages, self._layouts = recording.messages("canvas"), layouts
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._kept: deque[tuple[int, Any]] = deque(maxlen=CANVASES_KEPT)
 
-    def at(self, at_ns: int) -> Canvas | None:
-        """The canvas of that stamp, or None when it was not recorded."""
-        while at_ns not in self._kept and (not self._kept or next(reversed(self._kept)) < at_ns):
+    def at(self, at_ns: int, crc: int | None) -> Canvas | None:
+        """The canvas of that stamp and checksum (the last of that stamp without one); None when it was not recorded."""
+        while not self._kept or self._kept[-1][0] <= at_ns:
             heard = next(self._messages, None)
             if heard is None:
-                return None
-            self._kept[stamp_ns(heard.message.header.stamp)] = heard.message
-            if len(self._kept) > CANVASES_KEPT:
-                self._kept.popitem(last=False)
-        message = self._kept.get(at_ns)
-        return None if message is None else Canvas(at_ns, self._layouts.get(at_ns, ""), image_of("canvas", message), ())
+                break
+            self._kept.append((stamp_ns(heard.message.header.stamp), heard.message))
+        for kept_ns, message in reversed(self._kept):
+            if kept_ns == at_ns:
+                canvas = Canvas(at_ns, self._layouts.get(at_ns, ""), image_of("canvas", message), ())
+                if crc is None or checksum(canvas) == crc:
+                    return canvas
+        return None
 
 
 class _Player:
@@ -177,7 +179,7 @@ class _Player:
         self._broken = ""
 
     def _observe(self, planner: Replayer, step: Mapping[str, Any]) -> None:
-        canvas, state = self._canvases.at(step["canvas"]), self._session.states.get(step["state"])
+        canvas, state = self._canvases.at(step["canvas"], step.get("crc")), self._session.states.get(step["state"])
         if canvas is None or state is None:
             self._broken = f"a {'canvas' if canvas is None else 'joint state'} of its epoch was not recorded"
         else:

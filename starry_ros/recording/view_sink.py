@@ -131,7 +131,7 @@ class ViewSink:
                 style(f"joints/{path}/measured", "measured", MEASURED_RGB, 1.2)
                 style(f"joints/{path}/lower", "lower limit", LIMIT_RGB, 1.0)
                 style(f"joints/{path}/upper", "upper limit", LIMIT_RGB, 1.0)
-                style(f"range/{path}/commanded", short(arm, joint.name), (*rgb, 90), 4.0)
+                style(f"range/{path}/commanded", "commanded (thick)", (*rgb, 90), 4.0)
                 style(f"range/{path}/measured", short(arm, joint.name), rgb, 1.2)
             style(f"range/{arm.name}/lower", "limits", LIMIT_RGB, 1.0)
             style(f"range/{arm.name}/upper", "limits", LIMIT_RGB, 1.0)

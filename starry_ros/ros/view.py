@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-port", type=int, default=9876, help="port of the data (default: %(default)s)")
     parser.add_argument("--save", type=Path, metavar="FILE.rrd", help="do not serve: write a file for the Rerun viewer")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    parser.add_argument("--begin", type=float, default=0.0, metavar="S", help="leave out what FILE has before (0)")
+    parser.add_argument("--begin", type=float, default=0.0, metavar="S",
+                        help="leave out what FILE has before (0); live, open the screenshot's browser so much later")
     parser.add_argument("--end", type=float, metavar="S", help="leave out what FILE has after, and show this moment")
     parser.add_argument("--screenshot", type=Path, metavar="FILE.png",
                         help="show it to a browser without a screen, and end with its picture; needs Playwright")
@@ -75,7 +76,7 @@ def view_command(args: argparse.Namespace) -> int:
         rr.disconnect()
         print(f"written: {args.save}; open it with `rerun {args.save}`")
         return 0
-    with serving(args.host, args.port, args.data_port) as address:
+    with serving(args.host, args.port, args.data_port, newest_first=recording is None) as address:
         rr.connect_grpc(f"rerun+http://{LOCAL}:{args.data_port}/proxy", default_blueprint=screen)
         shot = _Shot(address, args) if args.screenshot else None
         if shot is None:
@@ -85,10 +86,10 @@ def view_command(args: argparse.Namespace) -> int:
         ended = shot.ended if shot else _never
         with contextlib.suppress(KeyboardInterrupt):
             if shot is not None and recording is None:
-                shot.start()
+                shot.start(args.begin)
             _feed(args, recording, spec, ViewSink(spec), ended)
             if shot is not None and recording is not None:
-                shot.start()
+                shot.start(0.0)
             while recording is not None and not ended():
                 time.sleep(0.2)
         rr.disconnect()
@@ -105,9 +106,13 @@ class _Shot:
         self._pool, self._future = ThreadPoolExecutor(1), Future[None]()
         self._take = partial(screenshot, address, args.screenshot, args.wait, args.size)
 
-    def start(self) -> None:
-        """Open the browser."""
-        self._future = self._pool.submit(self._take)
+    def start(self, after_s: float) -> None:
+        """Open the browser so much later."""
+        def later() -> None:
+            time.sleep(after_s)
+            self._take()
+
+        self._future = self._pool.submit(later)
 
     def ended(self) -> bool:
         """Whether there is a picture, or an error."""
@@ -129,15 +134,15 @@ def _size(text: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def serving(host: str, port: int, data_port: int) -> Iterator[str]:
-    """A Rerun web server on this address; the address of its page."""
+def serving(host: str, port: int, data_port: int, *, newest_first: bool = False) -> Iterator[str]:
+    """A Rerun web server on this address; the address of its page. A page opened late shows now, or the beginning."""
     program = server_program()
     for wanted in (port, data_port):
         if _answers(wanted):
             raise ConfigError(f"port {wanted}", "is in use", fix="choose another with --port and --data-port")
     process = subprocess.Popen(
         [*program, "--serve-web", "--bind", host, "--port", str(data_port), "--web-viewer-port", str(port),
-         "--server-memory-limit", MEMORY, "--hide-welcome-screen"],
+         "--server-memory-limit", MEMORY, "--hide-welcome-screen", *(["--newest-first"] if newest_first else [])],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
     )
     try:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from starry_ros.types import Canvas
 
 OPEN, RESET, SENTENCE, OBSERVE, PLAN = "open", "reset", "sentence", "observe", "plan"
 
@@ -16,3 +21,8 @@ class Step:
     do: str
     values: Mapping[str, Any]
     times_ns: Mapping[str, int]
+
+
+def checksum(canvas: Canvas) -> int:
+    """CRC-32 of a canvas's pixels: while views are late, canvases of one stamp differ."""
+    return zlib.crc32(np.ascontiguousarray(canvas.image_HWC))

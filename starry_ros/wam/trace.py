@@ -16,7 +16,7 @@ from starry_ros.wam.ladder import Ladder, Rung
 from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
-from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE, Step
+from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE, Step, checksum
 
 
 class TracingPlanner(Planner):
@@ -42,7 +42,7 @@ class TracingPlanner(Planner):
     def observe(self, canvas: Canvas, state: RobotState) -> None:
         """Take a real frame into the history."""
         super().observe(canvas, state)
-        self._tell(Step(OBSERVE, {}, {"canvas": canvas.stamp_ns, "state": state.stamp_ns}))
+        self._tell(Step(OBSERVE, {"crc": checksum(canvas)}, {"canvas": canvas.stamp_ns, "state": state.stamp_ns}))
 
     def plan(self, now_ns: int, asked_ns: int | None = None) -> Plan | None:
         """Plan from the newest observation."""
