@@ -9,6 +9,36 @@ from starry_ros.report import add_json_argument
 from starry_ros.sim.choices import SETTINGS, TASKS
 from starry_ros.wam.choices import RUNTIMES
 
+SCENARIOS = {
+    "camera_frozen": "one camera repeats its last picture",
+    "camera_dropped": "one camera is silent",
+    "camera_reordered": "pictures of one camera arrive in wrong order",
+    "camera_skewed": "one camera's stamps are 0.5 s old",
+    "camera_corrupt": "pictures of one camera are cut in half",
+    "camera_wrong_size": "one camera changes its size",
+    "joints_stale": "joint states stop",
+    "joints_nan": "joint states are not numbers",
+    "joints_jump": "joint states jump by 1 rad",
+    "chunks_late": "plans of 5 s ago arrive",
+    "chunks_duplicate": "every plan arrives again and again",
+    "chunks_old_epoch": "plans of an old session arrive",
+    "chunks_foreign": "plans for another robot arrive",
+    "chunks_nan": "plans that are not numbers arrive",
+    "planner_slow": "the planner is slowed by random pauses",
+    "planner_hung": "the planner hangs",
+    "planner_killed": "the planner is killed",
+    "packer_killed": "the packer is killed",
+    "executor_killed": "the executor is killed",
+    "visualiser_killed": "the overlay node is killed",
+    "driver_rejects": "the driver rejects every command",
+    "driver_stutters": "the driver rejects commands now and then",
+    "clock_jump": "the executor stands still for 2 s",
+    "dds_flood": "strangers flood the topics",
+    "disk_full": "the disk is full while recording",
+    "estop": "the emergency stop is pressed and released",
+}
+"""What `starry chaos` can do to a running graph; `chaos_faults` does it."""
+
 
 def add_demo_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry demo`."""
@@ -33,3 +63,15 @@ def add_top_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", default="", help="namespace of the graph (default: none)")
     parser.add_argument("--images", action="store_true", help="count camera frames, too; costs their transport")
     parser.add_argument("--once", type=float, metavar="S", help="listen for S seconds, print once and end")
+
+
+def add_chaos_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry chaos`."""
+    listing = "; ".join(f"{name}: {summary}" for name, summary in SCENARIOS.items())
+    names = [*SCENARIOS, "all"]
+    parser.add_argument("--scenario", default="all", choices=names, metavar="NAME", help=f"all, or {listing}")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often each is played (default: 1)")
+    parser.add_argument("--model", default="tiny", help="model that plans (default: %(default)s)")
+    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the nodes print there")
+    add_json_argument(parser)

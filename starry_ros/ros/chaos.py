@@ -29,11 +29,11 @@ from std_msgs.msg import Bool
 from starry_ros.errors import StarryError
 from starry_ros.msg import ActionChunk
 from starry_ros.paths import robot_file
-from starry_ros.report import add_json_argument, print_table, write_report
+from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.chaos_faults import GOES_ON, SCENARIOS, Scenario
 from starry_ros.ros.demo_operator import Operator
-from starry_ros.ros.graph import RUNTIMES, Graph, build_graph
+from starry_ros.ros.graph import Graph, build_graph
 from starry_ros.ros.qos import PLAN, SAFETY, SENSOR
 from starry_ros.ros.relay import Fault, Relays, remappings
 from starry_ros.ros.run import ros_session
@@ -264,18 +264,6 @@ def _resume(theatre: Theatre, scenario: Scenario) -> float:
     if scenario.outcome != GOES_ON:
         theatre.plan_again()
     return time.monotonic() - begin_s
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of `starry chaos`."""
-    listing = "; ".join(f"{name}: {scenario.summary}" for name, scenario in SCENARIOS.items())
-    names = [*SCENARIOS, "all"]
-    parser.add_argument("--scenario", default="all", choices=names, metavar="NAME", help=f"all, or {listing}")
-    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often each is played (default: 1)")
-    parser.add_argument("--model", default="tiny", help="model that plans (default: %(default)s)")
-    parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
-    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the nodes print there")
-    add_json_argument(parser)
 
 
 def chaos_command(args: argparse.Namespace) -> int:

@@ -67,9 +67,9 @@ class Scenario:
     """`outcome`: the arms go on, or rest `within_s` after the fault; `told` is a reason code that must be published.
 
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
+    `arguments.SCENARIOS` says in words what each does.
     """
 
-    summary: str
     outcome: str
     inject: Callable[[Stage], None]
     clear: Callable[[Stage], None] = lambda _: None
@@ -223,42 +223,36 @@ def _silent_for_two_seconds(stage: Stage) -> None:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "camera_frozen": Scenario("one camera repeats its last picture", RESTS, **_camera(_frozen)),
-    "camera_dropped": Scenario("one camera is silent", RESTS, **_camera(lambda: lambda _: [])),
-    "camera_reordered": Scenario("pictures of one camera arrive in wrong order", GOES_ON, **_camera(_reordered)),
-    "camera_skewed": Scenario("one camera's stamps are 0.5 s old", RESTS, **_camera(_edit(Image, _skew))),
-    "camera_corrupt": Scenario("pictures of one camera are cut in half", RESTS, **_camera(_edit(Image, _truncate))),
-    "camera_wrong_size": Scenario("one camera changes its size", RESTS, **_camera(_edit(Image, _shrink))),
-    "joints_stale": Scenario("joint states stop", RESTS, within_s=REST_AFTER_FAULT_S, told="joint_state_stale",
+    "camera_frozen": Scenario(RESTS, **_camera(_frozen)),
+    "camera_dropped": Scenario(RESTS, **_camera(lambda: lambda _: [])),
+    "camera_reordered": Scenario(GOES_ON, **_camera(_reordered)),
+    "camera_skewed": Scenario(RESTS, **_camera(_edit(Image, _skew))),
+    "camera_corrupt": Scenario(RESTS, **_camera(_edit(Image, _truncate))),
+    "camera_wrong_size": Scenario(RESTS, **_camera(_edit(Image, _shrink))),
+    "joints_stale": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told="joint_state_stale",
                              latched=True, **_joints(lambda: lambda _: [])),
-    "joints_nan": Scenario("joint states are not numbers", RESTS, within_s=REST_AFTER_FAULT_S,
+    "joints_nan": Scenario(RESTS, within_s=REST_AFTER_FAULT_S,
                            told="joint_state_invalid", latched=True, **_joints(_edit(JointState, _nan))),
-    "joints_jump": Scenario("joint states jump by 1 rad", RESTS, within_s=REST_AFTER_FAULT_S, told="tracking_error",
+    "joints_jump": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told="tracking_error",
                             latched=True, **_joints(_edit(JointState, _jump))),
-    "chunks_late": Scenario("plans of 5 s ago arrive", GOES_ON, _chunks(_late)),
-    "chunks_duplicate": Scenario("every plan arrives again and again", GOES_ON, _chunks(lambda _: None),
-                                 told="duplicate"),
-    "chunks_old_epoch": Scenario("plans of an old session arrive", GOES_ON, _chunks(_old_epoch), told="stale_epoch"),
-    "chunks_foreign": Scenario("plans for another robot arrive", GOES_ON, _chunks(_foreign), told="foreign_contract"),
-    "chunks_nan": Scenario("plans that are not numbers arrive", GOES_ON, _chunks(_not_finite), told="not_finite"),
-    "planner_slow": Scenario("the planner is slowed by random pauses", GOES_ON, _slow_planner),
-    "planner_hung": Scenario("the planner hangs", RESTS, _signal("world_action", signal.SIGSTOP),
-                             _signal("world_action", signal.SIGCONT)),
-    "planner_killed": Scenario("the planner is killed", RESTS, _signal("world_action", signal.SIGKILL),
-                               _restart("world_action")),
-    "packer_killed": Scenario("the packer is killed", RESTS, _signal("canvas_packer", signal.SIGKILL),
-                              _restart("canvas_packer")),
-    "executor_killed": Scenario("the executor is killed", RESTS, _signal("action_executor", signal.SIGKILL),
+    "chunks_late": Scenario(GOES_ON, _chunks(_late)),
+    "chunks_duplicate": Scenario(GOES_ON, _chunks(lambda _: None), told="duplicate"),
+    "chunks_old_epoch": Scenario(GOES_ON, _chunks(_old_epoch), told="stale_epoch"),
+    "chunks_foreign": Scenario(GOES_ON, _chunks(_foreign), told="foreign_contract"),
+    "chunks_nan": Scenario(GOES_ON, _chunks(_not_finite), told="not_finite"),
+    "planner_slow": Scenario(GOES_ON, _slow_planner),
+    "planner_hung": Scenario(RESTS, _signal("world_action", signal.SIGSTOP), _signal("world_action", signal.SIGCONT)),
+    "planner_killed": Scenario(RESTS, _signal("world_action", signal.SIGKILL), _restart("world_action")),
+    "packer_killed": Scenario(RESTS, _signal("canvas_packer", signal.SIGKILL), _restart("canvas_packer")),
+    "executor_killed": Scenario(RESTS, _signal("action_executor", signal.SIGKILL),
                                 _restart("action_executor"), REST_AFTER_KILL_S, latched=True),
-    "visualiser_killed": Scenario("the overlay node is killed", GOES_ON,
+    "visualiser_killed": Scenario(GOES_ON,
                                   _signal("value_map_visualizer", signal.SIGKILL), _restart("value_map_visualizer")),
-    "driver_rejects": Scenario("the driver rejects every command", RESTS,
-                               _commands(_edit(JointTrajectory, _never_at_rest)), _commands(None),
+    "driver_rejects": Scenario(RESTS, _commands(_edit(JointTrajectory, _never_at_rest)), _commands(None),
                                REST_AFTER_FAULT_S, latched=True, told="tracking_error"),
-    "clock_jump": Scenario("the executor stands still for 2 s", RESTS, _silent_for_two_seconds,
-                           within_s=3.0, latched=True),
-    "dds_flood": Scenario("strangers flood the topics", GOES_ON, lambda stage: stage.flood(2.0)),
-    "disk_full": Scenario("the disk is full while recording", GOES_ON, lambda stage: stage.fill_disk()),
-    "estop": Scenario("the emergency stop is pressed and released", RESTS, lambda stage: stage.estop(True),
+    "clock_jump": Scenario(RESTS, _silent_for_two_seconds, within_s=3.0, latched=True),
+    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0)),
+    "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk()),
+    "estop": Scenario(RESTS, lambda stage: stage.estop(True),
                       lambda stage: stage.estop(False), REST_AFTER_FAULT_S, told="estop_pressed", latched=True),
 }

@@ -18,6 +18,7 @@ from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, Record
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
+from starry_ros.wam.choices import RUNTIMES as RUNTIMES
 from starry_ros.wam.gasam import example_scene
 from starry_ros.wam.geometry import GeometryExpert
 from starry_ros.wam.graph_files import GraphFiles, find_graphs
@@ -31,7 +32,6 @@ from starry_ros.wam.session import Session, SessionConfig
 from starry_ros.wam.text import load_text_encoder
 from starry_ros.wam.wan.open import is_public, open_public
 
-RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 DEFAULTS = SessionConfig()
 AUTO_ORDER = ("openvino", "onnxruntime")
 LARGEST_DIFFERENCE = 1e-3
