@@ -16,8 +16,9 @@ from starry_ros.errors import InputError
 from starry_ros.wam.config import StreamConfig
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.sampler import levels
+from starry_ros.wam.wan.chunk import ChunkNoise, ChunkPrediction, Held
 from starry_ros.wam.wan.config import WanConfig
-from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise, ChunkPrediction, Held
+from starry_ros.wam.wan.decoding import ChunkDecoder
 from starry_ros.wam.wan.model import WanModel
 from starry_ros.wam.wan.streams import Field, rope_table
 

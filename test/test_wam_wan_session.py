@@ -33,6 +33,7 @@ from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session, SessionConfig
 from starry_ros.wam.wan.adapter import transformer_config, transformer_sources
 from starry_ros.wam.wan.canvas import CameraVae, fresh_states, join, split, to_latents, to_tokens
+from starry_ros.wam.wan.check import check_public
 from starry_ros.wam.wan.config import WanConfig
 from starry_ros.wam.wan.load import load_vae, random_model, save_streams
 from starry_ros.wam.wan.model import WanModel
@@ -123,6 +124,7 @@ def test_a_published_folder_opens_as_a_session_and_plans(session: Session) -> No
             plans.append(session.plan())
     for plan in plans:
         chunk = plan.chunk
+        assert set(plan.timing_s) == {"video", "action", "value_map", "total"}
         assert chunk.positions_KJ.shape == (16, 14)
         assert (chunk.positions_KJ >= LOWER).all()
         assert (chunk.positions_KJ <= UPPER).all()
@@ -341,10 +343,12 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
 def test_a_folder_that_cannot_be_served_is_refused_with_a_way_out(name: str, folder: Path, tmp_path: Path) -> None:
     damage, kind, match = REFUSED[name]
     copy = Path(shutil.copytree(folder, tmp_path / "m"))
+    assert check_public(copy, SPEC)["chunk_s"] == pytest.approx(1.6)
     damage(copy)
-    with pytest.raises(kind, match=match) as caught:
-        load_session(copy, SPEC, "torch")
-    assert getattr(caught.value, "fix", "")
+    for use in (check_public, load_session):
+        with pytest.raises(kind, match=match) as caught:
+            use(copy, SPEC)
+        assert getattr(caught.value, "fix", "")
 
 
 def test_other_runtimes_slow_cameras_and_frames_without_actions_are_refused(

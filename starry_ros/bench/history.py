@@ -28,8 +28,9 @@ from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.sampler import levels
+from starry_ros.wam.wan.chunk import ChunkNoise
 from starry_ros.wam.wan.config import WanConfig
-from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise
+from starry_ros.wam.wan.decoding import ChunkDecoder
 from starry_ros.wam.wan.load import random_model
 from starry_ros.wam.wan.model import WanModel
 from starry_ros.wam.wan.streams import Block, rope_table, rotate

@@ -24,8 +24,9 @@ from starry_ros.types import Record
 from starry_ros.wam.inspect import build_on_meta, parameters
 from starry_ros.wam.memory import plan_memory, readable, require_memory, token_numbers
 from starry_ros.wam.wan.adapter import same_names
+from starry_ros.wam.wan.chunk import ChunkNoise
 from starry_ros.wam.wan.config import WAN_PRESETS, WanConfig
-from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise
+from starry_ros.wam.wan.decoding import ChunkDecoder
 from starry_ros.wam.wan.load import random_model
 from starry_ros.wam.wan.model import WanModel
 from starry_ros.wam.wan.streams import Block

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from starry_ros.canvas.layout import CanvasLayout, Rect
 from starry_ros.errors import ContractError
 from starry_ros.types import U8
+from starry_ros.wam.detail import patchify, unpatchify
 from starry_ros.wam.wan.config import WanConfig
 from starry_ros.wam.wan.vae import VaeState, WanVae
 
@@ -80,15 +81,13 @@ def split(latents_1Zthw: Tensor, head_rows: int) -> tuple[Tensor, Tensor]:
 
 def to_tokens(latents_1Zthw: Tensor, patch: int) -> Tensor:
     """Tokens [1, N, W] of a latent canvas."""
-    cells: Tensor = latents_1Zthw.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
-    return cells.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+    return patchify(latents_1Zthw[0].transpose(0, 1), patch).flatten(0, 1)[None]
 
 
 def to_latents(tokens_1NW: Tensor, config: WanConfig) -> Tensor:
     """Inverse of `to_tokens`."""
-    cells: Tensor = tokens_1NW.unflatten(2, (-1, config.patch, config.patch))
-    cells = cells.unflatten(1, (-1, config.rows, config.columns))
-    return cells.permute(0, 4, 1, 2, 5, 3, 6).flatten(5).flatten(3, 4)
+    frames_tNW: Tensor = tokens_1NW[0].unflatten(0, (-1, config.frame_tokens))
+    return unpatchify(frames_tNW, config.patch, config.rows, config.columns).transpose(0, 1)[None]
 
 
 def fresh_states() -> tuple[VaeState, VaeState]:

@@ -22,6 +22,7 @@ from starry_ros.wam.wan.adapter import Source
 TYPES = ("F32", "F16", "BF16")
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 NAMES_SHOWN = 5
+NONE = re.compile(r"(?!)")
 
 
 class WeightFolder:
@@ -44,13 +45,13 @@ class WeightFolder:
             return tuple(part.get_shape()), str(part.get_dtype())
 
     def load_into(self, module: nn.Module, sources: Mapping[str, Source], dtype: torch.dtype, device: str = "cpu",
-                  unused: re.Pattern[str] = re.compile(r"(?!)")) -> list[str]:
+                  unused: re.Pattern[str] = NONE) -> list[str]:
         """Give a module built on the meta device these weights; returns names in the files that nothing needs.
 
         Raises CheckpointError, before reading, with the lists of missing, unexpected and misshapen tensors; and on
         numbers that are not finite.
         """
-        self._check(sources, unused)
+        self.check(sources, unused)
         by_file: dict[Path, list[str]] = {}
         for ours, source in sources.items():
             by_file.setdefault(self._files[source.name], []).append(ours)
@@ -67,7 +68,8 @@ class WeightFolder:
                 module.load_state_dict(state, strict=False, assign=True)
         return sorted(name for name in self.names - {s.name for s in sources.values()} if unused.fullmatch(name))
 
-    def _check(self, sources: Mapping[str, Source], unused: re.Pattern[str]) -> None:
+    def check(self, sources: Mapping[str, Source], unused: re.Pattern[str] = NONE) -> None:
+        """Compare names, shapes and types. Raises CheckpointError as `load_into` does; reads headers alone."""
         wanted = {source.name: source for source in sources.values()}
         missing = sorted(set(wanted) - self.names)
         unexpected = sorted(name for name in self.names - set(wanted) if not unused.fullmatch(name))

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from starry_ros.errors import CheckpointError
 from starry_ros.wam.config import StreamConfig
-from starry_ros.wam.wan.adapter import UNUSED, same_names, transformer_config, transformer_sources
+from starry_ros.wam.wan.adapter import UNUSED, Source, same_names, transformer_config, transformer_sources
 from starry_ros.wam.wan.config import NARROW, WanConfig
 from starry_ros.wam.wan.files import WeightFolder, read_json
 from starry_ros.wam.wan.model import WanModel
@@ -40,15 +40,19 @@ def load_transformer(folder: Path, dtype: torch.dtype = torch.bfloat16, device: 
 
 def load_streams(model: WanModel, folder: Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu") -> None:
     """Trained value and action streams, under this package's names, over the random ones. CheckpointError as above."""
-    own = {name: source for name, source in same_names(model).items() if not name.startswith("video")}
-    WeightFolder(folder).load_into(model, own, dtype, device)
+    WeightFolder(folder).load_into(model, own_streams(model), dtype, device)
+
+
+def own_streams(model: WanModel) -> dict[str, Source]:
+    """The tensors that no published file holds: value and action stream, and how their tokens enter."""
+    return {name: source for name, source in same_names(model).items() if not name.startswith("video")}
 
 
 def save_streams(model: WanModel, folder: Path) -> None:
     """Write what `load_streams` reads: weights, and the sizes of the streams."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items() if not name.startswith("video")}
-    save_file(tensors, folder / "streams.safetensors")
+    state = model.state_dict()
+    save_file({name: state[name].contiguous() for name in own_streams(model)}, folder / "streams.safetensors")
     sizes = {name: stream and dataclasses.asdict(stream)
              for name, stream in (("value", model.config.value), ("action", model.config.action))}
     (folder / "config.json").write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")

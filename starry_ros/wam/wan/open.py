@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -79,7 +80,7 @@ def configure(folder: Path, spec: RobotSpec) -> tuple[WanConfig, Serving]:
             str(folder), "holds a video model without actions: published Wan2.2 weights have no action stream",
             expected=f"LingBot-VA weights, or trained value and action streams in {STREAMS}/",
             fix="train the streams first; `starry bench model` and `starry model inspect` need no training")
-    sizes = {} if grammar == "lingbot" else stream_sizes(folder / STREAMS)
+    sizes: dict[str, Any] = {} if grammar == "lingbot" else stream_sizes(folder / STREAMS)
     shape = dataclasses.replace(shape, canvas_height_px=spec.canvas.height_px, canvas_width_px=spec.canvas.width_px,
                                 **serving.changes, **sizes)
     if shape.actions_per_latent % GROUP or shape.chunk_latents < 1:

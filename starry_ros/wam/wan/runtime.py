@@ -27,7 +27,8 @@ from starry_ros.errors import InputError, RuntimeUnavailable
 from starry_ros.types import F32, U8
 from starry_ros.wam.runtimes.base import WHOLE_PLAN, Effort, Noise, Prediction
 from starry_ros.wam.wan.canvas import CameraVae, copied, fresh_states, to_latents, to_tokens
-from starry_ros.wam.wan.decoding import ChunkDecoder, ChunkNoise, ChunkPrediction, Held
+from starry_ros.wam.wan.chunk import ChunkNoise, ChunkPrediction, Held
+from starry_ros.wam.wan.decoding import ChunkDecoder
 from starry_ros.wam.wan.serving import WanShape
 from starry_ros.wam.wan.vae import GROUP, VaeState
 
@@ -158,7 +159,7 @@ class WanRuntime:
         actions_KJ: F32 = made.action[0][:, self._slots.to(made.action.device)].float().cpu().numpy()
         chunk_s = time.monotonic() - start_s
         map_EYX, landing_EV2, seen_EV = self._value(made)
-        seconds = {"chunk": chunk_s, "value_map": time.monotonic() - start_s - chunk_s}
+        seconds = {**self._stages_s(chunk_s, effort), "value_map": time.monotonic() - start_s - chunk_s}
         return Prediction(actions_KJ, map_EYX, landing_EV2, seen_EV, made.video.float().cpu().numpy(), seconds)
 
     def latents(self) -> F32:
@@ -198,6 +199,15 @@ class WanRuntime:
         film = self._film
         self._decoder.observe(torch.cat(film.chunk, 1), self._in_slots(np.stack(film.actions))[None],
                               film.latent - len(film.chunk) + 1, torch.tensor(film.valid))
+
+    def _stages_s(self, chunk_s: float, effort: Effort) -> dict[str, float]:
+        """The measured time of a chunk, shared among its stages by the weights that each reads: it is one piece."""
+        c, model = self._model, self._decoder.model
+        steps = {"video": (effort.video_steps or c.video_steps) * effort.video, "value": c.value_steps * effort.value,
+                 "action": c.action_steps}
+        read = {name: count * sum(p.numel() for p in model.stream_of(name).parameters())
+                for name, count in steps.items() if name != "value" or c.value}
+        return {name: chunk_s * size / sum(read.values()) for name, size in read.items()}
 
     def _in_slots(self, actions_KJ: F32) -> Tensor:
         """Joints in their slots [K, A]; the others are 0, as in training."""

@@ -119,7 +119,7 @@ def quantile_stats(q01_J: F64, q99_J: F64, chunk_steps: int) -> NormStats:
 
 def usual_slots(spec: RobotSpec) -> dict[str, int]:
     """Slots of a robot's joints: a gripper's own, and up to seven for the joints of each of two arms."""
-    slots = {}
+    slots: dict[str, int] = {}
     for arm, spare, gripper in zip(spec.arms, (JOINT_SLOTS[:7], JOINT_SLOTS[7:]), GRIPPER_SLOTS, strict=False):
         slots |= dict(zip((joint.name for joint in arm.joints[:-1]), spare, strict=False))
         slots[arm.joints[-1].name] = gripper

@@ -108,6 +108,9 @@ def buckets(tokens: int, c: Umt5Config) -> Tensor:
     return size + half * (offset > 0)
 
 
+TEXT_ENCODER, TOKENIZER = "text_encoder", Path("tokenizer", "tokenizer.json")
+
+
 class Umt5Encoder:
     """A `TextEncoder` over a local folder with `text_encoder/` and `tokenizer/`."""
 
@@ -118,12 +121,12 @@ class Umt5Encoder:
         """Raises CheckpointError where weights or tokenizer are missing, damaged or of another model."""
         from tokenizers import Tokenizer
 
-        weights = folder / "text_encoder"
+        weights = folder / TEXT_ENCODER
         config = Umt5Config.from_json_dict(read_json(weights / "config.json"), str(weights / "config.json"))
         try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+            self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(str(folder / "tokenizer" / "tokenizer.json"), f"cannot be read: {error}",
+            raise CheckpointError(str(folder / TOKENIZER), f"cannot be read: {error}",
                                   fix="download the tokenizer folder too") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
