@@ -116,4 +116,4 @@ class ContactSheet:
         """Write the rows as one PNG; nothing when there was no picture."""
         if self._rows:
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.concatenate(self._rows)[..., ::-1])
+            cv2.imwrite(str(path), np.concatenate(self._rows)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])

@@ -72,6 +72,7 @@ class RecorderNode(StarryNode):
         self._ring = Ring(nanoseconds(values["ring_s"]), values["buffer_mib"] * MIB) if values["ring_s"] else None
         self._file: SessionFile | None = None
         self._problem, self._mode = "", ""
+        self._diagnostics: Diagnostics | None = None
         self._trigger: tuple[str, int] | None = None
         self._until_ns, self._synced_s = 0, 0.0
         if self._ring is None:
@@ -80,7 +81,7 @@ class RecorderNode(StarryNode):
         self._worker.start()
         self.create_timer(DISCOVERY_PERIOD_S, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.create_service(Trigger, "~/save", self._on_save)
-        Diagnostics(self, self._health)
+        self._diagnostics = Diagnostics(self, self._health)
 
     def close(self) -> None:
         """Write what waits and finish the file."""
@@ -232,7 +233,7 @@ class RecorderNode(StarryNode):
             raise OSError(f"{free_mib} MiB left, at least {self._values['min_free_mib']} MiB kept free")
 
     def _guarded(self, action: Any) -> None:
-        """Do it; a disk that refuses ends this file, not the node."""
+        """Do it; a disk that refuses ends this file, not the node, and is said at once."""
         try:
             action()
         except OSError as error:
@@ -241,6 +242,8 @@ class RecorderNode(StarryNode):
             if self._file is not None:
                 file, self._file = self._file, None
                 file.abandon()
+            if self._diagnostics is not None:
+                self._diagnostics.publish()
 
     def _health(self) -> Health:
         """ERROR: the disk refused, nothing is recorded. WARN: messages dropped for lack of memory or lost on their way,

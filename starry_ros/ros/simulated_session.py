@@ -7,6 +7,7 @@ machine of any speed makes the same file, so tests, documentation and comparison
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,7 @@ class SimulatedSession:
         self._edge = convert.EdgeClock(clock, lambda: self._now_ns)
         self._file = SessionFile(path, *describe(spec.name, model))
         self._channels: dict[str, Channel] = {}
+        self._sent: Counter[str] = Counter()
         self._cell = Cell(spec)
         self._scene, self._rig = Scene(self._cell), CameraRig(spec)
         self._driver, self._executor = SimulatedDriver(spec, self._cell, self._now_ns), Executor(spec)
@@ -229,7 +231,9 @@ class SimulatedSession:
             name = f"{package}/msg/{kind}"
             self._channels[topic] = Channel(topic, name, full_definition(name))
         time_ns = ORIGIN_NS + self._now_ns
-        self._file.write(self._channels[topic], Record(topic, serialize_message(message), time_ns, time_ns))
+        self._sent[topic] += 1
+        record = Record(topic, serialize_message(message), time_ns, time_ns, self._sent[topic])
+        self._file.write(self._channels[topic], record)
 
 
 def simulate(

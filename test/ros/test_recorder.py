@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import time
 from pathlib import Path
@@ -84,6 +85,19 @@ def test_a_full_disk_is_said_and_the_node_lives_on(world: Any, tmp_path: Path) -
     world.spin(1.0)
     assert recorder.process.poll() is None
     assert not list((tmp_path / "bags").glob("*.mcap"))
+
+
+def test_a_disk_that_fills_ends_the_file_and_is_said_within_a_second(world: Any, tmp_path: Path) -> None:
+    notes = world.node.create_publisher(String, "note", STATE)
+    recorder = world.start("recorder", output=str(tmp_path / "bags"))
+    world.until(notes.get_subscription_count, 60, "the recorder")
+    resource.prlimit(recorder.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    full_s = time.monotonic()
+    while not world.message("recorder").startswith("disk: ") and time.monotonic() - full_s < 5:
+        notes.publish(String(data="x" * 500))
+        world.spin(0.02)
+    assert time.monotonic() - full_s < 1.0
+    assert recorder.process.poll() is None
 
 
 def test_a_ring_writes_the_seconds_around_a_fault_and_nothing_before(world: Any, tmp_path: Path) -> None:
