@@ -31,6 +31,19 @@ def test_arguments_choose_the_nodes() -> None:
     assert names(rviz="true") == CORE | {"sim_robot", "rviz2"}
 
 
+@pytest.mark.parametrize(("values", "estop_s", "heartbeat_s"), [
+    ({}, None, None),
+    ({"sim": "false"}, 0.5, 1.0),
+    ({"estop": "required"}, 0.5, None),
+    ({"sim": "false", "estop": "off", "heartbeat": "off"}, 0.0, 0.0),
+])
+def test_a_real_robot_needs_an_estop_and_a_heartbeat_unless_told_otherwise(
+    values: dict[str, str], estop_s: float | None, heartbeat_s: float | None
+) -> None:
+    parameters = build_graph(values).node("action_executor").parameters
+    assert (parameters.get("estop_timeout_s"), parameters.get("heartbeat_timeout_s")) == (estop_s, heartbeat_s)
+
+
 def test_only_nodes_that_move_nothing_are_restarted() -> None:
     graph = build_graph({"record": "true", "rviz": "true"})
     assert {node.name for node in graph.nodes if node.respawn} == {

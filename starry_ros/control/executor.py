@@ -18,12 +18,13 @@ from types import MappingProxyType
 
 import numpy as np
 
+from starry_ros.control.figures import RunFigures
 from starry_ros.control.limits import Gate, Limits
-from starry_ros.control.outlook import Outlook
+from starry_ros.control.outlook import Outlook, Sent
 from starry_ros.control.safety import BLOCKING, SERVICES, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
-from starry_ros.control.schedule import BORDERS, Knots, Merge, Refusal, Schedule
+from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
 from starry_ros.control.space import Space
-from starry_ros.control.splice import Method, Splice, Splicer
+from starry_ros.control.splice import Splice, Splicer
 from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
 from starry_ros.control.stop import StopPlanner
 from starry_ros.control.trajectory import Curve
@@ -33,7 +34,7 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import F64, ActionChunk, JointCommand, RobotState
 
-CONDITIONS = BLOCKING | SLOWING
+CONDITIONS = (BLOCKING | SLOWING) - {Event.NOT_FOLLOWING}
 """Events that last and may be reported from outside with `set_condition`."""
 
 
@@ -70,19 +71,8 @@ class Executor:
         self._motion_3J = np.zeros((3, self._joints))
         self._motion_3J[0] = position_J
         self._set_curve(Curve.hold(position_J))
-        self._stopping = False
-        self._reset_run()
-
-    def _reset_run(self) -> None:
-        """Statistics of a run begin anew."""
-        self._slower, self._delay_s = 1.0, 0.0
-        self._limited_J = np.zeros(self._joints, dtype=bool)
-        self._splices = dict.fromkeys(Method, 0)
-        self._borders = dict.fromkeys(BORDERS, 0)
-        self._jump = self._jump_worst = 0.0
-        self._run_ticks = self._stalled_ticks = 0
-        self._limited_ticks_J = np.zeros(self._joints, dtype=np.int64)
-        self._waiting = True
+        self._stopping, self._silent, self._slower = False, False, 1.0
+        self._run = RunFigures(self._joints)
 
     def _set_curve(self, curve: Curve) -> None:
         self._curve, self._curve_ticks = curve, 0
@@ -99,11 +89,11 @@ class Executor:
     def step(self, now_ns: int, state: RobotState | None) -> JointCommand | None:
         """One control period. `state` is the newest measured state or None.
 
-        Returns the set-point to send, or None while disarmed or when called before the next period is due. The first
-        set-point after `arm` is the measured position.
+        Returns the set-point to send, or None while disarmed, after the stop of a tracking error, or when called before
+        the next period is due. The first set-point after `arm` is the measured position.
         """
         self._observe(now_ns, state)
-        if self._safety.mode is Mode.DISARMED:
+        if self._safety.mode is Mode.DISARMED or (self._silent and self._stopping and self._at_rest):
             return None
         self._apply_mode(now_ns)
         if self._command_ns is None:
@@ -113,7 +103,7 @@ class Executor:
         self._count()
         self._outlook.commanded(self._command_ns, self._motion_3J)
         position_J = np.clip(self._motion_3J[0], self._lower_J, self._upper_J)
-        self._watch.commanded(position_J)
+        self._watch.commanded(self._command_ns, position_J)
         return JointCommand(self._command_ns, position_J, self._motion_3J[1], self._motion_3J[2])
 
     def _next_period(self, last_ns: int, now_ns: int) -> bool:
@@ -138,11 +128,14 @@ class Executor:
 
     def _adopt_sent(self, at_ns: int) -> None:
         """Arms that began the stop of the last look-ahead are where it took them, not where the plan would have."""
-        taken = self._outlook.taken(at_ns)
-        if taken is not None:
-            self._set_curve(taken)
-            self._motion_3J = taken.at(0.0)
+        if (sent := self._outlook.taken()) is not None:
+            self._adopt(sent, at_ns)
             self._outlook.forget()
+
+    def _adopt(self, sent: Sent, at_ns: int) -> None:
+        """Go on from where a look-ahead is at a moment."""
+        self._set_curve(sent.ahead.cut(seconds(at_ns - sent.command_ns)))
+        self._motion_3J = self._curve.at(0.0)
 
     def _advance(self, now_ns: int) -> None:
         """One period along the active curve; a step that breaks a limit is replaced by the beginning of a stop."""
@@ -160,13 +153,11 @@ class Executor:
         if not self._safety.moving_allowed:
             return
         waiting = self._at_rest
-        if waiting is not self._waiting:
-            self._waiting = waiting
+        if waiting is not self._run.waiting:
+            self._run.waiting = waiting
             self._safety.handle(Event.NO_CHUNK if waiting else Event.CHUNK_AVAILABLE)
         if self._schedule.chunk is not None:
-            self._run_ticks += 1
-            self._stalled_ticks += waiting
-            self._limited_ticks_J += self._limited_J & (not waiting)
+            self._run.ticked()
 
     def _observe(self, now_ns: int, state: RobotState | None) -> None:
         """Everything that is watched becomes events."""
@@ -181,8 +172,22 @@ class Executor:
         self._safety.set_condition(Event.STATE_STALE, self._watch.stale(now_ns))
         gated = self._gate_until_ns is not None and now_ns < self._gate_until_ns
         self._safety.set_condition(Event.LIMIT_ACTIVE, gated)
-        if self._safety.mode is not Mode.DISARMED and self._watch.off_track(now_ns):
+        self._watch_arms(now_ns)
+
+    def _watch_arms(self, now_ns: int) -> None:
+        """Commands go on from where arms are that did not take them; where that is much or lasts, it is a fault."""
+        armed, state, command_ns = self._safety.mode is not Mode.DISARMED, self._watch.state, self._command_ns
+        if (
+            self._streams and self._safety.moving_allowed and state is not None and command_ns is not None
+            and (sent := self._outlook.still_on(state)) is not None
+        ):
+            self._outlook.recall(sent, command_ns)
+            self._adopt(sent, command_ns)
+            self._rejoin(now_ns)
+        self._safety.set_condition(Event.NOT_FOLLOWING, armed and self._outlook.refusing)
+        if armed and (self._watch.off_track(now_ns) or self._outlook.refused_s >= self._config.stuck_time_s):
             self._safety.handle(Event.TRACKING_ERROR)
+            self._silent = True
 
     def _watch_clock(self, now_ns: int) -> None:
         """A clock that jumped makes every stored time meaningless: stop, and forget them."""
@@ -263,12 +268,7 @@ class Executor:
     def _follow(self, splice: Splice) -> None:
         """Make a splice the active curve."""
         self._set_curve(splice.curve)
-        self._delay_s, self._limited_J = splice.delay_s, splice.limited_J
-        self._splices[splice.method] += 1
-        if splice.border is not None:
-            self._borders[splice.border] += 1
-        self._jump = float(np.abs(splice.jump_J).max())
-        self._jump_worst = max(self._jump_worst, self._jump)
+        self._run.followed(splice)
 
     def set_epoch(self, epoch: int) -> None:
         """A new session: chunks of older epochs are refused; the known plan is run to its end."""
@@ -284,33 +284,37 @@ class Executor:
         """Start to follow plans, from where the arms stand. Plans observed before this moment are refused."""
         mode = self._safety.mode
         if TABLE[mode, Event.ARM] is not None:
-            obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at_start(mode)
+            obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at_start()
             if obstacle is None and mode is not Mode.DISARMED and not self._at_rest:
                 obstacle = "the arms are still stopping"
             if obstacle is not None:
                 return Reply(False, f"arm refused: {obstacle}")
-        reply = self._safety.request(Event.ARM)
+        start_J, reply = self._start(), self._safety.request(Event.ARM)
         if reply.ok:
             self._schedule.reset(None, now_ns)
-            self._begin_run(mode)
+            self._begin_run(start_J, now_ns)
         return reply
 
-    def _breach_at_start(self, mode: Mode) -> str | None:
-        """Why arms that were moved while disarmed must not start from where they stand, in words, or None."""
-        state = self._watch.state
-        if mode is not Mode.DISARMED or self._space is None or state is None:
-            return None
-        breach = self._space.breach(np.clip(state.position_J, self._lower_J, self._upper_J))
+    def _breach_at_start(self) -> str | None:
+        """Why arms that were moved without us must not start from where they stand, in words, or None."""
+        start_J = self._start()
+        breach = self._space.breach(start_J) if self._space is not None and start_J is not None else None
         return None if breach is None else f"{breach[1]} ({breach[0]}); move the arms apart and inside by hand"
 
-    def _begin_run(self, before: Mode) -> None:
-        """From DISARMED the arms start where they are measured; otherwise they already stand where commanded."""
-        state = self._watch.state
-        if before is Mode.DISARMED and state is not None:
-            self._stand(np.clip(state.position_J, self._lower_J, self._upper_J))
-            self._watch.start(self._motion_3J[0])
-        self._stopping = False
-        self._reset_run()
+    def _start(self) -> F64 | None:
+        """Where the next run starts, if not where the last command stands: joints that are elsewhere start there."""
+        state, first = self._watch.state, self._safety.mode is Mode.DISARMED
+        if state is None or not (first or self._watch.astray_J.any()):
+            return None
+        moved_J = self._watch.astray_J | first
+        return np.clip(np.where(moved_J, state.position_J, self._motion_3J[0]), self._lower_J, self._upper_J)
+
+    def _begin_run(self, start_J: F64 | None, now_ns: int) -> None:
+        if start_J is not None:
+            self._stand(start_J)
+            self._watch.start(start_J, now_ns)
+        self._stopping, self._silent, self._slower = False, False, 1.0
+        self._run = RunFigures(self._joints)
 
     def hold(self, now_ns: int) -> Reply:
         """Decelerate and stand still until `arm`."""
@@ -359,9 +363,10 @@ class Executor:
     def look_ahead(self, now_ns: int) -> LookAhead | None:
         """The next motion as a trajectory that ends at rest inside the limits, or None while disarmed.
 
-        Sent as one message an arm, it makes a robot whose executor died decelerate and hold by itself.
+        Sent as one message an arm, it makes a robot whose executor died decelerate and hold by itself. After a tracking
+        error there is none either: what the arms took last ends at rest, and nothing sets them off again.
         """
-        if self._safety.mode is Mode.DISARMED:
+        if self._safety.mode is Mode.DISARMED or self._silent:
             return None
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
         return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
@@ -369,8 +374,8 @@ class Executor:
     def status(self, now_ns: int) -> ExecutorStatus:
         """Everything worth publishing about this moment."""
         safety, schedule, chunk = self._safety, self._schedule, self._schedule.chunk
-        waiting = safety.moving_allowed and self._waiting
-        run_ticks = max(1, self._run_ticks)
+        run = self._run
+        waiting = safety.moving_allowed and run.waiting
         return ExecutorStatus(
             mode=safety.mode,
             reason=Event.NO_CHUNK.value if waiting else safety.reason,
@@ -380,14 +385,14 @@ class Executor:
             instruction_id=chunk.instruction_id if chunk is not None else None,
             chunk_age_s=seconds(now_ns - chunk.observation_ns) if chunk is not None else None,
             slack_s=schedule.slack_s(now_ns),
-            delay_s=self._delay_s,
-            stall_share=self._stalled_ticks / run_ticks,
-            splices=MappingProxyType(dict(self._splices)),
-            borders=MappingProxyType(dict(self._borders)),
-            splice_jump=self._jump,
-            splice_jump_worst=self._jump_worst,
+            delay_s=run.delay_s,
+            stall_share=run.stall_share,
+            splices=MappingProxyType(dict(run.splices)),
+            borders=MappingProxyType(dict(run.borders)),
+            splice_jump=run.jump,
+            splice_jump_worst=run.jump_worst,
             refused=schedule.refused,
-            limit_activity_J=self._limited_ticks_J / run_ticks,
+            limit_activity_J=run.limit_activity(),
             tracking_error_J=self._watch.error_J.copy(),
             gate_interventions=self._gate_interventions,
             ticks=self._ticks,

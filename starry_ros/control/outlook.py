@@ -1,11 +1,16 @@
 """Look-aheads: what an arm is told about the next moments, and what it does with that should nothing follow.
 
+A drive that refuses messages, or gets them late, still carries out the last one that it took, and that is known to the
+last digit. So arms that are away from the newest look-ahead, and on an older one, tell which one that is: from there
+the commands go on.
+
 Shapes: N samples, J joints, a motion is [3, J].
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,8 +18,26 @@ from starry_ros.control.status import ExecutorConfig, LookAhead
 from starry_ros.control.stop import StopPlanner
 from starry_ros.control.trajectory import Curve
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.timing import NS_PER_S, seconds
-from starry_ros.types import F64
+from starry_ros.timing import NS_PER_S, nanoseconds, seconds
+from starry_ros.types import F64, RobotState
+
+REMEMBERED = 32
+"""Look-aheads: 0.6 s of them, longer than it takes to see that the arms carry out an old one."""
+SURE = 0.5
+"""An older look-ahead must explain the arms so much better than the newest: a share of its distance."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A look-ahead: the motion from the command at `command_ns` on, along the plan for `follow_s` and then to rest."""
+
+    command_ns: int
+    ahead: Curve
+    follow_s: float
+
+    def at(self, time_ns: int) -> F64:
+        """Motion [3, J] at a time."""
+        return self.ahead.at(seconds(time_ns - self.command_ns))
 
 
 class Outlook:
@@ -25,14 +48,20 @@ class Outlook:
         period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._config, self._stopper = config, stopper
         self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
+        self._period_ns, self._lag_ns = period_ns, nanoseconds(config.drive_lag_s)
+        self._slack_J = config.astray_share * (self._upper_J - self._lower_J)
+        self._slack_J[list(spec.gripper_indices)] = np.inf
         self._stride = max(1, round(config.look_ahead_step_s / seconds(period_ns)))
         self._recent: deque[tuple[int, F64]] = deque(maxlen=lead_ns // period_ns + 1)
-        self._sent: tuple[int, Curve, float] | None = None
+        self._sent: deque[Sent] = deque(maxlen=REMEMBERED)
+        self._held: Sent | None = None
+        self._refused_ns = 0, 0
 
     def forget(self) -> None:
         """Nothing was commanded or sent."""
         self._recent.clear()
-        self._sent = None
+        self._sent.clear()
+        self._held = None
 
     def commanded(self, command_ns: int, motion_3J: F64) -> None:
         """Remember a command."""
@@ -45,7 +74,7 @@ class Outlook:
             least_s, rest_s = max(0.0, config.bridge_s - self._lead_s), config.rest_within_s - self._lead_s
             follow_s = self._stopper.turn_s(curve, curve_s, least_s, rest_s)
         ahead = self._stopper.follow_then_stop(curve, curve_s, follow_s)
-        self._sent = command_ns, ahead, follow_s
+        self._sent.append(Sent(command_ns, ahead, follow_s))
         steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
         future_s = np.arange(1, steps + 1, dtype=np.float64) * step_s
         motion_N3J = ahead.sample(np.append(future_s[:-1], max(future_s[-1], ahead.duration_s)))
@@ -62,11 +91,54 @@ class Outlook:
 
     def in_its_stop(self, now_ns: int) -> bool:
         """Whether arms that got nothing since the last look-ahead have begun its stop."""
-        return self._sent is not None and seconds(now_ns - self._sent[0]) > self._sent[2]
+        return bool(self._sent) and seconds(now_ns - self._sent[-1].command_ns) > self._sent[-1].follow_s
 
-    def taken(self, at_ns: int) -> Curve | None:
-        """What such arms do from a moment on; None when nothing was sent."""
-        if self._sent is None:
+    def taken(self) -> Sent | None:
+        """What such arms carry out; None when nothing was sent."""
+        return self._sent[-1] if self._sent else None
+
+    def still_on(self, state: RobotState) -> Sent | None:
+        """The look-ahead that the arms carry out although newer ones lead elsewhere; None while they follow.
+
+        A drive is up to `drive_lag_s` behind; what only begins in that time cannot be judged yet.
+        """
+        begun_ns = state.stamp_ns - self._lag_ns
+        judged = [sent for sent in self._sent if sent.command_ns <= begun_ns]
+        doubt = self._doubt(judged[-1], state) if judged else 0.0
+        if doubt <= 1:
+            if self._held is not None and self._doubt(self._held, state) > 1:
+                self._held = None
             return None
-        sent_ns, ahead, _ = self._sent
-        return ahead.cut(seconds(at_ns - sent_ns))
+        doubts = [self._doubt(sent, state) for sent in judged]
+        best = int(np.argmin(doubts))
+        if doubts[best] > min(1.0, SURE * doubt):
+            return None
+        later = [sent for sent in self._sent if sent.command_ns > begun_ns]
+        self._sent = deque([judged[best], *later], maxlen=REMEMBERED)
+        self._refused_ns = self._refused_ns[0] if self._held is not None else state.stamp_ns, state.stamp_ns
+        self._held = judged[best]
+        return self._held
+
+    @property
+    def refusing(self) -> bool:
+        """Whether arms that were on an old look-ahead have not been seen to take a newer one since."""
+        return self._held is not None
+
+    @property
+    def refused_s(self) -> float:
+        """From the first to the last sight of that, in seconds."""
+        begin_ns, last_ns = self._refused_ns
+        return seconds(last_ns - begin_ns) if self.refusing else 0.0
+
+    def _doubt(self, sent: Sent, state: RobotState) -> float:
+        """How far the arms are from a look-ahead, in shares of what is allowed: the worst joint's."""
+        ends_2J = np.stack([sent.at(time_ns)[0] for time_ns in (state.stamp_ns - self._lag_ns, state.stamp_ns)])
+        below_J, above_J = ends_2J.min(axis=0) - state.position_J, state.position_J - ends_2J.max(axis=0)
+        return float((np.maximum(below_J, above_J) / self._slack_J).max())
+
+    def recall(self, sent: Sent, command_ns: int) -> None:
+        """The last commands were those of an older look-ahead."""
+        count = len(self._recent)
+        self._recent.clear()
+        for i in range(count - 1, -1, -1):
+            self.commanded(command_ns - i * self._period_ns, sent.at(command_ns - i * self._period_ns))

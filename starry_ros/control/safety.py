@@ -50,6 +50,7 @@ class Event(StrEnum):
     CLOCK_JUMP = "clock_jump"
     SURPRISE_HIGH = "surprise_high"
     PLANNER_LOST = "planner_lost"
+    NOT_FOLLOWING = "not_following"
     NO_CHUNK = "no_chunk"
     CHUNK_AVAILABLE = "chunk_available"
     LIMIT_ACTIVE = "limit_active"
@@ -60,7 +61,7 @@ class Event(StrEnum):
 
 SERVICES = (Event.ARM, Event.HOLD, Event.STOP, Event.RESET_FAULT)
 
-SLOWING = frozenset({Event.LIMIT_ACTIVE, Event.MODEL_SURPRISE, Event.PLANNER_DEGRADED})
+SLOWING = frozenset({Event.NOT_FOLLOWING, Event.LIMIT_ACTIVE, Event.MODEL_SURPRISE, Event.PLANNER_DEGRADED})
 """Conditions that slow down while they last; ALL_CLEAR follows the end of the last one."""
 
 BLOCKING = frozenset({Event.ESTOP_PRESSED, Event.HEARTBEAT_LOST, Event.STATE_STALE, Event.STATE_INVALID})
@@ -85,6 +86,7 @@ _MATRIX: Mapping[Event, tuple[Mode | None, ...]] = {
     Event.PLANNER_LOST:      (_D,     _H,   _T,   _T,  _T,  _F),
     Event.NO_CHUNK:          (_D,     _H,   _R,   _L,  _T,  _F),
     Event.CHUNK_AVAILABLE:   (_D,     _H,   _R,   _L,  _T,  _F),
+    Event.NOT_FOLLOWING:     (_D,     _H,   _L,   _L,  _T,  _F),
     Event.LIMIT_ACTIVE:      (_D,     _H,   _L,   _L,  _T,  _F),
     Event.MODEL_SURPRISE:    (_D,     _H,   _L,   _L,  _T,  _F),
     Event.PLANNER_DEGRADED:  (_D,     _H,   _L,   _L,  _T,  _F),

@@ -19,6 +19,10 @@ class ExecutorConfig:
     time between two trajectories plus their transport, so that a new one never contradicts what the controller already
     did.
 
+    Joints that are `tracking_share` off what was commanded for `tracking_time_s`, or `stuck_share` for `stuck_time_s`,
+    are a fault. From `astray_share` on, drives that are `drive_lag_s` behind at most are asked which look-ahead they
+    carry out; refusing newer ones for `stuck_time_s`, without having been seen to take one, is a fault.
+
     A look-ahead follows the plan for at least `bridge_s` after the clock, which bridges a late executor, and for longer
     as long as it is at rest `rest_within_s` after the clock: so soon do the arms stand when nobody commands them any
     more, unless braking itself takes longer.
@@ -31,6 +35,10 @@ class ExecutorConfig:
     tracking_share: float = 0.06
     tracking_window_s: float = 0.3
     tracking_time_s: float = 0.15
+    stuck_share: float = 0.01
+    stuck_time_s: float = 1.0
+    astray_share: float = 0.004
+    drive_lag_s: float = 0.05
     arm_outside_share: float = 0.02
     arm_speed_share: float = 0.1
     slow_factor: float = 2.0

@@ -10,16 +10,17 @@ import numpy as np
 from starry_ros.control.limits import Limits
 from starry_ros.control.status import ExecutorConfig
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.timing import nanoseconds, seconds
+from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import F64, RobotState
 
 
 class StateWatch:
     """Newest valid joint state, and the distance between measured and commanded positions.
 
-    A measured position is compared with the range that was commanded within the last `tracking_window_s`, so that the
-    lag of a drive is no error but a joint that is held or pushed is. Grippers are exempt: a jaw on an object stands off
-    its command by design.
+    An *error* is the distance from the range that was commanded within the last `tracking_window_s`, so that the lag of
+    a drive is none but a joint that is held or pushed is one: a fault when it is much, or lasts. Joints that are
+    *astray* are away from every command since the state's own moment. Grippers are exempt: a jaw on an object stands
+    off its command by design.
     """
 
     def __init__(self, spec: RobotSpec, config: ExecutorConfig) -> None:
@@ -27,18 +28,23 @@ class StateWatch:
         joints = len(self._names)
         self._range_J = self._limits.upper_J - self._limits.lower_J
         self._threshold_J = config.tracking_share * self._range_J
-        self._threshold_J[list(spec.gripper_indices)] = np.inf
+        self._stuck_J, self._astray_J = config.stuck_share * self._range_J, config.astray_share * self._range_J
+        for share_J in (self._threshold_J, self._stuck_J, self._astray_J):
+            share_J[list(spec.gripper_indices)] = np.inf
         ticks = max(1, round(config.tracking_window_s * spec.rates.control_hz))
-        self._window_WJ = np.zeros((ticks, joints))
+        self._period_ns = round(NS_PER_S / spec.rates.control_hz)
+        self._window_WJ, self._time_ns_W = np.zeros((ticks, joints)), np.zeros(ticks, dtype=np.int64)
         self._next = 0
         self._off_since_ns: int | None = None
+        self._stuck_since_ns: int | None = None
         self.state: RobotState | None = None
         self.valid = True
         self.error_J = np.zeros(joints)
+        self.astray_J = np.zeros(joints, dtype=bool)
 
     def forget(self) -> None:
         """Drop the newest state: its stamp means nothing any more."""
-        self.state, self._off_since_ns = None, None
+        self.state, self._off_since_ns, self._stuck_since_ns = None, None, None
 
     def take(self, state: RobotState, now_ns: int) -> None:
         """Take a state that is newer than the last one; `valid` says whether it could be used."""
@@ -53,19 +59,28 @@ class StateWatch:
         )
         if self.valid:
             self.state = state
+            self._compare(state)
+
+    def _compare(self, state: RobotState) -> None:
+        """Which joints are astray."""
+        since = self._time_ns_W >= min(state.stamp_ns - self._period_ns, int(self._time_ns_W.max()))
+        commanded_WJ = self._window_WJ[since]
+        below_J, above_J = commanded_WJ.min(axis=0) - state.position_J, state.position_J - commanded_WJ.max(axis=0)
+        self.astray_J = np.maximum(below_J, above_J) > self._astray_J
 
     def stale(self, now_ns: int) -> bool:
         """Whether there is no state that is young enough."""
         return self.state is None or seconds(now_ns - self.state.stamp_ns) > self._config.state_timeout_s
 
-    def start(self, position_J: F64) -> None:
-        """The arms stand at this commanded position."""
-        self._window_WJ[:] = position_J
-        self._off_since_ns = None
+    def start(self, position_J: F64, now_ns: int) -> None:
+        """Commands start anew at this position."""
+        self._window_WJ[:], self._time_ns_W[:] = position_J, now_ns
+        self._off_since_ns = self._stuck_since_ns = None
+        self.astray_J = np.zeros_like(self.astray_J)
 
-    def commanded(self, position_J: F64) -> None:
-        """Remember a commanded position."""
-        self._window_WJ[self._next] = position_J
+    def commanded(self, command_ns: int, position_J: F64) -> None:
+        """Remember a commanded position and its time."""
+        self._window_WJ[self._next], self._time_ns_W[self._next] = position_J, command_ns
         self._next = (self._next + 1) % len(self._window_WJ)
 
     def off_track(self, now_ns: int) -> bool:
@@ -76,12 +91,17 @@ class StateWatch:
         self.error_J = np.maximum(
             0.0, np.maximum(measured_J - self._window_WJ.max(axis=0), self._window_WJ.min(axis=0) - measured_J)
         )
-        if not (self.error_J > self._threshold_J).any():
-            self._off_since_ns = None
-            return False
-        if self._off_since_ns is None:
-            self._off_since_ns = now_ns
-        return seconds(now_ns - self._off_since_ns) >= self._config.tracking_time_s
+        self._off_since_ns = self._since(self._off_since_ns, self._threshold_J, now_ns)
+        self._stuck_since_ns = self._since(self._stuck_since_ns, self._stuck_J, now_ns)
+        config = self._config
+        spans = (self._off_since_ns, config.tracking_time_s), (self._stuck_since_ns, config.stuck_time_s)
+        return any(begin_ns is not None and seconds(now_ns - begin_ns) >= time_s for begin_ns, time_s in spans)
+
+    def _since(self, since_ns: int | None, threshold_J: F64, now_ns: int) -> int | None:
+        """Since when the error has been above a threshold without a break."""
+        if not (self.error_J > threshold_J).any():
+            return None
+        return now_ns if since_ns is None else since_ns
 
     def obstacle_to_start(self, now_ns: int) -> str | None:
         """Why the arms must not be armed now, in words, or None."""

@@ -48,6 +48,7 @@ PARAMETERS = (
     Parameter("command_hz", 50.0, "Rate of trajectories to each arm, in hertz.", 5.0, 100.0),
     Parameter("status_hz", 10.0, "Rate of executor_status, in hertz.", 1.0, 100.0),
     Parameter("stamp_commands", True, "Stamp trajectories with their start; false sends stamp 0, which means now."),
+    Parameter("drive_lag_s", 0.05, "How far drives are behind what they are told at most, in seconds.", 0.0, 0.5),
     Parameter("state_timeout_s", 0.25, "Joint states older than this stop the arms, in seconds.", 0.02, 2.0),
     Parameter("heartbeat_timeout_s", 0.0, "A heartbeat silent for so long stops the arms, in s; 0 never.", 0.0, 10.0),
     Parameter("estop_timeout_s", 0.0, "An estop silent for so long counts as pressed, in s; 0 never.", 0.0, 10.0),
@@ -68,7 +69,7 @@ class ActionExecutorNode(StarryNode):
         self._edge = EdgeClock(self.get_clock())
         config = ExecutorConfig(
             heartbeat_timeout_s=self._values["heartbeat_timeout_s"] or None,
-            state_timeout_s=self._values["state_timeout_s"],
+            state_timeout_s=self._values["state_timeout_s"], drive_lag_s=self._values["drive_lag_s"],
         )
         self._control = Executor(self._spec, config)
         self._advice = Advice(self._control)
@@ -80,7 +81,7 @@ class ActionExecutorNode(StarryNode):
         self._second_owner = False
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
-        self._sent_rest = False
+        self._rest_J: Any = None
         self._lateness, self._due_ns = LatencyWindow(512), 0
         self._command_rate = Every(self._values["command_hz"])
         self._status_rate = Every(self._values["status_hz"])
@@ -143,13 +144,26 @@ class ActionExecutorNode(StarryNode):
         silent = limit_s > 0 and seconds(now_ns - self._estop_ns) > limit_s
         self._control.set_estop(self._estop_pressed or silent or self._second_owner, now_ns)
 
+    def _silence(self) -> str:
+        """Which required inputs say nothing, in words for whoever wants to arm."""
+        blocking = set(self._control.status(self._edge.now_ns()).conditions)
+        if self._estop_pressed or self._second_owner:
+            blocking.discard(Event.ESTOP_PRESSED)
+        silent = {"estop": Event.ESTOP_PRESSED, "heartbeat": Event.HEARTBEAT_LOST}
+        return "".join(
+            f"; {topic} is silent: publish it, or start with {topic}:=off where there is none"
+            for topic, condition in silent.items() if condition in blocking
+        )
+
     def _service(self, name: str) -> object:
         def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             reply: Reply = getattr(self._control, name)(self._edge.now_ns()) if self._commands else Reply(
                 False, f"{name} refused: still looking for another owner of the arms; try again in a moment"
             )
             response.success, response.message = reply.ok, reply.message
-            self.get_logger().info(f"{name}: {reply.message}")
+            if name in ("arm", "reset_fault") and not reply.ok:
+                response.message += self._silence()
+            self.get_logger().info(f"{name}: {response.message}")
             return response
 
         return answer
@@ -186,17 +200,17 @@ class ActionExecutorNode(StarryNode):
             self._publish_status(now_ns)
 
     def _publish_commands(self, now_ns: int) -> None:
-        """A trajectory an arm. One that only holds is sent once: the controller holds by itself."""
+        """A trajectory an arm. One that only holds a place is sent once: the controller holds by itself."""
         ahead = self._control.look_ahead(now_ns)
-        resting = ahead is not None and not ahead.velocity_NJ.any()
-        if ahead is not None and not (resting and self._sent_rest):
+        rest_J = ahead.position_NJ[-1] if ahead is not None and not ahead.velocity_NJ.any() else None
+        if ahead is not None and (rest_J is None or not np.array_equal(rest_J, self._rest_J)):
             points_N3J = np.stack([ahead.position_NJ, ahead.velocity_NJ, ahead.acceleration_NJ], axis=1)
             start_ns = ahead.start_ns if self._values["stamp_commands"] else None
             for arm in self._spec.arms:
                 self._commands[arm.name].publish(
                     trajectory_message(self._spec, arm, self._edge, start_ns, ahead.time_s_N, points_N3J)
                 )
-        self._sent_rest = resting
+        self._rest_J = rest_J
 
     def _publish_status(self, now_ns: int) -> None:
         status = self._control.status(now_ns)

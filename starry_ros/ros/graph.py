@@ -23,6 +23,9 @@ EXIT_USER_ERROR = 2
 """Exit code of a node whose parameters or files are wrong: starting it again would not help."""
 LOG_LEVELS = ("debug", "info", "warn", "error")
 BOOLEANS = ("true", "false")
+NEEDS = ("auto", "required", "off")
+ESTOP_TIMEOUT_S, HEARTBEAT_TIMEOUT_S = 0.5, 1.0
+"""How long the two may be silent, in seconds, where they are required."""
 DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _NAMESPACE = re.compile(r"^$|^/?[A-Za-z]\w*(/[A-Za-z]\w*)*$")
 
@@ -42,6 +45,8 @@ ARGUMENTS = (
     Argument("model", "tiny", "Model: the name of a folder in models, or the path of a model folder."),
     Argument("runtime", "auto", "What evaluates the model; auto takes the fastest one installed.", RUNTIMES),
     Argument("sim", "true", "Start the simulated robot; false for a real one, whose drivers you start.", BOOLEANS),
+    Argument("estop", "auto", "required: a silent estop topic counts as pressed; auto: with a real robot.", NEEDS),
+    Argument("heartbeat", "auto", "required: a silent heartbeat topic stops the arms; auto: with a real robot.", NEEDS),
     Argument("rviz", "false", "Start RViz with the camera views and value maps; needs a ROS 2 distribution.", BOOLEANS),
     Argument("record", "false", "Record every topic into one MCAP file a session, in ./recordings.", BOOLEANS),
     Argument("namespace", "", "Namespace of every node and topic, such as cell_1; empty for none."),
@@ -103,7 +108,7 @@ def build_graph(values: Mapping[str, str] | None = None) -> Graph:
         _node("canvas_packer", {"robot": robot}, respawn=True),
         _node("world_action", {"robot": robot, "model": model, "runtime": chosen["runtime"]}, respawn=True),
         _node("value_map_visualizer", {"robot": robot}, respawn=True),
-        _node("action_executor", {"robot": robot}),
+        _node("action_executor", {"robot": robot, **_guards(chosen)}),
     ]
     if on["sim"]:
         nodes.insert(0, _node("sim_robot", {"robot": robot}))
@@ -112,6 +117,15 @@ def build_graph(values: Mapping[str, str] | None = None) -> Graph:
     if on["rviz"]:
         nodes.append(_rviz(chosen["namespace"].strip("/")))
     return Graph(tuple(nodes), chosen["namespace"].strip("/"), chosen["log_level"], _environment())
+
+
+def _guards(chosen: Mapping[str, str]) -> dict[str, float]:
+    """Time-outs of the executor's inputs; a silent input that is required keeps the arms from moving."""
+    real = chosen["sim"] == "false"
+    limits = {"estop": ESTOP_TIMEOUT_S, "heartbeat": HEARTBEAT_TIMEOUT_S}
+    needed = [name for name in limits if chosen[name] == "required" or (chosen[name] == "auto" and real)]
+    silenced = [name for name in limits if chosen[name] == "off"]
+    return {f"{name}_timeout_s": limits[name] if name in needed else 0.0 for name in (*needed, *silenced)}
 
 
 def _check(values: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,47 @@
+"""What a run of the executor adds up to: splices, jumps, waiting, limits. Shapes: J joints."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from starry_ros.control.schedule import BORDERS
+from starry_ros.control.splice import Method, Splice
+from starry_ros.types import F64
+
+
+class RunFigures:
+    """Counts from one `arm` to the next. `waiting`: no plan is followed at present."""
+
+    def __init__(self, joints: int) -> None:
+        self.delay_s = 0.0
+        self.splices, self.borders = dict.fromkeys(Method, 0), dict.fromkeys(BORDERS, 0)
+        self.jump = self.jump_worst = 0.0
+        self.waiting = True
+        self._limited_J = np.zeros(joints, dtype=bool)
+        self._ticks = self._stalled_ticks = 0
+        self._limited_ticks_J = np.zeros(joints, dtype=np.int64)
+
+    def followed(self, splice: Splice) -> None:
+        """A plan was joined."""
+        self.delay_s, self._limited_J = splice.delay_s, splice.limited_J
+        self.splices[splice.method] += 1
+        if splice.border is not None:
+            self.borders[splice.border] += 1
+        self.jump = float(np.abs(splice.jump_J).max())
+        self.jump_worst = max(self.jump_worst, self.jump)
+
+    def ticked(self) -> None:
+        """A period in which a plan was known."""
+        self._ticks += 1
+        self._stalled_ticks += self.waiting
+        self._limited_ticks_J += self._limited_J & (not self.waiting)
+
+    @property
+    def stall_share(self) -> float:
+        """Share of such periods spent waiting."""
+        return self._stalled_ticks / max(1, self._ticks)
+
+    def limit_activity(self) -> F64:
+        """Share [J] of such periods in which a joint's plan was slowed by its limits."""
+        share: F64 = self._limited_ticks_J / max(1, self._ticks)
+        return share
