@@ -136,8 +136,10 @@ class Theatre:
         begin_s = time.monotonic()
         while not ready():
             if time.monotonic() - begin_s > timeout_s:
-                raise Failed(f"waited {timeout_s:g} s for {what}; executor {self.mode} {self.reason}, planner "
-                             f"{self.operator.heard.session.state} {self.operator.heard.session.reason}")
+                session, executor = self.operator.heard.session, self.operator.heard.executor
+                refused = dict(zip(executor.refused_reasons, executor.refused_counts, strict=True))
+                raise Failed(f"waited {timeout_s:g} s for {what}; executor {self.mode} {self.reason}, accepted "
+                             f"{executor.accepted}, refused {refused}, planner {session.state} {session.reason}")
             self.wait(0.02)
         return time.monotonic() - begin_s
 
@@ -155,14 +157,21 @@ class Theatre:
         return str(self.operator.heard.executor.reason)
 
     def moving(self) -> bool:
-        """Whether the arms moved in the last moments."""
+        """Whether the arms follow a plan and moved in the last moments."""
         _, _, velocity = self.relays.since(self.relays.newest_s - 0.15)
-        return bool(len(velocity)) and float(np.abs(velocity).max()) > MOVING_RAD_S
+        fast = bool(len(velocity)) and float(np.abs(velocity).max()) > MOVING_RAD_S
+        return fast and self.mode in ("RUN", "SLOW") and self.reason != "no_chunk"
+
+    def resting(self) -> bool:
+        """Whether the arms have stood still for a moment."""
+        _, _, velocity = self.relays.since(self.relays.newest_s - RESTING_FOR_S)
+        return bool(len(velocity)) and float(np.abs(velocity).max()) < RESTING_RAD_S
 
     def in_motion(self) -> None:
         """A fresh episode, armed, in motion."""
         operator = self.operator
         self.call(operator.trigger("stop"), "stop")
+        self.until(self.resting, RESUME_S, "rest")
         self._seed += 1
         reply = self.call(operator.reset_episode("place_block_pad", "easy", self._seed), "reset_episode")
         self._instruction = reply.instruction
@@ -170,18 +179,26 @@ class Theatre:
         self.arm()
         self.until(self.moving, RESUME_S, "motion")
         self.wait(0.2)
+        self.until(self.moving, RESUME_S, "motion")
 
     def arm(self) -> float:
         """Reset a fault if there is one, and arm; how long it took."""
+        answers = ["no answer"]
+
         def armed() -> bool:
             try:
                 if self.mode == "FAULT":
                     self.call(self.operator.trigger("reset_fault"), "reset_fault", REPLY_S)
-                return bool(self.call(self.operator.trigger("arm"), "arm", REPLY_S).success)
+                reply = self.call(self.operator.trigger("arm"), "arm", REPLY_S)
             except Failed:  # calls may go to a process that was killed, until its lease ends
                 return False
+            answers.append(reply.message)
+            return bool(reply.success)
 
-        return self.until(armed, RESUME_S, "arm")
+        try:
+            return self.until(armed, RESUME_S, "arm")
+        except Failed as problem:
+            raise Failed(f"{problem}; {answers[-1]}") from problem
 
     def plan_again(self) -> None:
         """Wait for a new plan; a planner that was started anew is told its sentence again."""
@@ -224,10 +241,14 @@ def _judge(theatre: Theatre, scenario: Scenario, since_s: float) -> Record:
     times, positions, velocities = theatre.relays.since(since_s)
     if not len(times):
         raise Failed("the simulated robot says nothing")
-    worst = float((np.abs(velocities) / theatre.spec.limit("velocity")).max())
+    share_NJ = np.abs(velocities) / theatre.spec.limit("velocity")
+    share_NJ[:, list(theatre.spec.gripper_indices)] = 0.0  # what jaws touch moves them too
+    worst, joint = float(share_NJ.max()), int(share_NJ.max(axis=0).argmax())
     inside = (positions >= theatre.spec.limit("lower") - 0.02) & (positions <= theatre.spec.limit("upper") + 0.02)
     if worst > LIMIT_MARGIN or not inside.all():
-        raise Failed(f"outside the limits: {worst:.2f} of a velocity")
+        after_s = times[int(share_NJ[:, joint].argmax())] - since_s
+        name = theatre.spec.joint_names[joint]
+        raise Failed(f"outside the limits: {name} at {worst:.2f} of its velocity {after_s:.2f} s after the fault")
     row: Record = {"worst_velocity": worst}
     if scenario.outcome != GOES_ON:
         fast = np.flatnonzero(np.abs(velocities).max(axis=1) > RESTING_RAD_S)

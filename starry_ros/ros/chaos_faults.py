@@ -162,6 +162,23 @@ def _commands(make: Callable[[], Fault] | None) -> Callable[[Stage], None]:
     return put
 
 
+def _refuses_at_times() -> Fault:
+    """Every message of 0.3 s in 0.7 s is one that a controller refuses."""
+    refused, begin_s = _edit(JointTrajectory, _never_at_rest)(), time.monotonic()
+
+    def fault(data: bytes) -> list[bytes]:
+        return refused(data) if (time.monotonic() - begin_s) % 0.7 < 0.3 else [data]
+
+    return fault
+
+
+def _stutter(stage: Stage) -> None:
+    """The driver refuses commands for a moment, takes them again, and so on."""
+    _commands(_refuses_at_times)(stage)
+    stage.during(2.5, lambda: None, 0.1)
+    _commands(None)(stage)
+
+
 def _chunks(change: Callable[[ActionChunk], None]) -> Callable[[Stage], None]:
     def inject(stage: Stage) -> None:
         def once() -> None:
@@ -250,6 +267,7 @@ SCENARIOS: dict[str, Scenario] = {
                                   _signal("value_map_visualizer", signal.SIGKILL), _restart("value_map_visualizer")),
     "driver_rejects": Scenario(RESTS, _commands(_edit(JointTrajectory, _never_at_rest)), _commands(None),
                                REST_AFTER_FAULT_S, latched=True, told="tracking_error"),
+    "driver_stutters": Scenario(GOES_ON, _stutter),
     "clock_jump": Scenario(RESTS, _silent_for_two_seconds, within_s=3.0, latched=True),
     "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0)),
     "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk()),
