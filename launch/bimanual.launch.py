@@ -8,6 +8,7 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from starry_ros.ros import parent
 from starry_ros.ros.graph import ARGUMENTS, EXIT_USER_ERROR, Graph, NodeSpec, build_graph
 
 
@@ -25,6 +26,7 @@ def generate_launch_description() -> LaunchDescription:
 def _start(context: LaunchContext) -> list[SetEnvironmentVariable | Node]:
     graph = build_graph({argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS})
     environment = [SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in graph.env.items()]
+    environment.append(SetEnvironmentVariable(parent.VARIABLE, str(os.getpid())))
     return environment + [_node(graph, node) for node in graph.nodes]
 
 

@@ -13,6 +13,7 @@ from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedE
 from rclpy.node import Node
 
 from starry_ros.errors import StarryError
+from starry_ros.ros.parent import follow_launch
 
 EXIT_OK, EXIT_BUG, EXIT_USER_ERROR = 0, 1, 2
 
@@ -49,9 +50,10 @@ def run(
     args: Sequence[str] | None = None,
     make_executor: Callable[[], Executor] = SingleThreadedExecutor,
 ) -> int:
-    """Make a node and spin it until shutdown or failure. Returns the exit code."""
+    """Make a node and spin it until shutdown or failure, or until its launch has ended. Returns the exit code."""
     try:
         with ros_session(args):
+            follow_launch()
             return _live(make_node, make_executor)
     except (KeyboardInterrupt, ExternalShutdownException):
         return EXIT_OK

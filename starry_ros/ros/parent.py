@@ -1,0 +1,40 @@
+"""A node ends with the launch that started it, also when that is killed without a chance to end anything itself.
+
+`ros2 launch` ends its nodes on Ctrl-C and SIGTERM, but not when it is killed. The launch file therefore names its own
+process in the environment; a node that finds it there waits for the end of that process in a thread of its own, and
+ends like on SIGTERM. `starry up` has the kernel do the same for its children.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import threading
+
+VARIABLE = "STARRY_LAUNCH_PID"
+"""Names the process that the nodes live and die with; nodes that are started by hand have none."""
+
+
+def follow_launch() -> None:
+    """From now on, end this process with the one that VARIABLE names, if any: at once if that is gone already."""
+    given = os.environ.get(VARIABLE, "")
+    if not given.isdigit():
+        return
+    try:
+        descriptor = os.pidfd_open(int(given))
+    except ProcessLookupError:
+        _end()
+    else:
+        threading.Thread(target=_wait, args=(descriptor,), name="follow_launch", daemon=True).start()
+
+
+def _wait(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll()
+    _end()
+
+
+def _end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
