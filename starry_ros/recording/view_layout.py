@@ -56,7 +56,7 @@ def _plans(spec: RobotSpec, shown: Any) -> Any:
         _space(spec),
         rrb.Spatial2DView(origin="chunks", name="Plans in time: red came too late, blue followed, grey replaced",
                           visual_bounds=bounds, background=DARK_RGB),
-        rrb.Vertical(states, _log(), row_shares=[1.6, 1]),
+        rrb.Tabs(states, _log()),
         column_shares=[1.0, 1.55, 1.45],
     )
 

@@ -31,6 +31,7 @@ from starry_ros.ros.convert import (
     trajectory_of,
 )
 from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
+from starry_ros.ros.frames import FramePublisher
 from starry_ros.ros.markers import cube_marker
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, SENSOR, STATE
@@ -87,6 +88,7 @@ class SimRobotNode(StarryNode):
         self._success = self.create_publisher(Bool, "ground_truth/success", LATCHED)
         self._placed = self.create_publisher(String, "ground_truth/placed", LATCHED)
         self._objects = self.create_publisher(MarkerArray, "ground_truth/objects", STATE)
+        self._tf = FramePublisher(self, self._spec)
         streams = self._spec.command_interface == "joint_trajectory"
         kind, take = (JointTrajectory, self._on_command) if streams else (Float64MultiArray, self._on_set_point)
         for arm in self._spec.arms:
@@ -170,7 +172,9 @@ class SimRobotNode(StarryNode):
         stamp = self._edge.stamp(driver.time_ns)
         self._clock_topic.publish(ClockMsg(clock=stamp))
         if self._state_rate.due(driver.time_ns):
-            self._states.publish(state_message(self._spec, driver.state(), self._edge))
+            state = driver.state()
+            self._states.publish(state_message(self._spec, state, self._edge))
+            self._tf.publish(state.position_J, stamp)
             scene.update()
         if self._truth_rate.due(driver.time_ns):
             self._success.publish(Bool(data=scene.success))

@@ -76,7 +76,8 @@ def view_command(args: argparse.Namespace) -> int:
         rr.disconnect()
         print(f"written: {args.save}; open it with `rerun {args.save}`")
         return 0
-    with serving(args.host, args.port, args.data_port, newest_first=recording is None) as address:
+    last = recording is None or args.end is not None
+    with serving(args.host, args.port, args.data_port, newest_first=last) as address:
         rr.connect_grpc(f"rerun+http://{LOCAL}:{args.data_port}/proxy", default_blueprint=screen)
         shot = _Shot(address, args) if args.screenshot else None
         if shot is None:
