@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -9,15 +11,17 @@ import numpy as np
 import pytest
 import torch
 from training_kit import encode, write_episodes
-from wam_kit import CONFIG, LAYOUT, SPEC
+from wam_kit import CONFIG, LAYOUT, SPEC, make_checkpoint
 
+from starry_ros.errors import ConfigError
 from starry_ros.training import train
 from starry_ros.training.dataset import Demonstrations, load_demonstrations
 from starry_ros.training.forward import TextTable
 from starry_ros.training.train import TrainConfig, Trainer
+from starry_ros.training.train_data import given_autoencoder
 from starry_ros.wam import config as wam_config
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
-from starry_ros.wam.checkpoint import load_checkpoint
+from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 
 STEPS = 6
 TRAINING = TrainConfig(preset="narrow", steps=STEPS, batch=4, warm_up=2, learning_rate=3e-3)
@@ -95,6 +99,30 @@ def test_training_writes_a_model_folder_of_the_averaged_weights(data: Demonstrat
     assert checkpoint.training["steps_done"] == STEPS
     assert all(torch.equal(checkpoint.model[name], value) for name, value in trainer.average.items())
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoint", "state.safetensors"]
+
+
+def test_a_training_starts_from_the_model_of_another_robot(data: Demonstrations, tmp_path: Path) -> None:
+    other = dataclasses.replace(make_checkpoint(3), contract_hash="0" * 16)
+    save_checkpoint(tmp_path / "other", other)
+    trainer = make_trainer(data, tmp_path / "run")
+    start = argparse.Namespace(init=tmp_path / "other", states=None, narrow_from_video=False)
+    train._start_from(trainer, start)
+    parameters = dict(trainer.model.named_parameters())
+    assert all(torch.equal(value, other.model[name]) for name, value in parameters.items())
+    assert trainer.checkpoint().contract_hash == SPEC.content_hash
+    inside = given_autoencoder(tmp_path / "other").state_dict()
+    assert all(torch.equal(inside[name], value) for name, value in other.autoencoder.state_dict().items())
+
+
+def test_a_model_of_another_shape_is_no_start(data: Demonstrations, tmp_path: Path) -> None:
+    other = make_checkpoint()
+    wrong = {name: value[..., :1] if name == "state_in.weight" else value for name, value in other.model.items()}
+    trainer = make_trainer(data, tmp_path / "run")
+    trainer.average = wrong
+    trainer.save()
+    start = argparse.Namespace(init=tmp_path / "run", states=None, narrow_from_video=False)
+    with pytest.raises(ConfigError, match="another shape"):
+        train._start_from(make_trainer(data, tmp_path / "new"), start)
 
 
 def test_another_seed_trains_another_model(data: Demonstrations, tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.choices import STAGES as STAGES
 from starry_ros.types import Record
 
 Arrays = dict[str, NDArray[Any]]
 FORMAT_VERSION = 1
-STAGES = ("pick", "place", "done", "handover")
 TYPES = {
     "canvas_THWC": np.uint8, "position_TJ": np.float32, "velocity_TJ": np.float32, "command_TJ": np.float32,
     "plan_TKJ": np.float32, "events_TEVF": np.float32, "stage_T": np.int8, "progress_T": np.float32,

@@ -15,6 +15,8 @@ TASKS = (
 )
 """`tasks` says what each of them is."""
 SETTINGS = ("easy", "hard")
+STAGES = ("pick", "place", "done", "handover")
+"""What is being done about the named object. Data hold the index into this, so new ones go to the end."""
 Kind = Literal["normal", "closed_jaw", "swap", "push"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """`cases` says what happens in each of them."""

@@ -22,11 +22,16 @@ from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S, Motion, hand_yaw, li
 from starry_ros.types import F64
 
 GRASP_Z_M = 0.021
+"""Height of the pads' middle when they grasp a block on the table: a millimetre above its own."""
 TRAVEL_Z_M = 0.13
+"""High enough that a carried block clears those that stand."""
 REST_Z_M = BLOCK_HALF_M + PAD_TOP_M
 RISE_BAND_M = 0.04
+"""A hand this far below its funnel, or further, rises without moving sideways."""
 FUNNEL_ERROR_M = (0.006, 0.022, 0.07)
+"""Horizontal errors at which the funnel is at its lowest, clears a block's top, and is at travel height."""
 PLACED_M = 0.042
+"""A block whose middle is this near the pad's along each side counts as placed: inside the test's own 0.05."""
 Stage = Literal["pick", "place", "done"]
 
 

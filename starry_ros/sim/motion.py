@@ -17,12 +17,13 @@ from starry_ros.sim.cell import Cell
 from starry_ros.types import F64
 
 TICK_S = 0.02
-VELOCITY_RAD_S = 1.3
-GAIN_PER_S = 7.0
-BRAKE_RAD_S2 = 4.5
+"""How long one command of an expert lasts."""
+VELOCITY_RAD_S, GAIN_PER_S, BRAKE_RAD_S2 = 1.3, 7.0, 4.5
+"""Speed toward a joint goal: at most constant, below that what the brake can stop, near the goal proportional to it."""
 RAMP_SHARE = 0.5
 """Share of the contract's acceleration limits that the expert uses: a clone's plans are rougher than its own."""
 JAW_M_S, JAW_BRAKE_M_S2 = 0.15, 0.9
+"""The same for jaws."""
 OPEN_M, CLOSED_M = 0.04, 0.0
 ARM_JOINTS = 6
 

@@ -79,7 +79,8 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder; an unfinished run in it is resumed")
     parser.add_argument("--preset", default="tiny", help="model preset (default: tiny)")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
+    parser.add_argument("--autoencoder", type=Path, required=True,
+                        help="folder of `starry train-autoencoder`, or a model folder whose autoencoder to use")
     parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="optimiser steps in all")
     parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="samples a step over all processes")
     parser.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate, help="peak learning rate")
@@ -138,7 +139,7 @@ def add_train_autoencoder_command_arguments(parser: argparse.ArgumentParser) -> 
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
-    parser.add_argument("--init", type=Path, help="folder of an autoencoder to start from, such as for further tasks")
+    parser.add_argument("--init", type=Path, help="autoencoder or model folder to start from, as for further tasks")
 
 
 def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
@@ -189,7 +190,8 @@ def add_eval_state_tokens_command_arguments(parser: argparse.ArgumentParser) -> 
 def _add_frames(parser: argparse.ArgumentParser) -> None:
     """Where frames come from."""
     parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
-    parser.add_argument("--autoencoder", type=Path, required=True, help="folder written by `starry train-autoencoder`")
+    parser.add_argument("--autoencoder", type=Path, required=True,
+                        help="folder of `starry train-autoencoder`, or a model folder whose autoencoder to use")
     parser.add_argument("--cache", type=Path, help="folder of cached latents (default: cache in the run folder)")
 
 

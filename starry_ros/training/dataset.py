@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.errors import DataError
+from starry_ros.sim.choices import STAGES
 from starry_ros.sim.tasks import named_colour
 from starry_ros.training.scenes import PLAIN, Scenes, View
 from starry_ros.types import F32, U8
 from starry_ros.wam.gasam import Scene
 
 I64 = NDArray[np.int64]
-PICKING, DONE = 0, 2
+PICKING, DONE = STAGES.index("pick"), STAGES.index("done")
 FRESH_STEPS = 5
 
 

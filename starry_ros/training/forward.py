@@ -64,12 +64,8 @@ def losses(
     terms |= value_losses(value, given.target)
 
     if batch.rivalled_B.any():
-        rival = model.encode_text(texts.tokens_STD[batch.rival_B], texts.mask_ST[batch.rival_B])
         seen = {name: keys for name, keys in groups.items() if name not in (FUTURE_FRAMES, VALUE)}
-        _, keys = model.imagine(x_noise, torch.ones(size), ropes.future(0), seen, rival)
-        seen[FUTURE_FRAMES] = keys
-        other, _ = model.predict_value(m_noise, torch.ones(size), ropes.frame(0), seen, pixels)
-        terms["value_rival"] = rival_loss(other, given.target, torch.from_numpy(batch.rivalled_B))
+        terms["value_rival"] = _rival_term(model, batch, texts, given, seen, (x_noise, m_noise))
 
     clean = given.actions[:, None].expand(-1, DRAWS, -1, -1)
     a_noise, s_a = torch.randn(clean.shape, generator=noise), torch.rand(size, generator=noise)
@@ -84,6 +80,17 @@ def losses(
     else:
         terms["action"] = unknown_loss(velocity, clean, a_noise, known_B)
     return terms | geometry
+
+
+def _rival_term(
+    model: WorldActionModel, batch: Batch, texts: TextTable, given: Given, seen: Groups, noise: tuple[Tensor, Tensor]
+) -> Tensor:
+    """What the value map of a sentence naming another object says, where that contact would be elsewhere."""
+    groups, ropes, pure = dict(seen), Ropes(model.config), torch.ones(len(batch.text_B))
+    rival = model.encode_text(texts.tokens_STD[batch.rival_B], texts.mask_ST[batch.rival_B])
+    _, groups[FUTURE_FRAMES] = model.imagine(noise[0], pure, ropes.future(0), groups, rival)
+    other, _ = model.predict_value(noise[1], pure, ropes.frame(0), groups, given.pixels)
+    return rival_loss(other, given.target, torch.from_numpy(batch.rivalled_B))
 
 
 def joint_losses(

@@ -28,6 +28,7 @@ from starry_ros.kinematics.backend import mujoco
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cell import Cell, Layout
+from starry_ros.sim.choices import STAGES
 from starry_ros.sim.experts import Expert, make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import TASKS, draw_layout, episode_rng, make_check, sentence, task_of
@@ -44,7 +45,6 @@ EXTRA_S = 4.0
 ATTEMPTS = 8
 BESIDE_PAD, BESIDE_M = 0.25, 0.115
 """Share of layouts whose named block lies beside the pad, and how near that is."""
-STAGES = ("pick", "place", "done", "handover")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from starry_ros.training.losses import total
 from starry_ros.training.pseudo import pseudo_terms
 from starry_ros.training.scenes import seen_layout
 from starry_ros.training.store import load_average, load_state, save_state
+from starry_ros.training.train_data import follow, given_autoencoder
 from starry_ros.training.train_options import (
     chosen_config,
     chosen_data,
@@ -38,7 +39,7 @@ from starry_ros.training.train_options import (
     freeze,
     start_parts,
 )
-from starry_ros.wam.autoencoder import Autoencoder, load_autoencoder
+from starry_ros.wam.autoencoder import Autoencoder
 from starry_ros.wam.checkpoint import WEIGHTS, Checkpoint, contract_fields, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
@@ -104,15 +105,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate(step)
         self.optimiser.step()
-        self._follow()
+        follow(self.average, self.model, self.config.average_decay, step)
         self.progress.step += 1
         return {name: float(term.detach()) for name, term in terms.items()}
-
-    def _follow(self) -> None:
-        """Move the running average of the weights; faster at the start, so that early checkpoints are usable."""
-        decay = min(self.config.average_decay, (1 + self.progress.step) / (10 + self.progress.step))
-        for name, value in self.model.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
 
     def save(self) -> None:
         """State to resume from, and a checkpoint of the averaged weights to serve."""
@@ -236,7 +231,7 @@ def train_command(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> Trainer:
     spec = load_robot_spec(robot_file(args.robot))
-    autoencoder = load_autoencoder(args.autoencoder)
+    autoencoder = given_autoencoder(args.autoencoder)
     rank = dist.get_rank() if dist.is_initialized() else 0
     wam = chosen_config(args, spec)
     if rank == 0:
@@ -267,11 +262,13 @@ def _tasks(data: Path) -> tuple[str, ...]:
 
 
 def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
-    """Begin with another run's averaged weights; tensors that it lacks keep their initial values."""
+    """Begin with another run's averaged weights, of any robot; tensors that it lacks keep their initial values."""
     if args.init is not None:
-        finished = (args.init / WEIGHTS).exists()
-        given = load_checkpoint(args.init, trainer.spec).model if finished else load_average(args.init)
-        missing, unexpected = trainer.model.load_state_dict(given, strict=False)
+        given = load_checkpoint(args.init).model if (args.init / WEIGHTS).exists() else load_average(args.init)
+        try:
+            missing, unexpected = trainer.model.load_state_dict(given, strict=False)
+        except RuntimeError as error:
+            raise ConfigError("--init", f"is of another shape: {error}", fix="train from scratch") from error
         if unexpected:
             raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
         print(f"starts from {args.init}; new tensors: {missing}", flush=True)

@@ -30,8 +30,9 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import AutoencoderTraining as AutoencoderTraining
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.train_data import given_autoencoder
 from starry_ros.types import U8
-from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, load_autoencoder, save_autoencoder, to_float
+from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder, to_float
 
 MOVING_WEIGHT = 10.0
 FULL_DEVIATION = 0.2  # of [-1, 1]; from here on a pixel has full weight
@@ -63,7 +64,7 @@ def train_autoencoder(
     """
     frames = load_frames(data_dir, training.max_frames, training.seed, view)
     identity = {"training": asdict(training), "data_hash": frames.data_hash}
-    model = _new_model(frames, training.seed) if init is None else load_autoencoder(init)
+    model = _new_model(frames, training.seed) if init is None else given_autoencoder(init)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-4)
     _check_identity(out, identity)
     before = load_state(out, model, {}, optimiser)

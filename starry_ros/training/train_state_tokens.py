@@ -25,9 +25,9 @@ from starry_ros.errors import ConfigError
 from starry_ros.training.budgets import StatesTraining as StatesTraining
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
 from starry_ros.training.store import Progress, load_state, save_state
-from starry_ros.training.train_data import encoder
+from starry_ros.training.train_data import encoder, follow, given_autoencoder
 from starry_ros.types import F32, F64
-from starry_ros.wam.autoencoder import load_autoencoder, to_float
+from starry_ros.wam.autoencoder import to_float
 from starry_ros.wam.normalise import ARM_SCALE_FLOOR_RAD
 from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.state_tokens import StateAutoencoder, save_states
@@ -101,9 +101,7 @@ class StatesTrainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.training.rate(step)
         self.optimiser.step()
-        decay = min(self.training.average_decay, (1 + step) / (10 + step))
-        for name, value in self.trained.state_dict().items():
-            self.average[name].lerp_(value, 1 - decay)
+        follow(self.average, self.trained, self.training.average_decay, step)
         self.progress.step += 1
         return {name: float(term.detach()) for name, term in terms.items()}
 
@@ -167,7 +165,7 @@ def encode_frames(model: StateAutoencoder, data: Demonstrations, frames: I64) ->
 
 def load_data(args: argparse.Namespace, run_folder: Path) -> Demonstrations:
     """The data set that the arguments name, with its latents."""
-    autoencoder = load_autoencoder(args.autoencoder)
+    autoencoder = given_autoencoder(args.autoencoder)
     return load_demonstrations(args.data, args.cache or run_folder / "cache", encoder(autoencoder))
 
 
