@@ -27,7 +27,7 @@ def blueprint(spec: RobotSpec, *, live: bool, follow: bool = False) -> Any:
     begin, now = (rrb.TimeRangeBoundary.cursor_relative(seconds=s) for s in (-LIVE_S, 0.0))
     shown = [rrb.VisibleTimeRange("time", start=begin, end=now)] if live else None
     return rrb.Blueprint(
-        rrb.Vertical(_pictures(spec), _plans(spec, shown), _plots(spec, shown), row_shares=[1.15, 0.95, 1.1]),
+        rrb.Vertical(_pictures(spec), _plans(spec, shown), _plots(spec, shown), row_shares=[1.12, 0.88, 1.2]),
         rrb.TimePanel(state="collapsed", timeline="time", play_state="following" if newest else "playing",
                       loop_mode="off" if newest else "all"),
         rrb.BlueprintPanel(state="hidden"), rrb.SelectionPanel(state="hidden"),

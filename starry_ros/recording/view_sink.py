@@ -97,6 +97,8 @@ class ViewSink:
             times = np.array([time_ns for time_ns, _ in samples], dtype="datetime64[ns]")
             values = rr.Scalars.columns(scalars=[value for _, value in samples])
             rr.send_columns(path, indexes=[rr.TimeColumn("time", timestamp=times)], columns=values)
+        for lane, value in self._states.items():  # said again for a page that is opened late
+            rr.log(f"states/{lane}", rr.StateChange(state=value))
         self._samples, self._sent_ns = {}, self._now_ns
 
     def _plot(self, path: str, value: float) -> None:

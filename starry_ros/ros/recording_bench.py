@@ -127,7 +127,9 @@ class Stage:
                 raise RuntimeUnavailable(_WHERE, f"waited {timeout_s:g} s for {what}", fix="try on an idle machine")
 
 
-def cpu_s(pid: int) -> float:
+def cpu_s(pid: int | None) -> float:
     """CPU time of all threads of a process in seconds, to the nanosecond that the scheduler counts."""
+    if pid is None:
+        raise RuntimeUnavailable(_WHERE, "a process has ended", fix="starry up says why")
     threads = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
