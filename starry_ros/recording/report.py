@@ -12,8 +12,11 @@ from starry_ros.paths import robot_file
 from starry_ros.recording.figures import measure, summary
 from starry_ros.recording.page import moment_picture, page
 from starry_ros.recording.reader import Recording
+from starry_ros.recording.screenshot import screenshot
 from starry_ros.report import add_json_argument, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+
+PAGE_PX = (1000, 1200)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="recording of a session")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: FILE with .html)")
     parser.add_argument("--robot", help="robot contract (default: the one in the recording)")
+    parser.add_argument("--screenshot", type=Path, metavar="FILE.png",
+                        help="also open the page in a browser without a screen and keep its top; needs Playwright")
     parser.add_argument("--picture", type=float, metavar="S", help="write only the cameras with overlays then")
     add_json_argument(parser)
 
@@ -36,6 +41,9 @@ def report_command(args: argparse.Namespace) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(recording, spec, figures), encoding="utf-8")
     print(f"written: {out} ({out.stat().st_size / 1024:.0f} KiB)")
+    if args.screenshot is not None:
+        screenshot(out.resolve().as_uri(), args.screenshot, 0.5, PAGE_PX)
+        print(f"written: {args.screenshot} ({args.screenshot.stat().st_size / 1024:.0f} KiB)")
     if args.json is not None:
         write_report(args.json, [dict(summary(figures))])
     return 0

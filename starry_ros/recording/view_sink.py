@@ -32,6 +32,7 @@ BATCH_NS, ARMS_NS, BARS_NS, IMAGINATION_NS = 1_000_000_000, 90_000_000, 90_000_0
 COMMANDED_RGB, MEASURED_RGB, LIMIT_RGB = (240, 160, 70), (90, 170, 240), (214, 72, 58)
 JOINT_RGB = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167), (213, 94, 0), (0, 114, 178))
 LEVEL_RGB = {"planning": (90, 220, 130), "waiting": (240, 200, 80), "refused": (240, 140, 60)}
+SENTENCE_RGB = ((142, 122, 196), (186, 162, 224))
 LOG_LEVEL = {"FAULT": "ERROR", "STOP": "WARN", "SLOW": "WARN"}
 PLOTS = {
     "latency/plan_age_ms": "age of a plan when it comes", "latency/age_followed_ms": "age of the plan followed",
@@ -56,7 +57,7 @@ class ViewSink:
         self._map: ValueMap | None = None
         self._plans, self._pairs = PlanBars(), ImaginedPairs(800_000_000, 50_000_000)
         self._states: dict[str, str] = {}
-        self._warnings = {""}
+        self._warnings, self._sentences = {""}, list[str]()
         self._samples: dict[str, list[tuple[int, float]]] = {}
         self._now_ns = self._sent_ns = self._arms_ns = self._bars_ns = self._first_canvas_ns = 0
         self._imagination_seen = False
@@ -256,6 +257,11 @@ class ViewSink:
 
     def _session(self, message: Any) -> None:
         self._change("model", message.state, more=message.reason)
+        if message.instruction and message.instruction not in self._sentences:
+            self._sentences.append(message.instruction)
+            colours = [SENTENCE_RGB[index % len(SENTENCE_RGB)] for index in range(len(self._sentences))]
+            rr.log("states/sentence", rr.StateConfiguration(values=self._sentences, labels=self._sentences,
+                                                            colors=colours), static=True)
         self._change("sentence", message.instruction)
         for value in message.surprise:
             self._plot("plots/surprise/surprise", float(value))
