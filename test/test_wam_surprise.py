@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from starry_ros.errors import CheckpointError
+from starry_ros.types import LandingPoint, ValueMap
+from starry_ros.wam.aim import MAP_FLOOR, POINT_FLOOR_PX, Aim, aim_of, shift
+from starry_ros.wam.config import ViewConfig
 from starry_ros.wam.surprise import FLOOR, Calibration, Dream, Monitor, calibrate, measured, progress, roc_area
 
 N, D = 30, 16
@@ -34,15 +38,71 @@ def undisturbed(count: int, seed: int) -> list[tuple[Dream, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
-    return calibrate(undisturbed(150, 1), undisturbed(100, 2), TOKENS, COLUMNS)
+    rng = np.random.default_rng(2)
+    shifts = [shift(*aims(rng, rng.uniform(0, 0.5))) or 0.0 for _ in range(200)]
+    return calibrate(undisturbed(150, 1), shifts[:130], shifts[130:], TOKENS, COLUMNS)
 
 
-def test_a_moved_object_is_told_from_an_undisturbed_world(calibration: Calibration) -> None:
+def aims(rng: np.random.Generator, moved_px: float, free: bool = True) -> tuple[Aim, Aim]:
+    """The aims of two plans: round spots on a map of 32 x 40, the first of which moves."""
+    rows, columns = np.mgrid[:32, :40]
+    first, second = rng.uniform(10, 100, 2), rng.uniform(10, 100, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+
+    def aim(stamp_ns: int, *points: np.ndarray) -> Aim:
+        maps = [np.exp(-((columns - p[0] / 4) ** 2 + (rows - p[1] / 4) ** 2) / 8) for p in points]
+        return Aim(stamp_ns, np.array(points), np.array(maps, dtype=np.float32), free)
+
+    return aim(0, first, second), aim(1, first + moved_px * np.array((np.cos(angle), np.sin(angle))), second)
+
+
+def test_a_moved_object_takes_the_aim_along_and_is_told_from_an_undisturbed_world(calibration: Calibration) -> None:
     rng = np.random.default_rng(3)
-    usual = [calibration.surprise(*frames(rng)) for _ in range(60)]
-    moved = [calibration.surprise(*frames(rng, moved=2)) for _ in range(60)]
+    usual = [calibration.surprise(*aims(rng, rng.uniform(0, 0.5))) for _ in range(60)]
+    moved = [calibration.surprise(*aims(rng, 6.0)) for _ in range(60)]
+    assert roc_area([u for u in usual if u is not None], [m for m in moved if m is not None]) > 0.95
+    assert np.mean([calibration.level(value) >= 1 for value in usual if value is not None]) < 0.15
+
+
+def test_the_shift_of_an_aim_by_hand() -> None:
+    rng = np.random.default_rng(1)
+    before, now = aims(rng, 0.0)
+    assert shift(before, now) == pytest.approx(np.log(POINT_FLOOR_PX) + np.log(MAP_FLOOR))
+    handed_over = replace(now, point_E2=before.point_E2[::-1], map_EYX=before.map_EYX[::-1])
+    assert shift(before, handed_over) == pytest.approx(np.log(POINT_FLOOR_PX) + np.log(MAP_FLOOR)), "the next stage"
+    apart = replace(now, point_E2=before.point_E2 + np.array((3.0, 4.0)), map_EYX=np.zeros_like(now.map_EYX))
+    assert shift(before, apart) == pytest.approx(np.log(5.0 + POINT_FLOOR_PX) + np.log(1.0 + MAP_FLOOR))
+    assert shift(*aims(rng, 9.0, free=False)) is None
+
+
+def test_an_aim_is_the_part_of_a_plan_in_one_view() -> None:
+    points = tuple(LandingPoint(camera, e, 10.0 * e + 1, 2.0, 1.0) for camera in ("head", "wrist") for e in range(2))
+    values = np.arange(2 * 48 * 40, dtype=np.float32).reshape(2, 48, 40)
+    view = ViewConfig("head", 0, 0, 160, 128)
+    found = aim_of(ValueMap(7, "x", 4, values, points), view, True)
+    assert found is not None
+    assert (found.stamp_ns, found.point_E2.tolist()) == (7, [[1.0, 2.0], [11.0, 2.0]])
+    assert np.array_equal(found.map_EYX, values[:, :32])
+    assert aim_of(ValueMap(7, "x", 4, values, points[1:]), view, True) is None
+
+
+def test_a_monitor_scores_an_aim_against_the_last_one_of_the_same_sentence(calibration: Calibration) -> None:
+    monitor, (before, now) = Monitor(calibration, 50), aims(np.random.default_rng(8), 8.0)
+    monitor.aim(before)
+    assert monitor.score is not None
+    assert monitor.score.level == 0
+    monitor.aim(now)
+    assert monitor.score.level > 1
+    monitor.forget_aim()
+    monitor.aim(before)
+    assert monitor.score.level == 0
+
+
+def test_a_picture_that_differs_is_told_from_one_as_imagined(calibration: Calibration) -> None:
+    rng = np.random.default_rng(3)
+    usual = [calibration.picture(*frames(rng)) for _ in range(60)]
+    moved = [calibration.picture(*frames(rng, moved=2)) for _ in range(60)]
     assert roc_area(usual, moved) > 0.95
-    assert np.mean([calibration.level(value) >= 1 for value in usual]) < 0.1
 
 
 def test_change_counts_around_a_token_and_only_among_those_that_count() -> None:
@@ -98,8 +158,12 @@ def test_a_calibration_survives_its_file_and_a_broken_one_says_so(calibration: C
     loaded = Calibration.load(tmp_path)
     assert loaded is not None
     dream, real = frames(np.random.default_rng(6), moved=1)
-    assert loaded.surprise(dream, real) == calibration.surprise(dream, real)
+    assert loaded.picture(dream, real) == calibration.picture(dream, real)
+    two = aims(np.random.default_rng(6), 2.0)
+    assert loaded.surprise(*two) == calibration.surprise(*two)
     assert (loaded.slow_at, loaded.stop_at) == (calibration.slow_at, calibration.stop_at)
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    assert Calibration.load(tmp_path) is None
     (tmp_path / "surprise.json").write_text("{}")
     with pytest.raises(CheckpointError, match="starry calibrate"):
         Calibration.load(tmp_path)

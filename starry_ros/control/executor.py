@@ -176,13 +176,13 @@ class Executor:
 
     def _watch_arms(self, now_ns: int) -> None:
         """Commands go on from where arms are that did not take them; where that is much or lasts, it is a fault."""
-        armed, state, command_ns = self._safety.mode is not Mode.DISARMED, self._watch.state, self._command_ns
+        armed, state, at_ns = self._safety.mode is not Mode.DISARMED, self._watch.state, self._splice_time(now_ns)
         if (
-            self._streams and self._safety.moving_allowed and state is not None and command_ns is not None
+            self._streams and self._safety.moving_allowed and state is not None and at_ns == self._command_ns
             and (sent := self._outlook.still_on(state)) is not None
         ):
-            self._outlook.recall(sent, command_ns)
-            self._adopt(sent, command_ns)
+            self._outlook.recall(sent, at_ns)
+            self._adopt(sent, at_ns)
             self._rejoin(now_ns)
         self._safety.set_condition(Event.NOT_FOLLOWING, armed and self._outlook.refusing)
         if armed and (self._watch.off_track(now_ns) or self._outlook.refused_s >= self._config.stuck_time_s):

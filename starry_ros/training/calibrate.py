@@ -1,7 +1,8 @@
 """`starry calibrate`: what surprise is usual for a model, measured in closed loop, and how well a disturbance is told.
 
-Undisturbed episodes give mean, spread and thresholds (every third of them is held out for the thresholds). In pushed
-episodes a block is nudged by an unseen hand: frames imagined before a nudge that came after it should surprise.
+A sample is what two plans in a row say while the hands are free. Undisturbed episodes give mean, spread and thresholds
+(every third of them is held out for the thresholds and for the comparison). In pushed episodes a block is nudged by an
+unseen hand: samples in which a free block went more than MOVED_M are disturbed, those in which it stayed are not.
 
 Shapes: N tokens, S samples.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,53 +25,63 @@ from starry_ros.sim.cell import COLOURS, Cell
 from starry_ros.sim.loop import LoopConfig, run_episode
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.types import F32, F64, Canvas, Plan, RobotState
+from starry_ros.wam.aim import Aim, shift
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.load import load_session
-from starry_ros.wam.surprise import Calibration, Dream, Ints, calibrate, roc_area
+from starry_ros.wam.surprise import Dream, Ints, calibrate, roc_area
 
-MOVED_M = 0.01
+MOVED_M, STAYED_M = 0.01, 0.002
 
 
 @dataclass
 class Comparisons:
-    """A policy that keeps every dream with the frame that came, and where the blocks were at every observation."""
+    """A policy that keeps every dream with the frame that came, every aim, and where the blocks were then."""
 
     policy: PlannerPolicy
     cell: Cell
     pairs: list[tuple[Dream, F32]] = field(default_factory=list)
-    blocks: dict[int, F64] = field(default_factory=dict)
+    aims: list[tuple[Aim | None, F64]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         monitor = self.policy.planner.monitor
-        compare = monitor.compare
+        compare, aim = monitor.compare, monitor.aim
 
-        def kept(stamp_ns: int, real_ND: F32) -> Dream | None:
+        def compared(stamp_ns: int, real_ND: F32) -> Dream | None:
             dream = compare(stamp_ns, real_ND)
             if dream is not None:
                 self.pairs.append((dream, real_ND))
             return dream
 
-        monitor.compare = kept  # type: ignore[method-assign]
+        def aimed(found: Aim | None) -> None:
+            self.aims.append((found, self._blocks()))
+            aim(found)
+
+        monitor.compare, monitor.aim = compared, aimed  # type: ignore[method-assign]
+
+    def _blocks(self) -> F64:
+        """Positions of the blocks; nan while a hand holds one."""
+        where = np.array([self.cell.block_position(colour) for colour in COLOURS])
+        free = self.cell.held("right") is None and self.cell.held("left") is None
+        return where if free else np.full_like(where, np.nan)
 
     def reset(self, instruction: str) -> int:
-        self.pairs, self.blocks = [], {}
+        self.pairs, self.aims = [], []
         return self.policy.reset(instruction)
 
     def set_instruction(self, text: str) -> int:
         return self.policy.set_instruction(text)
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
-        free = self.cell.held("right") is None and self.cell.held("left") is None
-        where = np.array([self.cell.block_position(colour) for colour in COLOURS])
-        self.blocks[canvas.stamp_ns] = where if free else np.full_like(where, np.nan)
         return self.policy.plan(canvas, state)
 
-    def moved(self, dream: Dream, ahead_ns: int) -> bool | None:
-        """Whether a free block was moved between dream and frame; None where a hand held one."""
-        stamps = np.array(sorted(self.blocks))
-        ends = [stamps[np.abs(stamps - time_ns).argmin()] for time_ns in (dream.due_ns - ahead_ns, dream.due_ns)]
-        distance = np.linalg.norm(self.blocks[int(ends[1])] - self.blocks[int(ends[0])], axis=1).max()
-        return None if np.isnan(distance) else bool(distance > MOVED_M)
+    def samples(self) -> list[tuple[float, float]]:
+        """Shift of the aim, and how far a free block went meanwhile (nan where one was held)."""
+        found = []
+        for (before, there), (now, here) in pairwise(self.aims):
+            moved = shift(before, now) if before is not None and now is not None else None
+            if moved is not None:
+                found.append((moved, float(np.linalg.norm(here - there, axis=1).max())))
+        return found
 
 
 def calibrate_command(args: argparse.Namespace) -> int:
@@ -83,27 +95,28 @@ def calibrate_command(args: argparse.Namespace) -> int:
     model = session.runtime.config
     if not isinstance(model, WamConfig):
         raise ConfigError(str(folder), "is of Wan's size: surprise is calibrated for models trained here alone")
-    ahead_ns = round(model.future_steps * spec.action.step_s * 1e9)
     play = Comparisons(PlannerPolicy(session, loop), cell)
     tokens_M = still_tokens(model, {camera.name for camera in spec.cameras if camera.role == "head"})
-    usual: list[list[tuple[Dream, F32]]] = []
+    dreams, shifts = list[tuple[Dream, F32]](), list[list[float]]()
     for i in range(args.episodes):
         run_episode(play, cell, Case(args.seed + i, task=args.task), loop)
-        usual.append(list(play.pairs))
-        print(f"undisturbed {i + 1}/{args.episodes}: {len(play.pairs)} frames", file=sys.stderr, flush=True)
-    fitted = [one for i, episode in enumerate(usual) if i % 3 for one in episode]
-    held_out = [one for i, episode in enumerate(usual) if not i % 3 for one in episode]
-    calibration = calibrate(fitted, held_out, tokens_M, model.columns)
-    calm, disturbed = _pushed(args, play, calibration, loop, ahead_ns)
-    calm += [calibration.surprise(dream, real) for dream, real in held_out]
+        dreams += play.pairs if i % 3 else []
+        shifts.append([moved for moved, _ in play.samples()])
+        print(f"undisturbed {i + 1}/{args.episodes}: {len(shifts[-1])} samples", file=sys.stderr, flush=True)
+    fitted = [one for i, episode in enumerate(shifts) if i % 3 for one in episode]
+    held_out = [one for i, episode in enumerate(shifts) if not i % 3 for one in episode]
+    calibration = calibrate(dreams, fitted, held_out, tokens_M, model.columns)
+    calm, disturbed = _pushed(args, play, loop)
+    calm += held_out
     cell.close()
-    area = roc_area(calm, disturbed) if disturbed else float("nan")
+    slow_at = calibration.aim_mean + calibration.slow_at * calibration.aim_spread
     rows = [
-        bench_row("surprise/roc_area", area, "", usual=len(calm), disturbed=len(disturbed)),
+        bench_row("surprise/roc_area", roc_area(calm, disturbed) if disturbed else float("nan"), "", usual=len(calm),
+                  disturbed=len(disturbed)),
         bench_row("surprise/slow_at", calibration.slow_at, "deviations"),
         bench_row("surprise/stop_at", calibration.stop_at, "deviations"),
-        bench_row("surprise/usual_that_slow", float(np.mean(np.array(calm) >= calibration.slow_at)), "share"),
-        bench_row("surprise/disturbed_that_slow", float(np.mean(np.array(disturbed) >= calibration.slow_at)), "share"),
+        bench_row("surprise/usual_that_slow", float(np.mean(np.array(calm) >= slow_at)), "share"),
+        bench_row("surprise/disturbed_that_slow", float(np.mean(np.array(disturbed) >= slow_at)), "share"),
     ]
     print_table(rows, BENCH_COLUMNS)
     if not args.dry_run:
@@ -125,17 +138,13 @@ def still_tokens(model: WamConfig, cameras: set[str]) -> Ints:
     return np.flatnonzero(inside_N)
 
 
-def _pushed(
-    args: argparse.Namespace, play: Comparisons, calibration: Calibration, loop: LoopConfig, ahead_ns: int
-) -> tuple[list[float], list[float]]:
-    """Surprise of undisturbed and of disturbed frames of pushed episodes."""
-    calm: list[float] = []
-    disturbed: list[float] = []
+def _pushed(args: argparse.Namespace, play: Comparisons, loop: LoopConfig) -> tuple[list[float], list[float]]:
+    """Shifts of undisturbed and of disturbed samples of pushed episodes."""
+    calm, disturbed = list[float](), list[float]()
     for i in range(args.pushed):
         run_episode(play, play.cell, Case(args.seed + args.episodes + i, "push", args.task), loop)
-        for dream, real in play.pairs:
-            moved = play.moved(dream, ahead_ns)
-            if moved is not None:
-                (disturbed if moved else calm).append(calibration.surprise(dream, real))
-        print(f"pushed {i + 1}/{args.pushed}: {len(disturbed)} disturbed frames", file=sys.stderr, flush=True)
+        for moved, distance_m in play.samples():
+            calm += [moved] if distance_m < STAYED_M else []
+            disturbed += [moved] if distance_m > MOVED_M else []
+        print(f"pushed {i + 1}/{args.pushed}: {len(disturbed)} disturbed samples", file=sys.stderr, flush=True)
     return calm, disturbed

@@ -33,6 +33,7 @@ import numpy as np
 from starry_ros.errors import ConfigError
 from starry_ros.timing import Clock, LatencyWindow, MonotonicClock, nanoseconds, seconds
 from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
+from starry_ros.wam.aim import aim_of, hands_free
 from starry_ros.wam.choices import PlanMode as PlanMode
 from starry_ros.wam.choices import SpliceMethod as SpliceMethod
 from starry_ros.wam.guidance import soft_weights
@@ -75,6 +76,9 @@ class Planner:
         self.method = _method(self.config.splice, model.prefix_steps)
         self._latency = LatencyWindow(32)
         self.monitor = Monitor(calibration, nanoseconds(session.spec.action.step_s) // 2)
+        still = {camera.name for camera in session.spec.cameras if camera.role == "head"}
+        self._still = next((view for view in model.views if view.camera in still), None)
+        self._free = False
         self._running: ActionChunk | None = None
         self._next_ns: int | None = None
 
@@ -88,6 +92,7 @@ class Planner:
     def set_instruction(self, text: str) -> int:
         """Swap the sentence and plan at once; the committed prefix of the old one is still carried out."""
         self._next_ns = None
+        self.monitor.forget_aim()
         return self.session.set_instruction(text)
 
     def due(self, now_ns: int) -> bool:
@@ -97,9 +102,10 @@ class Planner:
     def observe(self, canvas: Canvas, state: RobotState) -> None:
         """Take a real frame into the history. Done between plans too, so that only the last frame is left to a plan."""
         self.session.observe(canvas, state)
-        compared = self.monitor.compare(canvas.stamp_ns, self.session.runtime.latents())
-        if compared is not None and self.monitor.score is not None and self.monitor.score.level >= 1:
-            self._next_ns = None  # what the running chunk was planned for is not what came about
+        self._free = hands_free(self.session.spec, state)
+        self.monitor.compare(canvas.stamp_ns, self.session.runtime.latents())
+        if self.monitor.score is not None and self.monitor.score.level >= 1:
+            self._next_ns = None  # the world is moving: do not wait to look again
 
     def plan(self, now_ns: int, asked_ns: int | None = None) -> Plan | None:
         """Plan from the newest observation, which was asked for at `asked_ns`; None on the rungs that make no plan."""
@@ -120,6 +126,7 @@ class Planner:
             plan = replace(plan, chunk=self._from_arrival(plan.chunk))
         if self.session.dream is not None and self.ladder.effort(rung).video:
             self.monitor.expect(self.session.dream)
+        self.monitor.aim(aim_of(plan.value_map, self._still, self._free) if self._still is not None else None)
         self._running = plan.chunk
         sync = self.config.mode is PlanMode.SYNC
         self._next_ns = plan.chunk.end_ns if sync else now_ns + nanoseconds(self.config.replan_s)

@@ -1,10 +1,13 @@
-"""Imagination against reality: how far a real frame is from the one that was imagined for its instant.
+"""Imagination against reality: is the world where the last plan expected it?
 
-*surprise* is how unusual the distance is. A token's distance is the logarithm of the mean squared difference of its
-latents; what is usual depends on how much change was imagined in it and its neighbours, for where the arms move, a
-small error of their timing is a large one of the picture. So tokens are binned by that change, and the distance is
-measured in the deviations that undisturbed episodes show in the bin. Surprise is the mean of the TOP most
-unusual tokens, for an object that was moved by hand changes few. Only tokens of a camera that stands still count.
+*surprise* is how unusual it is that the aim has moved from one plan to the next (`aim`), in deviations of undisturbed
+episodes. It is what acts.
+
+*picture* is how unusual the distance of a real frame is from the one that was imagined for its instant. A token's
+distance is the logarithm of the mean squared difference of its latents; what is usual depends on how much change was
+imagined in it and its neighbours, for where the arms move, a small error of their timing is a large one of the picture.
+So tokens are binned by that change, and the distance is measured in the deviations that undisturbed episodes show in
+the bin; it is the mean of the TOP most unusual tokens of a camera that stands still.
 
 *progress* is how much of the imagined change has come about: 0 nothing, 1 all of it.
 
@@ -15,6 +18,7 @@ Shapes: N frame tokens, D numbers of a token's latents, M tokens that count, B b
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import deque
 from collections.abc import Sequence
@@ -26,12 +30,15 @@ from numpy.typing import NDArray
 
 from starry_ros.errors import CheckpointError
 from starry_ros.types import F32, F64
+from starry_ros.wam.aim import Aim, shift
 
 TOP = 3
 FILE = "surprise.json"
 BINS = 8
 FLOOR = 1e-4
 SPREAD_FLOOR = 0.1
+STOP_AFTER = 3.0
+"""Deviations above the surprise that slows at which it stops."""
 
 Ints = NDArray[np.intp]
 
@@ -47,11 +54,15 @@ class Dream:
 
 @dataclass(frozen=True)
 class Score:
-    """Surprise in standard deviations, progress as a share; `level` is 1 where surprise slows and 2 where it stops."""
+    """Surprise and picture in standard deviations, progress as a share.
 
-    surprise: float
-    progress: float
-    level: float
+    `level` is 1 where surprise slows and 2 where it stops; surprise is 0 where nothing can be said.
+    """
+
+    surprise: float = 0.0
+    level: float = 0.0
+    progress: float = 1.0
+    picture: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,8 @@ class Calibration:
     """What undisturbed episodes show, and the two thresholds.
 
     `columns` of the token grid; `tokens_M` that count; bins of imagined change by their inner edges [B - 1], with mean
-    and spread [B] of the log distance. Surprise from `slow_at` on slows the arms and plans anew, from `stop_at` on it
-    stops them.
+    and spread [B] of the log distance; mean and spread of an aim's shift. Surprise from `slow_at` on slows the arms and
+    plans anew, from `stop_at` on it stops them.
     """
 
     columns: int
@@ -68,10 +79,17 @@ class Calibration:
     edges: F64
     mean_B: F64
     spread_B: F64
+    aim_mean: float = 0.0
+    aim_spread: float = 1.0
     slow_at: float = 0.0
     stop_at: float = 1.0
 
-    def surprise(self, dream: Dream, real_ND: F32) -> float:
+    def surprise(self, before: Aim, now: Aim) -> float | None:
+        """How unusual it is that the aim moved so far; None where hands that were not free may have moved it."""
+        moved = shift(before, now)
+        return None if moved is None else (moved - self.aim_mean) / self.aim_spread
+
+    def picture(self, dream: Dream, real_ND: F32) -> float:
         """How unusual the distance of a real frame is."""
         change_M, distance_M = measured(dream, real_ND, self.tokens_M, self.columns)
         bin_M = np.digitize(change_M, self.edges)
@@ -82,25 +100,34 @@ class Calibration:
         return float(max(0.0, 1 + (surprise - self.slow_at) / (self.stop_at - self.slow_at)))
 
     def save(self, folder: Path) -> None:
-        """Write into a model folder."""
-        raw = {field.name: getattr(self, field.name) for field in fields(self)}
+        """Write into a model folder, for the weights that are in it."""
+        raw = {field.name: getattr(self, field.name) for field in fields(self)} | {"weights": _weights(folder)}
         plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in raw.items()}
         (folder / FILE).write_text(json.dumps(plain), encoding="utf-8")
 
     @staticmethod
     def load(folder: Path) -> Calibration | None:
-        """Of a model folder; None where it has none. CheckpointError on a broken file."""
+        """Of a model folder; None where it has none, or one of other weights. CheckpointError on a broken file."""
         path = folder / FILE
         if not path.is_file():
             return None
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
+            if raw["weights"] != _weights(folder):
+                return None
             tokens_M = np.array(raw["tokens_M"], dtype=np.intp)
             edges, mean, spread = (np.array(raw[name], dtype=np.float64) for name in ("edges", "mean_B", "spread_B"))
-            return Calibration(raw["columns"], tokens_M, edges, mean, spread, raw["slow_at"], raw["stop_at"])
+            aims = (float(raw[name]) for name in ("aim_mean", "aim_spread", "slow_at", "stop_at"))
+            return Calibration(raw["columns"], tokens_M, edges, mean, spread, *aims)
         except (ValueError, KeyError, TypeError) as error:
             fix = "starry calibrate, or delete the file"
             raise CheckpointError(str(path), f"is no calibration: {error}", fix=fix) from error
+
+
+def _weights(folder: Path) -> str:
+    """Hash of a model's weights; empty where there are none."""
+    path = folder / "model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16] if path.is_file() else ""
 
 
 def measured(dream: Dream, real_ND: F32, tokens_M: Ints, columns: int) -> tuple[F64, F64]:
@@ -127,20 +154,25 @@ def progress(dream: Dream, real_ND: F32) -> float:
 
 
 def calibrate(
-    fitted: Sequence[tuple[Dream, F32]], held_out: Sequence[tuple[Dream, F32]], tokens_M: Ints, columns: int,
-    slow_quantile: float = 0.99,
+    fitted: Sequence[tuple[Dream, F32]], shifts: Sequence[float], held_out: Sequence[float], tokens_M: Ints,
+    columns: int, slow_quantile: float = 0.95,
 ) -> Calibration:
-    """From dreams and the undisturbed frames that came; thresholds from frames that mean and spread do not know."""
+    """From dreams with the undisturbed frames that came, and undisturbed shifts of the aim.
+
+    Thresholds come from shifts that mean and spread do not know.
+    """
     pairs = [measured(dream, real, tokens_M, columns) for dream, real in fitted]
     change, distance = (np.concatenate(part) for part in zip(*pairs, strict=True))
     edges = np.quantile(change, np.linspace(0, 1, BINS + 1)[1:-1])
     bins = np.digitize(change, edges)
     inside = [distance[bins == b] if (bins == b).any() else distance for b in range(BINS)]
     mean_B, spread_B = np.array([part.mean() for part in inside]), np.array([part.std() for part in inside])
-    usual = Calibration(columns, tokens_M, edges, mean_B, np.maximum(spread_B, SPREAD_FLOOR))
-    scores = [usual.surprise(dream, real) for dream, real in held_out]
-    slow_at = float(np.quantile(scores, slow_quantile))
-    return replace(usual, slow_at=slow_at, stop_at=slow_at + 2.0 * max(1.0, float(np.std(scores))))
+    mean, spread = float(np.mean(shifts)), max(float(np.std(shifts)), SPREAD_FLOOR)
+    slow_at = float(np.quantile((np.asarray(held_out) - mean) / spread, slow_quantile))
+    spread_B = np.maximum(spread_B, SPREAD_FLOOR)
+    return Calibration(
+        columns, tokens_M, edges, mean_B, spread_B, mean, spread, slow_at, stop_at=slow_at + STOP_AFTER
+    )
 
 
 def roc_area(usual: Sequence[float], disturbed: Sequence[float]) -> float:
@@ -150,17 +182,31 @@ def roc_area(usual: Sequence[float], disturbed: Sequence[float]) -> float:
 
 
 class Monitor:
-    """Remembers what was imagined until its time has come."""
+    """Remembers what was imagined until its time has come, and where the last plan aimed."""
 
     def __init__(self, calibration: Calibration | None, tolerance_ns: int) -> None:
         self.calibration, self._tolerance_ns = calibration, tolerance_ns
         self._dreams: deque[Dream] = deque(maxlen=8)
+        self._aim: Aim | None = None
         self.score: Score | None = None
 
     def forget(self) -> None:
         """A new episode."""
         self._dreams.clear()
-        self.score = None
+        self._aim = self.score = None
+
+    def forget_aim(self) -> None:
+        """A new sentence: the next plan aims elsewhere."""
+        self._aim = None
+
+    def aim(self, aim: Aim | None) -> None:
+        """A plan aims there; None where it does not say."""
+        before, self._aim = self._aim, aim
+        if self.calibration is None:
+            return
+        found = self.calibration.surprise(before, aim) if before is not None and aim is not None else None
+        surprise, level = (found, self.calibration.level(found)) if found is not None else (0.0, 0.0)
+        self.score = replace(self.score or Score(), surprise=surprise, level=level)
 
     def expect(self, dream: Dream) -> None:
         """A plan imagined this."""
@@ -174,6 +220,6 @@ class Monitor:
             return None
         dream = self._dreams.popleft()
         if self.calibration is not None:
-            surprise = self.calibration.surprise(dream, real_ND)
-            self.score = Score(surprise, progress(dream, real_ND), self.calibration.level(surprise))
+            picture = self.calibration.picture(dream, real_ND)
+            self.score = replace(self.score or Score(), progress=progress(dream, real_ND), picture=picture)
         return dream
