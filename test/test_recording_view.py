@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import threading
+from contextlib import nullcontext
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -17,7 +22,7 @@ from starry_ros.types import ActionChunk
 
 pytest.importorskip("rerun", reason="the viewer is not installed: pip install rerun-sdk")
 
-from starry_ros.recording import view_layout, view_sink
+from starry_ros.recording import page_server, view_layout, view_sink
 from starry_ros.recording.view_plans import DROPPED_RGB, LATE_RGB, USED_RGB, PlanBars
 from starry_ros.ros import view
 
@@ -100,6 +105,8 @@ def test_it_serves_this_machine_alone_unless_told_otherwise(
 
     monkeypatch.setattr(view.subprocess, "Popen", start)
     monkeypatch.setattr(view, "_answers", lambda _: bool(started))
+    passed_on: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(view, "passing_on", lambda *args: passed_on.append(args) or nullcontext())
     parser = argparse.ArgumentParser()
     view.add_arguments(parser)
     args = parser.parse_args(["--host", host] if host else [])
@@ -107,6 +114,33 @@ def test_it_serves_this_machine_alone_unless_told_otherwise(
         assert address.startswith(f"http://{shown}:9090/?url=rerun%2Bhttp%3A%2F%2F{shown}%3A9876%2Fproxy")
     command = started[0]
     assert command[command.index("--bind") + 1] == (host or "127.0.0.1")
+    page_port = int(command[command.index("--web-viewer-port") + 1])
+    assert passed_on == [(host or "127.0.0.1", 9090, page_port, 9876)]
+
+
+def test_the_page_is_passed_on_under_a_policy_that_lets_it_talk_to_nobody_else(tmp_path: Path) -> None:
+    (tmp_path / "re_viewer.wasm").write_bytes(bytes(range(256)) * 500)
+    behind = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(tmp_path)))
+    threading.Thread(target=behind.serve_forever, daemon=True).start()
+    port = view._free_port()
+    with page_server.passing_on("127.0.0.1", port, behind.server_port, 9876):
+        with page_server.NO_PROXY.open(f"http://127.0.0.1:{port}/re_viewer.wasm?x=1") as found:
+            assert found.read() == bytes(range(256)) * 500
+            assert found.headers["Content-Type"] == "application/wasm"
+            allowed = dict(part.strip().split(" ", 1) for part in found.headers["Content-Security-Policy"].split(";"))
+        with pytest.raises(HTTPError, match="404"):
+            page_server.NO_PROXY.open(f"http://127.0.0.1:{port}/nothing")
+    behind.shutdown()
+    behind.server_close()
+    assert set(allowed) == {"default-src", "connect-src"}
+    assert {s for source in allowed.values() for s in source.split() if "//" in s} == {"http://*:9876"}
+
+
+class QuietFiles(SimpleHTTPRequestHandler):
+    """Serves a folder."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
 
 
 def test_a_port_in_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,12 +22,12 @@ from typing import Any
 
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
+from starry_ros.recording.page_server import LOCAL, passing_on
 from starry_ros.recording.reader import Recording
 from starry_ros.recording.screenshot import screenshot
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.timing import nanoseconds
 
-LOCAL = "127.0.0.1"
 START_S = 30.0
 PR_SET_PDEATHSIG = 1
 MEMORY = "512MB"
@@ -137,24 +137,25 @@ def _size(text: str) -> tuple[int, int]:
 @contextlib.contextmanager
 def serving(host: str, port: int, data_port: int, *, newest_first: bool = False) -> Iterator[str]:
     """A Rerun web server on this address; the address of its page. A page opened late shows now, or the beginning."""
-    program = server_program()
+    program, page_port = server_program(), _free_port()
     for wanted in (port, data_port):
         if _answers(wanted):
             raise ConfigError(f"port {wanted}", "is in use", fix="choose another with --port and --data-port")
     process = subprocess.Popen(
-        [*program, "--serve-web", "--bind", host, "--port", str(data_port), "--web-viewer-port", str(port),
+        [*program, "--serve-web", "--bind", host, "--port", str(data_port), "--web-viewer-port", str(page_port),
          "--server-memory-limit", MEMORY, "--hide-welcome-screen", *(["--newest-first"] if newest_first else [])],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
     )
     try:
         end_s = time.monotonic() + START_S
-        while not (_answers(port) and _answers(data_port)):
+        while not (_answers(page_port) and _answers(data_port)):
             if process.poll() is not None or time.monotonic() > end_s:
                 raise RuntimeUnavailable("view", "the viewer's server has not started", fix="try `rerun --serve-web`")
             time.sleep(0.1)
         shown = LOCAL if host in ("0.0.0.0", "::") else host
         data = urllib.parse.quote(f"rerun+http://{shown}:{data_port}/proxy", safe="")
-        yield f"http://{shown}:{port}/?url={data}&hide_welcome_screen=1"
+        with passing_on(host, port, page_port, data_port):
+            yield f"http://{shown}:{port}/?url={data}&hide_welcome_screen=1"
     finally:
         process.terminate()
         process.wait(10)
@@ -173,6 +174,12 @@ def server_program() -> list[str]:
 def _end_with_parent() -> None:
     """A server whose `starry view` was killed ends, too."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:
