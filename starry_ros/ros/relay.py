@@ -80,6 +80,10 @@ class Relays(Node):
                 self._executor.spin_once(timeout_sec=0.2)
             except ExternalShutdownException:
                 return
+            except Exception:
+                if rclpy.ok():
+                    raise
+                return  # a signal has taken the context from under a call
 
     def since(self, stamp_s: float) -> tuple[F64, F64, F64]:
         """Times [N] and the simulated robot's positions and velocities [N, J] after a stamp."""

@@ -44,7 +44,7 @@ class Comparisons:
 
     def __post_init__(self) -> None:
         monitor = self.policy.planner.monitor
-        compare, aim = monitor.compare, monitor.aim
+        compare, take = monitor.compare, monitor.aim
 
         def compared(stamp_ns: int, real_ND: F32) -> Dream | None:
             dream = compare(stamp_ns, real_ND)
@@ -52,9 +52,9 @@ class Comparisons:
                 self.pairs.append((dream, real_ND))
             return dream
 
-        def aimed(found: Aim | None) -> None:
-            self.aims.append((found, self._blocks()))
-            aim(found)
+        def aimed(aim: Aim | None) -> None:
+            self.aims.append((aim, self._blocks()))
+            take(aim)
 
         monitor.compare, monitor.aim = compared, aimed  # type: ignore[method-assign]
 

@@ -67,4 +67,5 @@ def shift(before: Aim, now: Aim) -> float | None:
 def _apart(one_YX: F32, other_YX: F32) -> float:
     """1 minus the cosine of two maps, negative values being none."""
     one, other = (np.maximum(values, 0.0).astype(np.float64).ravel() for values in (one_YX, other_YX))
-    return float(1 - one @ other / max(np.sqrt((one @ one) * (other @ other)), 1e-9))
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return 1 - float(one @ other) / max(lengths, 1e-9)
