@@ -83,3 +83,14 @@ def test_every_make_target_and_launch_argument_exists(page: Path) -> None:
         if snippet.startswith("ros2 launch"):
             for name in re.findall(r"(\w+):=", snippet):
                 assert name in known, f"{page.name}: {snippet}"
+
+
+def test_the_readme_has_a_row_for_every_room() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `starry_ros/(\w+)/` \|", text, re.MULTILINE))
+    assert rows == {path.parent.name for path in (ROOT / "starry_ros").glob("*/__init__.py")}
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
