@@ -30,7 +30,7 @@ from starry_ros.types import F32, F64
 from starry_ros.wam.autoencoder import to_float
 from starry_ros.wam.normalise import ARM_SCALE_FLOOR_RAD
 from starry_ros.wam.options import StatesConfig
-from starry_ros.wam.state_tokens import StateAutoencoder, save_states
+from starry_ros.wam.state_tokens import RECORD, StateAutoencoder, load_states, save_states
 
 HELD_OUT_EVERY = 10
 
@@ -42,9 +42,11 @@ def held_out(data: Demonstrations) -> NDArray[np.bool_]:
 
 
 def states_config(data: Demonstrations) -> StatesConfig:
-    """The default shape for the latents of a data set."""
+    """The default shape for the latents of a data set. Pixels are read in squares of 4: a wrist that turns by a degree
+    moves its picture by less than a pixel.
+    """
     channels, rows, columns = data.latents_FCYX.shape[1:]
-    return StatesConfig(latent_channels=channels, latent_rows=rows, latent_columns=columns)
+    return StatesConfig(latent_channels=channels, latent_rows=rows, latent_columns=columns, pixel_cells=4, reading=32)
 
 
 class StatesTrainer:
@@ -176,7 +178,9 @@ def train_state_tokens_command(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name}", "is too small", got=getattr(args, name), expected=">= 2")
     data = load_data(args, args.out)
     training = StatesTraining(args.steps, args.batch, args.seed, action_weight=args.action_weight)
-    trainer = StatesTrainer(data, states_config(data), training, args.out)
+    begun = (args.out / RECORD).is_file()
+    config = load_states(args.out).config if begun else states_config(data)
+    trainer = StatesTrainer(data, config, training, args.out)
     run(trainer, args.minutes)
     print(f"{trainer.progress.step} steps, written to {args.out}")
     return 0

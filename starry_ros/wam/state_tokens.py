@@ -33,7 +33,7 @@ from starry_ros.wam.sampler import levels
 
 FORMAT_VERSION = 1
 PIXEL_SCALE = 3.0
-_WEIGHTS, _RECORD = "states.safetensors", "states.json"
+_WEIGHTS, RECORD = "states.safetensors", "states.json"
 
 
 class StateEncoder(nn.Module):
@@ -156,13 +156,13 @@ def save_states(folder: Path, model: StateAutoencoder, facts: Mapping[str, Any])
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.detach().contiguous() for name, value in model.state_dict().items()}, folder / _WEIGHTS)
     record = {"format_version": FORMAT_VERSION, "config": dataclasses.asdict(model.config), "facts": dict(facts)}
-    (folder / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def load_states(folder: Path) -> StateAutoencoder:
     """Inverse of `save_states`, in evaluation mode. Raises CheckpointError on anything missing or damaged."""
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         if record["format_version"] != FORMAT_VERSION:
             raise CheckpointError(str(folder), "has another version", got=record["format_version"],
                                   expected=FORMAT_VERSION)
