@@ -19,7 +19,7 @@ from starry_ros.sim.cell import Cell
 from starry_ros.training.annotate import project
 from starry_ros.training.losses import value_target
 from starry_ros.types import F64, LandingPoint, ValueMap
-from starry_ros.value.imagined import ImaginedPairs, beside, compare
+from starry_ros.value.imagined import ImaginedPairs, beside, compare, whole
 from starry_ros.value.landing import Ray, locate, ray_of
 from starry_ros.value.overlay import OverlayPainter, Style
 from starry_ros.value.project import ValueProjector
@@ -127,3 +127,13 @@ def test_the_imagined_waits_for_its_time_and_is_compared_once() -> None:
     assert (picture[26:, :12] == 0).all()
     assert (picture[26:, 18:30] == 30).all()
     assert beside([("one", black)]).shape == (34, 12, 3)
+
+
+def test_a_canvas_with_a_black_tile_is_not_whole() -> None:
+    layout = t_pose_layout(SPEC)
+    canvas = np.random.default_rng(0).integers(0, 256, (layout.height_px, layout.width_px, 3), dtype=np.uint8)
+    assert whole(layout, canvas)
+    for tile in layout.tiles:
+        late = canvas.copy()
+        late[tile.rect.slices] = 0
+        assert not whole(layout, late)

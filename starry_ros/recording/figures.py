@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
 from starry_ros.recording.lost import tally
 from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F64, ActionChunk
-from starry_ros.value.imagined import ImaginedPairs
+from starry_ros.value.imagined import ImaginedPairs, whole
 
 NS = 1e9
 PERCENTS = (50, 95, 99)
@@ -137,7 +138,7 @@ def measure(recording: Recording, spec: RobotSpec) -> Figures:
     known = [topic for topic in tally(recording) if topic.lost is not None]
     if known:
         figures.lost, figures.counted = sum(t.lost or 0 for t in known), sum(t.messages for t in known)
-    _compare_imagined(figures, recording)
+    _compare_imagined(figures, recording, t_pose_layout(spec))
     return figures
 
 
@@ -264,8 +265,8 @@ def _count_frames(figures: Figures, recording: Recording, spec: RobotSpec) -> No
     figures.frames_missing = {name: lost_share(found, spec.rates.camera_hz) for name, found in stamps.items()}
 
 
-def _compare_imagined(figures: Figures, recording: Recording) -> None:
-    """Mean difference of the imagined canvas from the one that came, in grey levels."""
+def _compare_imagined(figures: Figures, recording: Recording, layout: CanvasLayout) -> None:
+    """Mean difference of the imagined canvas from the one that came with all views, in grey levels."""
     if not recording.has("imagined_canvas"):
         return
     pairs = ImaginedPairs(IMAGINED_AHEAD_NS, IMAGINED_TOLERANCE_NS)
@@ -273,9 +274,10 @@ def _compare_imagined(figures: Figures, recording: Recording) -> None:
         at_ns = stamp_ns(heard.message.header.stamp)
         if heard.topic == "imagined_canvas":
             pairs.imagined(at_ns, image_of("imagined", heard.message))
-        elif (imagined := pairs.real(at_ns)) is not None:
+        else:
             real = image_of("canvas", heard.message)
-            if real.shape == imagined.image_HWC.shape:
+            imagined = pairs.real(at_ns) if whole(layout, real) else None
+            if imagined is not None and real.shape == imagined.image_HWC.shape:
                 apart = np.abs(real.astype(np.int16) - imagined.image_HWC.astype(np.int16)).mean()
                 figures.imagined_apart.add((at_ns - recording.start_ns) / NS, float(apart))
 

@@ -21,7 +21,7 @@ from starry_ros.recording.view_plans import PlanBars, log_axes
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F64, U8, RobotState, ValueMap
 from starry_ros.value.colour import LEVELS, table
-from starry_ros.value.imagined import ImaginedPairs, beside, compare
+from starry_ros.value.imagined import ImaginedPairs, beside, compare, whole
 from starry_ros.value.overlay import MODE_RGB, PLAIN_RGB, Caption, OverlayPainter, Style
 
 APPLICATION = "starry_ros"
@@ -170,7 +170,7 @@ class ViewSink:
         if not self._imagination_seen and self._now_ns - self._first_canvas_ns > IMAGINATION_NS:
             self._imagination_seen = True
             rr.log("imagined", _jpeg(_note(real)))
-        imagined = self._pairs.real(stamp_ns(message.header.stamp))
+        imagined = self._pairs.real(stamp_ns(message.header.stamp)) if whole(self._layout, real) else None
         if imagined is not None and imagined.image_HWC.shape == real.shape:
             picture, apart = compare(imagined.image_HWC, real)
             rr.log("imagined", _jpeg(picture))

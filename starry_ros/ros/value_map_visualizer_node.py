@@ -53,7 +53,7 @@ from starry_ros.ros.run import StarryNode, run
 from starry_ros.timing import nanoseconds
 from starry_ros.types import ActionChunk, ValueMap
 from starry_ros.value.colour import RAMPS_LCH
-from starry_ros.value.imagined import ImaginedPairs, compare
+from starry_ros.value.imagined import ImaginedPairs, compare, whole
 from starry_ros.value.overlay import MODE_RGB, PLAIN_RGB, Caption, OverlayPainter, Style
 
 MAPS = tuple(sorted(RAMPS_LCH))
@@ -305,11 +305,13 @@ class ValueMapVisualizerNode(StarryNode):
 
     def _on_canvas(self, message: Image) -> None:
         self._imagined.horizon_ns = nanoseconds(self._values["imagined_ahead_s"])
-        imagined = self._imagined.real(self._edge.local_ns(message.header.stamp))
-        if imagined is None:
-            return
         try:
-            picture, _ = compare(imagined.image_HWC, image_of("canvas", message))
+            real = image_of("canvas", message)
+            at_ns = self._edge.local_ns(message.header.stamp)
+            imagined = self._imagined.real(at_ns) if whole(self._layout, real) else None
+            if imagined is None:
+                return
+            picture, _ = compare(imagined.image_HWC, real)
         except InputError as error:
             self._complain(error)
             return

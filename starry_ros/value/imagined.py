@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.errors import InputError
 from starry_ros.types import U8
 from starry_ros.value.colour import colourise
@@ -49,6 +50,11 @@ class ImaginedPairs:
             if abs(candidate.made_ns + self.horizon_ns - stamp_ns) <= self._tolerance_ns:
                 found = candidate
         return found
+
+
+def whole(layout: CanvasLayout, canvas_HWC: U8) -> bool:
+    """Whether every camera is on a canvas: the tile of one that is missing or late is black."""
+    return all(canvas_HWC[tile.rect.slices].any() for tile in layout.tiles)
 
 
 def beside(pictures: Sequence[tuple[str, U8]]) -> U8:
