@@ -26,7 +26,8 @@ from starry_ros.errors import ContractError
 from starry_ros.types import U8
 from starry_ros.wam.detail import patchify, unpatchify
 from starry_ros.wam.wan.config import WanConfig
-from starry_ros.wam.wan.vae import VaeState, WanVae
+from starry_ros.wam.wan.vae import WanVae
+from starry_ros.wam.wan.vae_blocks import VaeState
 
 WRISTS = ("left_wrist", "right_wrist")
 

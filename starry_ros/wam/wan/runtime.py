@@ -30,7 +30,8 @@ from starry_ros.wam.wan.canvas import CameraVae, copied, fresh_states, to_latent
 from starry_ros.wam.wan.chunk import ChunkNoise, ChunkPrediction, Held
 from starry_ros.wam.wan.decoding import ChunkDecoder
 from starry_ros.wam.wan.serving import WanShape
-from starry_ros.wam.wan.vae import GROUP, VaeState
+from starry_ros.wam.wan.vae import GROUP
+from starry_ros.wam.wan.vae_blocks import VaeState
 
 
 @dataclass
