@@ -237,6 +237,14 @@ def test_resampling_takes_the_latest_image_and_interpolates_joints():
     assert list(made.texts) == ["a", "a", "b", "b"]
 
 
+@pytest.mark.parametrize("frames", range(2, 120, 9))
+def test_times_in_single_precision_lose_no_frame(frames):
+    time_s = (np.arange(frames) / 10).astype(np.float32).astype(np.float64)
+    position = np.random.default_rng(frames).random((frames, 14)).astype(np.float32)
+    recording = Recording("here", time_s, {}, position, ["a"] * frames)
+    assert resampled(recording, 0.1) is recording
+
+
 def test_frames_without_all_images_are_left_out_and_a_long_gap_is_refused():
     tape, times = _Tape(), 0.08 * np.arange(30)
     image = np.zeros((2, 2, 3), np.uint8)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.data.contacts import annotate, future_plan, progress_of
 from starry_ros.data.journal import Journal, work_through
+from starry_ros.data.recording import GRID_TOLERANCE_S
 from starry_ros.data.store import (
     STAGES,
     Arrays,
@@ -94,7 +95,7 @@ def respaced(arrays: Arrays, spec: RobotSpec, speed: float) -> Arrays:
     """
     step_s, times = spec.action.step_s, arrays["time_s_T"].astype(np.float64) / speed
     times = times - times[0]
-    grid = np.arange(int(np.floor(times[-1] / step_s + 1e-6)) + 1) * step_s
+    grid = np.arange(int((times[-1] + GRID_TOLERANCE_S) / step_s) + 1) * step_s
     latest = np.clip(np.searchsorted(times, grid + 1e-3 * step_s, side="right") - 1, 0, len(times) - 1)
     changed = take_frames(arrays, latest)
     for name in ("position_TJ", "command_TJ", "velocity_TJ"):
