@@ -170,7 +170,7 @@ class ExecutorFuzzer:
     def __init__(self, spec: RobotSpec, seed: int) -> None:
         self._spec, self._rng = spec, np.random.default_rng(seed)
         self._streams = spec.command_interface == "joint_trajectory"
-        self._last_ns = 0
+        self._last_ns = self._recalls = 0
         self._executor, self._maker = Executor(spec), ChunkMaker(spec, self._rng)
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._now_ns = NS_PER_S
@@ -204,9 +204,10 @@ class ExecutorFuzzer:
             if self._streams and self.report.commands % LOOK_EVERY == 0:
                 self._executor.look_ahead(self._now_ns)
             self._target_J = command.position_J
-            if self._streams and command.time_ns - self._last_ns != self._period_ns:
-                self._close_run()  # it caught up with the clock: no uniform sequence across that
-            self._last_ns = command.time_ns
+            recalls = self._executor._outlook.recalls
+            if self._streams and (command.time_ns - self._last_ns != self._period_ns or recalls != self._recalls):
+                self._close_run()  # it caught up with the clock or with the arms: no uniform sequence across that
+            self._last_ns, self._recalls = command.time_ns, recalls
             self._run_NJ.append(command.position_J)
         else:
             self._close_if_disarmed()

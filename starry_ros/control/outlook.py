@@ -56,6 +56,7 @@ class Outlook:
         self._sent: deque[Sent] = deque(maxlen=REMEMBERED)
         self._held: Sent | None = None
         self._refused_ns = 0, 0
+        self.recalls = 0
 
     def forget(self) -> None:
         """Nothing was commanded or sent."""
@@ -132,12 +133,14 @@ class Outlook:
 
     def _doubt(self, sent: Sent, state: RobotState) -> float:
         """How far the arms are from a look-ahead, in shares of what is allowed: the worst joint's."""
-        ends_2J = np.stack([sent.at(time_ns)[0] for time_ns in (state.stamp_ns - self._lag_ns, state.stamp_ns)])
-        below_J, above_J = ends_2J.min(axis=0) - state.position_J, state.position_J - ends_2J.max(axis=0)
+        first_ns, last_ns = state.stamp_ns - self._lag_ns, state.stamp_ns + nanoseconds(self._lead_s)
+        passed_3J = np.stack([sent.at(time_ns)[0] for time_ns in (first_ns, state.stamp_ns, last_ns)])
+        below_J, above_J = passed_3J.min(axis=0) - state.position_J, state.position_J - passed_3J.max(axis=0)
         return float((np.maximum(below_J, above_J) / self._slack_J).max())
 
     def recall(self, sent: Sent, command_ns: int) -> None:
-        """The last commands were those of an older look-ahead."""
+        """The last commands were those of an older look-ahead; `recalls` counts how often."""
+        self.recalls += 1
         count = len(self._recent)
         self._recent.clear()
         for i in range(count - 1, -1, -1):
