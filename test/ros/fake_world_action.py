@@ -27,7 +27,7 @@ SWINGING = "right_waist"
 class FakeRuntime:
     name = "fake"
     config = SimpleNamespace(
-        video_steps=1, coupling="intent_causal", history_actions=8, chunk_steps=16, prefix_steps=0
+        video_steps=1, coupling="intent_causal", history_actions=8, chunk_steps=16, prefix_steps=0, views=()
     )
 
     def latents(self) -> np.ndarray:
