@@ -23,7 +23,7 @@ ALLOWED = {
     "sim": BASE | {"kinematics", "control", "canvas"},
     "training": BASE | {"wam", "canvas", "kinematics", "sim", "control"},
     "data": BASE | {"canvas", "kinematics", "sim", "training"},
-    "bench": BASE | {"canvas", "wam", "control", "value", "sim", "training"},
+    "bench": BASE | {"canvas", "kinematics", "wam", "control", "value", "sim", "training"},
 }
 UNBOUND = {"ros", "cli", "checks"}
 ROS_LIBRARIES = {"rclpy", "launch", "launch_ros", "rcl_interfaces", "builtin_interfaces", "ament_index_python"}

@@ -52,9 +52,8 @@ def run(robot: RobotSpec) -> list[Record]:
     for task in TASKS:
         found = distances(cell, play(cell, task), task)
         every = np.concatenate(list(found.values()))
-        means = {camera: float(np.mean(px)) if len(px) else None for camera, px in found.items()}
-        rows.append(bench_row(f"annotation/{task}", float(every.mean()), "px", worst=float(every.max()),
-                              labels=len(every), **means))
+        row = bench_row(f"annotation/{task}", float(every.mean()), "px", worst=float(every.max()), labels=len(every))
+        rows.append(row | {camera: float(np.mean(px)) if len(px) else None for camera, px in found.items()})
     return rows
 
 

@@ -25,4 +25,4 @@ class Step:
 
 def checksum(canvas: Canvas) -> int:
     """CRC-32 of a canvas's pixels: while views are late, canvases of one stamp differ."""
-    return zlib.crc32(np.ascontiguousarray(canvas.image_HWC))
+    return zlib.crc32(np.ascontiguousarray(canvas.image_HWC).data)
