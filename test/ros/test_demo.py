@@ -45,6 +45,7 @@ def test_a_demo_writes_report_contact_sheet_and_film(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text())["rows"] == report["rows"]
     row = report["rows"][0]
     assert set(EVALUATION_COLUMNS) <= set(row)
+    assert row["policy"] == "model"
     assert row["episodes"] == 2
     assert row["success"] == 0.0
     assert row["observation_age_p50_s"] > 0
