@@ -304,9 +304,10 @@ class Demo:
         return evaluation_row(
             "model", self._args.task, self._args.setting, successes, len(episodes),
             model=Path(self._args.model).name, swap=self._args.swap, runtime=session.runtime,
-            chunk_latency_p50_s=session.latency_p50_s, chunk_latency_p95_s=session.latency_p95_s, observation_age_p50_s=percentile(ages, 50),
-            observation_age_p95_s=percentile(ages, 95), stall_share=max(e.stall_share for e in episodes),
-            limit_share=max(e.limit_share for e in episodes), pictures=self._film.pictures,
+            chunk_latency_p50_s=session.latency_p50_s, chunk_latency_p95_s=session.latency_p95_s,
+            observation_age_p50_s=percentile(ages, 50), observation_age_p95_s=percentile(ages, 95),
+            stall_share=max(e.stall_share for e in episodes), limit_share=max(e.limit_share for e in episodes),
+            pictures=self._film.pictures,
             **{f"lost_{camera}": share for camera, share in results.lost.items()},
         )
 
