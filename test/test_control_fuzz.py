@@ -15,7 +15,7 @@ from starry_ros.bench.fuzz import ExecutorFuzzer, worst_use
 from starry_ros.control.schedule import Refusal
 from starry_ros.robot_spec import RobotSpec
 
-CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "1200"))
+CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "3000"))
 SEEDS = 6
 
 

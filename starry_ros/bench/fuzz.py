@@ -204,7 +204,7 @@ class ExecutorFuzzer:
             if self._streams and self.report.commands % LOOK_EVERY == 0:
                 self._executor.look_ahead(self._now_ns)
             self._target_J = command.position_J
-            recalls = self._executor._outlook.recalls
+            recalls = self._executor.recalls
             if self._streams and (command.time_ns - self._last_ns != self._period_ns or recalls != self._recalls):
                 self._close_run()  # it caught up with the clock or with the arms: no uniform sequence across that
             self._last_ns, self._recalls = command.time_ns, recalls

@@ -371,6 +371,11 @@ class Executor:
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
         return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
 
+    @property
+    def recalls(self) -> int:
+        """How often commands went back to an older look-ahead that the arms were still on."""
+        return self._outlook.recalls
+
     def status(self, now_ns: int) -> ExecutorStatus:
         """Everything worth publishing about this moment."""
         safety, schedule, chunk = self._safety, self._schedule, self._schedule.chunk
