@@ -12,6 +12,7 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.tasks import named_colour
 from starry_ros.training.disturb import KINDS
+from starry_ros.training.episodes import Source
 from starry_ros.training.generate import generate
 
 ROBOT = robot_file("bimanual_sim")
@@ -23,7 +24,7 @@ SEED = 7
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    generate(folder, "place_block_pad", 1, SEED, ROBOT)
+    generate(folder, Source("place_block_pad", SEED, ROBOT), 1)
     return folder
 
 
@@ -105,15 +106,15 @@ def test_meta_counts_what_was_written(folder, episode):
 def test_a_second_call_resumes_and_changes_nothing(folder):
     path = folder / "episodes" / "000000.npz"
     before, meta = path.stat().st_mtime_ns, json.loads((folder / "meta.json").read_text())
-    assert generate(folder, "place_block_pad", 1, SEED, ROBOT) == meta
+    assert generate(folder, Source("place_block_pad", SEED, ROBOT), 1) == meta
     assert path.stat().st_mtime_ns == before
 
 
 def test_other_data_in_the_folder_are_left_alone(folder):
     with pytest.raises(DataError, match="other data"):
-        generate(folder, "place_block_pad", 1, SEED + 1, ROBOT)
+        generate(folder, Source("place_block_pad", SEED + 1, ROBOT), 1)
 
 
-def test_an_unknown_task_is_refused(tmp_path):
+def test_an_unknown_task_is_refused():
     with pytest.raises(ConfigError, match="unknown task"):
-        generate(tmp_path, "juggle", 1, SEED, ROBOT)
+        Source("juggle", SEED, ROBOT)

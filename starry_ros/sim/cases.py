@@ -1,4 +1,4 @@
-"""What an evaluation episode starts from: the task's layout of a seed, or one of the forced cases.
+"""What an episode of the closed loop starts from: the task's layout of a seed, or one of the forced cases.
 
 | kind | what happens |
 |---|---|
@@ -20,7 +20,7 @@ from starry_ros.sim.cell import COLOURS, Cell, Layout
 from starry_ros.sim.choices import KINDS as KINDS
 from starry_ros.sim.choices import Kind as Kind
 from starry_ros.sim.kinematics import ArmKinematics
-from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M, episode_rng
+from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M, Split, episode_rng
 from starry_ros.types import F64
 
 PUSH_M_S = (0.35, 0.7)
@@ -31,16 +31,17 @@ SWAP_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Case:
-    """One evaluation episode."""
+    """One episode of the closed loop: of those for evaluation, or of those for training."""
 
     seed: int
     kind: Kind = "normal"
     task: str = "place_block_pad"
     setting: str = "easy"
+    split: Split = "eval"
 
     def rng(self) -> np.random.Generator:
         """Random stream of everything that the forced case adds to the layout."""
-        return episode_rng("eval", self.seed, KINDS.index(self.kind))
+        return episode_rng(self.split, self.seed, KINDS.index(self.kind))
 
 
 def other_colour(colour: str, rng: np.random.Generator) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import Cell, Layout
-from starry_ros.sim.tasks import SETTINGS, TASKS, Check, evaluation_case, make_check, sentence, task_of
+from starry_ros.sim.tasks import SETTINGS, TASKS, Check, Split, drawn_case, make_check, sentence, task_of
 from starry_ros.sim.trajectory_controller import Rejection, Trajectory, TrajectoryController
 from starry_ros.timing import nanoseconds, seconds
 from starry_ros.types import F64, U8, CameraModel, RobotState
@@ -100,13 +100,13 @@ class Scene:
         self.task = self.colour = self.instruction = ""
         self.layout = Layout({}, 0.0, 0.0)
 
-    def reset(self, task: str, setting: str, seed: int) -> str:
-        """Lay out an episode of the evaluation stream; its sentence. ConfigError on an unknown task or setting."""
+    def reset(self, task: str, setting: str, seed: int, split: Split = "eval") -> str:
+        """Lay out an episode of a split; its sentence. ConfigError on an unknown task or setting."""
         for name, value, known in (("task", task, TASKS), ("setting", setting, SETTINGS)):
             if value not in known:
                 raise ConfigError(name, "is unknown", got=repr(value), expected=list(known))
         self.task = task
-        self.layout, self.colour, self.instruction = evaluation_case(seed, task, setting)
+        self.layout, self.colour, self.instruction = drawn_case(split, seed, task, setting)
         self.restart()
         return self.instruction
 

@@ -97,7 +97,7 @@ class _Episode:
     def __init__(self, policy: Policy, cell: Cell, case: Case, config: LoopConfig, watcher: Watcher | None) -> None:
         self.policy, self.cell, self.case, self.config, self.watcher = policy, cell, case, config, watcher
         self.scene, self._rng = Scene(cell), case.rng()
-        self.scene.reset(case.task, case.setting, case.seed)
+        self.scene.reset(case.task, case.setting, case.seed, case.split)
         if case.kind == "closed_jaw":
             self.scene.restart(closed_jaw_start(cell, self.scene.layout, self.scene.colour, self._rng))
         self._limit_s = task_of(case.task).time_limit_s if config.limit_s is None else config.limit_s

@@ -52,7 +52,7 @@ from starry_ros.sim.task_tray import TRAY
 __all__ = [
     "BLOCK_GAP_M", "HANDOVER", "PAD_GAP_M", "PLACE", "REGION_X_M", "REGION_Y_M", "SETTINGS", "TASKS", "TEMPLATES",
     "UNTOUCHED_S", "YAW_RAD", "Check", "HandoverCheck", "PlaceCheck", "Region", "Split", "Task", "draw_layout",
-    "episode_rng", "evaluation_case", "make_check", "named_colour", "named_target", "sentence", "task_of",
+    "drawn_case", "episode_rng", "evaluation_case", "make_check", "named_colour", "named_target", "sentence", "task_of",
 ]
 
 PLACE = Task(
@@ -131,12 +131,19 @@ def _draw_points(rng: np.random.Generator, spec: Task) -> np.ndarray:
     return np.column_stack([rng.uniform(low_x, high_x), rng.uniform(low_y, high_y)])
 
 
-def evaluation_case(seed: int, task: str = "place_block_pad", setting: str = "easy") -> tuple[Layout, str, str]:
-    """Layout, target and sentence of one evaluation episode; targets and sentences take turns."""
-    rng, targets = episode_rng("eval", seed), task_of(task).targets
+def drawn_case(
+    split: Split, seed: int, task: str = "place_block_pad", setting: str = "easy"
+) -> tuple[Layout, str, str]:
+    """Layout, target and sentence of one episode of a split; targets and sentences take turns."""
+    rng, targets = episode_rng(split, seed), task_of(task).targets
     target = targets[seed % len(targets)]
-    text = sentence(target, seed // len(targets), task, unseen=setting == "hard")
+    text = sentence(target, seed // len(targets), task, unseen=split == "eval" and setting == "hard")
     return draw_layout(rng, task, target, setting), target, text
+
+
+def evaluation_case(seed: int, task: str = "place_block_pad", setting: str = "easy") -> tuple[Layout, str, str]:
+    """Layout, target and sentence of one evaluation episode."""
+    return drawn_case("eval", seed, task, setting)
 
 
 def make_check(task: str, target: str) -> Check:

@@ -66,6 +66,7 @@ def add_generate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
     parser.add_argument("--kind", help="only this kind of episode, such as twist or drop (default: the task's mixture)")
+    parser.add_argument("--model", help="let this model act first; the expert labels every frame, then takes over")
     parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")

@@ -1,8 +1,6 @@
 """Make demonstrations of a task with the scripted expert: `generate` writes a folder of episodes and a meta.json.
 
 Every episode has its own seed, so the same call gives the same data; a broken run resumes with the missing episodes.
-Format of `episodes/000000.npz`: T frames at 10 Hz, J = 14 joints (contract order), K = 16 plan steps, E = 2 events,
-V = 3 views, F = 5; see `Recorder.arrays`.
 """
 
 from __future__ import annotations
@@ -17,31 +15,23 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
-from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.kinematics.backend import mujoco
-from starry_ros.paths import robot_file
+from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cell import Cell, Layout
-from starry_ros.sim.choices import STAGES
-from starry_ros.sim.experts import Expert, make_expert
+from starry_ros.sim.experts import make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
-from starry_ros.sim.tasks import TASKS, draw_layout, episode_rng, make_check, sentence, task_of
-from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
+from starry_ros.sim.tasks import draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.disturb import kinds_of, make_disturber
+from starry_ros.training.episodes import EXTRA_S, FORMAT_VERSION, FRAME_S, TICKS_PER_FRAME, Recorder, Source
 from starry_ros.training.pool import run_jobs
-from starry_ros.training.scenes import observe_scene
 from starry_ros.types import Record
 
-FORMAT_VERSION = 1
-TICKS_PER_FRAME = 5
-EXTRA_S = 4.0
-"""How much longer than the task's own limit a disturbed episode may take."""
 ATTEMPTS = 8
 BESIDE_PAD, BESIDE_M = 0.25, 0.115
 """Share of layouts whose named block lies beside the pad, and how near that is."""
@@ -58,64 +48,22 @@ class Outcome:
     failed: int
 
 
-class Recorder:
-    """Records the frames of one episode."""
-
-    def __init__(self, cell: Cell, task: str, expert: Expert, depth: bool = False) -> None:
-        self._cell, self._task, self._expert, self._depth = cell, task, expert, depth
-        self._layout = t_pose_layout(cell.spec)
-        self._packer = CanvasPacker(self._layout)
-        self._rows: list[dict[str, Any]] = []
-        self._shots: list[Snapshot] = []
-        self._texts: list[str] = []
-        self.log = ContactLog()
-
-    def frame(self, scene: Any, colour: str, text: str) -> None:
-        """Record images, joints, the expert's plan and task state of this instant."""
-        cell, cameras = self._cell, self._layout.cameras
-        stage = self._expert.stage(scene, colour)
-        state = cell.state(0)
-        if text not in self._texts:
-            self._texts.append(text)
-        self._shots.append(snapshot(cell, cameras, colour, stage, self._expert.contacts(scene, colour)))
-        self._rows.append({
-            "canvas_THWC": self._packer.pack_images({camera: cell.render(camera) for camera in cameras}),
-            "position_TJ": state.position_J.astype(np.float32),
-            "velocity_TJ": state.velocity_J.astype(np.float32),
-            "command_TJ": cell.command_J.astype(np.float32),
-            "plan_TKJ": self._expert.plan(cell, colour).astype(np.float32),
-            "stage_T": np.int8(STAGES.index(stage)),
-            "empty_closed_T": self._expert.empty_jaw(scene, cell.pinch_position(self._expert.arm)),
-            "time_s_T": np.float32(cell.sim_time_s),
-            "text_T": np.int32(self._texts.index(text)),
-            **(observe_scene(cell, self._layout) if self._depth else {}),
-        })
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The episode's arrays: rows stacked over T, sentences and value labels."""
-        stacked = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
-        events = label(self._shots, self.log, self._layout, self._task)
-        if self._depth:
-            stacked["camera_V4"] = stacked["camera_V4"][0]
-        return {**stacked, "events_TEVF": events, "texts": np.array(self._texts)}
-
-
 def record_episode(
-    cell: Cell, task: str, seed: int, episode: int, attempt: int, depth: bool = False,
-    setting: str = "easy", kind: str | None = None,
+    cell: Cell, source: Source, episode: int, attempt: int
 ) -> tuple[dict[str, np.ndarray], str, bool]:
     """Run and record one episode; returns its arrays, its kind (drawn if None) and whether the task succeeded."""
-    rng = episode_rng("train", seed, episode, attempt)
+    task = source.task
+    rng = episode_rng("train", source.seed, episode, attempt)
     kinds = kinds_of(task)
     drawn = str(rng.choice(list(kinds), p=list(kinds.values())))
-    kind = kind or drawn
+    kind = source.kind or drawn
     targets = rng.permutation(np.array(task_of(task).targets))
     templates = len(task_of(task).templates)
-    template, layout = int(rng.integers(templates)), _layout(rng, task, str(targets[0]), setting)
+    template, layout = int(rng.integers(templates)), _layout(rng, task, str(targets[0]), source.setting)
     expert = make_expert(task, cell)
     disturber = make_disturber(task, rng, kind, expert, str(targets[0]))
     cell.reset(layout, disturber.start(cell.spec, layout))
-    recorder, check = Recorder(cell, task, expert, depth), make_check(task, disturber.colour)
+    recorder, check = Recorder(cell, task, expert, source.depth), make_check(task, disturber.colour)
     done_s = float("inf")
     tail_s = 2.0 if rng.random() < 0.15 else 0.6
     ramp, tick = Ramp(cell.spec), 0
@@ -151,14 +99,13 @@ _CELLS: dict[str, Cell] = {}
 """The one cell of a worker process, by robot contract path."""
 
 
-def _work(
-    robot: str, task: str, folder: str, seed: int, episode: int, depth: bool = False, setting: str = "easy",
-    kind: str | None = None,
-) -> Outcome:
-    """Record one episode, trying further seeds until the expert succeeds, and write it in one move."""
+def _work(source: Source, folder: str, episode: int) -> Outcome:
+    """Record one episode, trying further seeds until it succeeds, and write it in one move."""
+    robot = str(source.robot)
     cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
     for attempt in range(ATTEMPTS):
-        arrays, drawn, success = record_episode(cell, task, seed, episode, attempt, depth, setting, kind)
+        record = record_episode if source.model is None else _corrected
+        arrays, drawn, success = record(cell, source, episode, attempt)
         if success:
             part = Path(folder) / f"{episode:06d}.npz.partial"
             with part.open("wb") as file:
@@ -168,39 +115,33 @@ def _work(
     raise DataError(f"episode {episode}", f"the expert failed {ATTEMPTS} times in a row", fix="use another seed")
 
 
-def generate(
-    out: Path, task: str, episodes: int, seed: int, robot: Path, workers: int = 1, depth: bool = False,
-    setting: str = "easy", kind: str | None = None,
-) -> Record:
-    """Write `episodes` demonstrations of `task` under `out` and return the contents of its meta.json.
+def _corrected(
+    cell: Cell, source: Source, episode: int, attempt: int
+) -> tuple[dict[str, np.ndarray], str, bool]:
+    from starry_ros.training.correct import record_corrected  # needs torch, which the expert alone does not
 
-    `depth` adds depth, cameras and hands of every frame (see `scenes`); `kind` makes all episodes of that kind.
-    Raises ConfigError on an unknown task or kind, DataError if `out` holds data of another robot or seed.
+    return record_corrected(cell, source, episode, attempt)
+
+
+def generate(out: Path, source: Source, episodes: int, workers: int = 1) -> Record:
+    """Write `episodes` demonstrations under `out` and return the contents of its meta.json.
+
+    Raises DataError if `out` holds data of another source.
     """
-    if task not in TASKS:
-        raise ConfigError("generate", "unknown task", got=task, expected=list(TASKS))
-    if kind is not None and kind not in kinds_of(task):
-        raise ConfigError("generate", f"{task} has no such kind of episode", got=kind, expected=list(kinds_of(task)))
-    spec, folder = load_robot_spec(robot), out / "episodes"
+    spec, folder = load_robot_spec(source.robot), out / "episodes"
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(out, spec, task, seed, depth, setting, kind)
+    _claim(out, source.claim(spec))
     missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
     started = time.monotonic()
-    work = partial(_work, str(robot), task, str(folder), seed, depth=depth, setting=setting, kind=kind)
-    for count, outcome in enumerate(run_jobs(work, missing, workers), 1):
+    for count, outcome in enumerate(run_jobs(partial(_work, source, str(folder)), missing, workers), 1):
         _progress(count, len(missing), outcome, time.monotonic() - started)
-    meta = _meta(out, spec, task, seed, episodes, setting)
+    meta = _meta(out, spec, source, episodes)
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     return meta
 
 
-def _claim(
-    out: Path, spec: RobotSpec, task: str, seed: int, depth: bool, setting: str, kind: str | None
-) -> None:
+def _claim(out: Path, claim: Record) -> None:
     """Note what this folder is made from, or check that it is the same."""
-    options = {"depth": depth or None, "setting": setting if setting != "easy" else None, "kind": kind}
-    claim = {"task": task, "seed": seed, "contract_hash": spec.content_hash, "format_version": FORMAT_VERSION,
-             **{name: value for name, value in options.items() if value is not None}}
     path = out / "source.json"
     if path.exists():
         found = json.loads(path.read_text())
@@ -219,7 +160,7 @@ def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> Non
         print(line, file=sys.stderr, flush=True)
 
 
-def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int, setting: str) -> Record:
+def _meta(out: Path, spec: RobotSpec, source: Source, episodes: int) -> Record:
     """Counts and hashes over the finished episodes."""
     digest, kinds = hashlib.sha256(), Counter[str]()
     frames = empty = failed = 0
@@ -232,8 +173,8 @@ def _meta(out: Path, spec: RobotSpec, task: str, seed: int, episodes: int, setti
             failed += int(data["failed"])
             kinds[str(data["kind"])] += 1
     return {
-        "format_version": FORMAT_VERSION, "tasks": [task], "setting": setting, "seed": seed,
-        "episodes": episodes, "frames": frames, "frame_hz": 1 / (TICK_S * TICKS_PER_FRAME),
+        "format_version": FORMAT_VERSION, "tasks": [source.task], "setting": source.setting, "seed": source.seed,
+        "episodes": episodes, "frames": frames, "frame_hz": 1 / FRAME_S,
         "empty_closed_frames": empty, "failed_attempts": failed, "kinds": dict(kinds),
         "robot": spec.name, "contract_hash": spec.content_hash, "joint_names": list(spec.joint_names),
         "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
@@ -245,8 +186,8 @@ def generate_command(args: argparse.Namespace) -> int:
     """`starry data generate`: returns 0 when all episodes are written."""
     if args.episodes < 1 or args.workers < 1 or args.seed < 0:
         raise ConfigError("starry data generate", "--episodes and --workers must be positive, --seed not negative")
-    robot = robot_file(args.robot)
-    meta = generate(args.out, args.task, args.episodes, args.seed, robot, args.workers, args.depth, args.setting,
-                    args.kind)
+    model = None if args.model is None else model_dir(args.model)
+    source = Source(args.task, args.seed, robot_file(args.robot), args.setting, args.kind, args.depth, model)
+    meta = generate(args.out, source, args.episodes, args.workers)
     print(f"{args.out}: {meta['episodes']} episodes, {meta['frames']} frames, data hash {meta['data_hash']}")
     return 0

@@ -1,0 +1,123 @@
+"""Demonstrations that begin with a model's own doing (DAgger: Ross, Gordon and Bagnell, AISTATS 2011).
+
+The model acts in the closed loop that serves it. In every frame the expert says what it would do from there, and after
+a while it takes over and finishes. So the data hold the states that the model's mistakes lead to, such as an arm that
+went home although its block lies beside the pad, with the way out of them; the expert alone never gets there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.cases import KINDS, Case, Kind
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.expert_policy import ExpertPolicy
+from starry_ros.sim.experts import make_expert
+from starry_ros.sim.loop import LoopConfig, Policy, run_episode
+from starry_ros.sim.tasks import episode_rng, named_target, task_of
+from starry_ros.timing import nanoseconds
+from starry_ros.training.episodes import EXTRA_S, FRAME_S, Recorder, Source
+from starry_ros.training.evaluate import SessionPolicy
+from starry_ros.types import Canvas, Plan, RobotState
+from starry_ros.wam.load import load_session
+from starry_ros.wam.session import SessionConfig
+
+KIND = "corrected"
+FORCED = 0.1
+"""Share of each forced case, where the task has such cases."""
+ACTS_FOR = (0.2, 0.6)
+"""How long the model acts, as a share of the task's time limit."""
+LATENCY_S, REPLAN_S = (0.1, 0.3), (0.3, 0.6)
+
+
+class Relay:
+    """The model until `after_s` from its first plan, then the expert; plans are numbered through both."""
+
+    def __init__(self, model: Policy, expert: Policy, after_s: float) -> None:
+        self._policies, self._after_ns = (model, expert), nanoseconds(after_s)
+        self._begin_ns: int | None = None
+        self._chunk_id = self._instruction_id = 0
+        self.instruction = ""
+
+    def reset(self, instruction: str) -> int:
+        """Start the episode."""
+        self._begin_ns, self.instruction = None, instruction
+        for policy in self._policies:
+            policy.reset(instruction)
+        return 1
+
+    def set_instruction(self, text: str) -> int:
+        """Swap the sentence."""
+        self.instruction = text
+        self._instruction_id += 1
+        for policy in self._policies:
+            policy.set_instruction(text)
+        return self._instruction_id
+
+    def plan(self, canvas: Canvas, state: RobotState) -> Plan:
+        """The plan of whose turn it is."""
+        self._begin_ns = canvas.stamp_ns if self._begin_ns is None else self._begin_ns
+        model, expert = self._policies
+        plan = (model if canvas.stamp_ns - self._begin_ns < self._after_ns else expert).plan(canvas, state)
+        self._chunk_id += 1
+        chunk = replace(plan.chunk, chunk_id=self._chunk_id, epoch=1, instruction_id=self._instruction_id)
+        return replace(plan, chunk=chunk)
+
+
+class _Watcher:
+    """Records a frame every `FRAME_S`."""
+
+    def __init__(self, recorder: Recorder, relay: Relay, cell: Cell, task: str) -> None:
+        self._recorder, self._relay, self._task = recorder, relay, task
+        self._expert = make_expert(task, cell)
+        self._due_s = 0.0
+
+    def looked(self, cell: Cell) -> None:
+        """Record what is due."""
+        if cell.sim_time_s >= self._due_s - 1e-6:
+            text = self._relay.instruction
+            colour = named_target(text, self._task)
+            assert colour is not None, text
+            self._recorder.frame(self._expert.look(cell), colour, text)
+            self._due_s += FRAME_S
+        self._recorder.log.update(cell)
+
+    def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
+        """Nothing: the frames are recorded at their own rate."""
+
+
+def record_corrected(
+    cell: Cell, source: Source, episode: int, attempt: int
+) -> tuple[dict[str, np.ndarray], str, bool]:
+    """Run and record one episode; returns its arrays, its kind and whether the task succeeded."""
+    assert source.model is not None
+    task, rng = source.task, episode_rng("train", source.seed, episode, attempt)
+    case = Case(int(source.seed * 2**20 + attempt * 2**16 + episode), _kind(rng, task), task, source.setting, "train")
+    limit_s = task_of(task).time_limit_s
+    acts_s = float(rng.uniform(*ACTS_FOR)) * limit_s
+    loop = LoopConfig(float(rng.uniform(*LATENCY_S)), float(rng.uniform(*REPLAN_S)), limit_s=limit_s + acts_s + EXTRA_S)
+    relay = Relay(_model(source.model, cell.spec), ExpertPolicy(cell, task), acts_s)
+    recorder = Recorder(cell, task, make_expert(task, cell), source.depth)
+    result = run_episode(relay, cell, case, loop, _Watcher(recorder, relay, cell, task))
+    return recorder.arrays(), KIND, result.success
+
+
+def _kind(rng: np.random.Generator, task: str) -> Kind:
+    """Mostly the usual start; only placing has forced cases."""
+    shares = [1 - FORCED * (len(KINDS) - 1), *[FORCED] * (len(KINDS) - 1)]
+    return KINDS[rng.choice(len(KINDS), p=shares)] if task == "place_block_pad" else "normal"
+
+
+_MODELS: dict[tuple[Path, str], SessionPolicy] = {}
+"""Models of a worker process, each loaded once."""
+
+
+def _model(folder: Path, spec: RobotSpec) -> SessionPolicy:
+    key = folder, spec.content_hash
+    if key not in _MODELS:
+        _MODELS[key] = SessionPolicy(load_session(folder, spec, config=SessionConfig(imagine=False)))
+    return _MODELS[key]
