@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +151,11 @@ class RobotSpec:
         ends = np.cumsum([len(arm.joints) for arm in self.arms])
         return tuple(int(end) - 1 for end in ends)
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
-        """First 16 hex digits of SHA-256 over the canonical JSON of every field except the description."""
+        """First 16 hex digits of SHA-256 over the canonical JSON of every field except the description; kept, for
+        messages carry it.
+        """
         fields = dataclasses.asdict(self)
         del fields["description"]
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
