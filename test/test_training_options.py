@@ -177,16 +177,20 @@ def test_the_expert_alone_learns_beside_a_finished_model_and_its_weights_serve_i
     wam = chosen_config(args, SPEC)
     data = chosen_data(args, SPEC, wam, plain.autoencoder)
     trainer = Trainer(SPEC, data, plain.autoencoder, TrainConfig("narrow", steps=2, batch=2, warm_up=1), args.out, wam)
+    fitted = trainer.stats
     train._start_from(trainer, args)
-    freeze(args, trainer.model)
+    train._keep_all_but_geometry(trainer, args)
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     for _ in range(2):
-        trainer.step()
+        assert set(trainer.step()) == {"depth", "pose", "weight"}
     changed = {name for name, value in trainer.model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.startswith("geometry.") for name in changed)
     trainer.save()
     trained = load_checkpoint(args.out / "checkpoint", SPEC)
+    assert all(torch.equal(trained.model[name], value) for name, value in plain.model.items())
+    assert np.array_equal(trained.stats.action_offset_KJ, plain.stats.action_offset_KJ), "in the units that they know"
+    assert not np.array_equal(trained.stats.action_offset_KJ, fitted.action_offset_KJ)
     assert choose_geometry(trained, "off").config.gasam == ""
     assert choose_geometry(trained, "measured").config.gasam == "measured"
     measured = choose_geometry(plain, "measured")
@@ -196,9 +200,14 @@ def test_the_expert_alone_learns_beside_a_finished_model_and_its_weights_serve_i
         choose_geometry(plain, "predicted")
     with pytest.raises(ConfigError, match="needs depth, cameras and hands"):
         load_session(args.out / "checkpoint", SPEC, "torch")
-    args.geometry = None
+    trainer.wam = dataclasses.replace(wam, prefix_steps=1)
+    with pytest.raises(ConfigError, match="another model than that of --init"):
+        train._keep_all_but_geometry(trainer, args)
     with pytest.raises(ConfigError, match="no geometry part"):
         freeze(args, plain.build_model())
+    args.init = None
+    with pytest.raises(ConfigError, match="nothing to keep"):
+        freeze(args, trainer.model)
 
 
 def test_parts_that_do_not_fit_are_refused_with_a_way_out(folder: Path, tmp_path: Path) -> None:

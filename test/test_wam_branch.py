@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from wam_kit import CONFIG, LAYOUT, SPEC, STEP_NS, LetterEncoder, make_canvas, make_checkpoint, make_state
 
-from starry_ros.errors import InputError
+from starry_ros.errors import ConfigError, InputError
 from starry_ros.types import F32, U8
 from starry_ros.wam.autoencoder import to_float
-from starry_ros.wam.checkpoint import Checkpoint
+from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
 from starry_ros.wam.layers import Keys
-from starry_ros.wam.load import differences
+from starry_ros.wam.load import differences, load_session
 from starry_ros.wam.masks import CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
 from starry_ros.wam.model import Ropes, WorldActionModel
 from starry_ros.wam.runtimes.base import Noise
+from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.sampler import levels
 from starry_ros.wam.session import Session, SessionConfig
@@ -175,3 +177,14 @@ def test_a_history_in_half_precision_takes_half_the_memory_and_plans_almost_the_
         plans.append(differences(runtime, torch_runtime(model, checkpoint.autoencoder), 4)[0])
     assert sizes[0] == 2 * sizes[1]
     assert plans[0] == 0.0 < plans[1]
+
+
+def test_a_session_keeps_its_history_in_the_type_that_was_asked_for(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "m", make_checkpoint())
+    for cache, kept in (("auto", np.float32), ("float32", np.float32), ("float16", np.float16)):
+        runtime = load_session(tmp_path / "m", SPEC, "torch", cache=cache).runtime
+        assert isinstance(runtime, GraphRunner)
+        assert runtime.frames.keys.dtype == runtime.actions.values.dtype == kept
+    for name, cache in (("torch", "bfloat16"), ("auto", "float16"), ("onnxruntime", "float16"), ("torch", "fp4")):
+        with pytest.raises(ConfigError, match=r"cache: runtime .* does not keep the history"):
+            load_session(tmp_path / "m", SPEC, name, cache=cache)

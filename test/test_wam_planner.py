@@ -72,6 +72,39 @@ def test_between_steps_the_committed_prefix_is_interpolated() -> None:
     assert np.allclose(after.positions_KJ[0], middle, atol=1e-9)
 
 
+@pytest.mark.parametrize("lag", [1, 2, 4])
+def test_where_plans_start_from_an_older_frame_the_prefix_still_reaches_to_their_arrival(lag: int) -> None:
+    """By times: what the new chunk says of every moment before it is in force is what the last one says of it."""
+    planner = make_planner(PlanMode.ASYNC_GROUNDED, SpliceMethod.HARD_SWITCH, latency_s=0.3)
+    before = observe_and_plan(planner, 0).chunk
+    planner.session.runtime.lag_steps = lag
+    after = observe_and_plan(planner, 6 * STEP_NS).chunk
+    assert after.observation_ns == (6 - lag) * STEP_NS
+    in_force_ns = 6 * STEP_NS + nanoseconds(0.3 + 0.05)
+    same = []
+    for k, position_J in enumerate(after.positions_KJ[:10]):
+        due_ns = after.start_ns + k * STEP_NS
+        same.append(np.allclose(position_J, before.positions_KJ[(due_ns - before.start_ns) // STEP_NS], atol=1e-12))
+        if due_ns < in_force_ns + STEP_NS:
+            assert same[k], "commanded until then by the last chunk"
+    assert sum(same) == lag + 4, "and no longer"
+
+
+def test_a_sync_chunk_of_an_older_frame_starts_when_its_plan_arrives() -> None:
+    planner = make_planner(PlanMode.SYNC, latency_s=0.3)
+    planner.session.runtime.lag_steps = 3
+    assert observe_and_plan(planner, 6 * STEP_NS).chunk.start_ns == 6 * STEP_NS + nanoseconds(0.3) + STEP_NS
+
+
+def test_measured_latency_counts_from_the_stamp_of_the_observation() -> None:
+    planner = make_planner(PlanMode.ASYNC_GROUNDED, SpliceMethod.HARD_SWITCH)
+    for stamp_ns in (0, 4 * STEP_NS, 8 * STEP_NS):  # the first two plans do not count
+        planner.observe(make_canvas(stamp_ns), make_state(stamp_ns))
+        planner.plan(stamp_ns + nanoseconds(0.25), stamp_ns + nanoseconds(0.2))
+    planner.observe(make_canvas(12 * STEP_NS), make_state(12 * STEP_NS))
+    assert len(planner.committed()) == 3, "0.25 s, and the executor's lead of 0.05 s"
+
+
 def test_the_naive_mode_ignores_what_was_committed() -> None:
     planner = make_planner(PlanMode.ASYNC_NAIVE, latency_s=0.3)
     observe_and_plan(planner, 0)

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from test_wam_wan_model import Slot, Uncached
+from test_wam_wan_shared import Whole
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from wam_kit import SPEC as TINY_SPEC
@@ -24,11 +25,14 @@ from wam_kit import SPEC as TINY_SPEC
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import CheckpointError, ConfigError, ContractError, InputError, RuntimeUnavailable
 from starry_ros.robot_spec import load_robot_spec
+from starry_ros.timing import FakeClock
 from starry_ros.training.adopt import adopt_command, quantiles_of_data
 from starry_ros.training.arguments import add_adopt_command_arguments
-from starry_ros.types import U8, Canvas, RobotState
+from starry_ros.types import U8, ActionChunk, Canvas, RobotState
 from starry_ros.wam.config import StreamConfig
+from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.load import load_session
+from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session, SessionConfig
 from starry_ros.wam.wan.adapter import transformer_config, transformer_sources
@@ -182,10 +186,13 @@ def anew(vae: CameraVae, config: WanConfig, frames: int, commands_UA: Tensor) ->
     return slots
 
 
+@pytest.mark.parametrize("which", ["folder", "own_folder"])
 def test_plans_of_a_long_episode_equal_those_with_everything_computed_anew(
-    own_folder: Path, monkeypatch: pytest.MonkeyPatch
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = load_session(own_folder, SPEC, "torch")
+    """`folder` is LingBot-VA's, whose actions share the video's blocks; `own_folder` has streams of their own."""
+    path: Path = request.getfixturevalue(which)
+    session = load_session(path, SPEC, "torch")
     runtime = session.runtime
     assert isinstance(runtime, WanRuntime)
     model, slots = runtime._decoder.model, list(usual_slots(SPEC).values())
@@ -195,7 +202,8 @@ def test_plans_of_a_long_episode_equal_those_with_everything_computed_anew(
                         lambda noise, *more: (noises.append(noise), predict(noise, *more))[1])
     monkeypatch.setattr(runtime, "commit",
                         lambda actions, valid: (executed.extend(actions[valid > 0]), commit(actions, valid))[1])
-    vae, plain = CameraVae(load_vae(own_folder / "vae", torch.float32), LAYOUT, model.config), Uncached(model)
+    vae = CameraVae(load_vae(path / "vae", torch.float32), LAYOUT, model.config)
+    plain = Uncached(model) if model.config.value else Whole(model)
     session.reset("put the red block on the pad")
     text = torch.from_numpy(session._texts.encode(session.instruction).tokens_TD.copy())
     worst = 0.0
@@ -210,7 +218,7 @@ def test_plans_of_a_long_episode_equal_those_with_everything_computed_anew(
             made = plain.predict(past, now, text, noises[-1], slots)
             wanted = session._stats.actions_from_model(made.action[0][:, slots].numpy(), np.zeros(14))
             worst = max(worst, float(np.abs(np.clip(wanted, LOWER, UPPER) - plan.chunk.positions_KJ).max()))
-            assert plan.value_map.values_EHW.std() > 0
+            assert (plan.value_map.values_EHW.std() > 0) == (which == "own_folder")
     assert runtime._decoder.frames.written > runtime._decoder.frames.slots
     assert worst < 1e-4
 
@@ -235,6 +243,48 @@ def test_what_was_only_supposed_changes_nothing(own_folder: Path) -> None:
             show(session, frame)
         plans.append(session.plan().chunk.positions_KJ)
     assert np.array_equal(*plans)
+
+
+def test_a_grounded_plan_from_an_older_latent_frame_begins_with_what_is_commanded_until_it_is_in_force(
+    session: Session
+) -> None:
+    config = PlannerConfig(PlanMode.ASYNC_GROUNDED, latency_s=0.3, ladder=LadderConfig(budget_s=1e9))
+    planner = Planner(session, config, FakeClock(10**9))
+    planner.reset("put the red block on the pad")
+    chunks = []
+    for frame in range(7):
+        show(session, frame)
+        if frame in (0, 2, 6):
+            plan = planner.plan(session.newest_ns or 0)
+            assert plan is not None
+            chunks.append(plan.chunk)
+    assert [runtime_lag(chunk, frame) for chunk, frame in zip(chunks, (0, 2, 6), strict=True)] == [0, 4, 4]
+    for before, after, shift in ((chunks[0], chunks[1], 0), (chunks[1], chunks[2], 8)):
+        assert after.start_ns - before.start_ns == shift * STEP_NS
+        assert np.allclose(after.positions_KJ[:8], before.positions_KJ[shift : shift + 8], atol=1e-9)
+        if not shift:
+            assert np.abs(after.positions_KJ[8] - before.positions_KJ[8]).max() > 1e-4
+
+
+def runtime_lag(chunk: ActionChunk, frame: int) -> int:
+    """How many steps the frame that a chunk starts from is older than the newest one."""
+    return (10**9 + frame * FRAME_STEPS * STEP_NS - chunk.observation_ns) // STEP_NS
+
+
+def test_the_history_of_a_published_model_may_be_narrower_than_its_weights(folder: Path) -> None:
+    plans = []
+    for cache in ("auto", "bfloat16", "float16"):
+        session = load_session(folder, SPEC, "torch", cache=cache)
+        assert isinstance(session.runtime, WanRuntime)
+        assert str(session.runtime._decoder.field.keys.dtype) == f"torch.{'float32' if cache == 'auto' else cache}"
+        session.reset("put the red block on the pad")
+        for frame in range(6):
+            show(session, frame)
+        plans.append(session.plan().chunk.positions_KJ)
+    assert 0 < np.abs(plans[1] - plans[0]).max() < 0.1
+    assert np.abs(plans[2] - plans[0]).max() < np.abs(plans[1] - plans[0]).max(), "three more bits"
+    with pytest.raises(ConfigError, match="cache: is unknown"):
+        load_session(folder, SPEC, "torch", cache="fp4")
 
 
 # ---- frames -------------------------------------------------------------------------------------------------------

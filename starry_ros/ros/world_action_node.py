@@ -39,6 +39,7 @@ from starry_ros.ros.worker import Calls, Slot, Worker
 from starry_ros.srv import ResetSession, SetInstruction
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
 from starry_ros.types import Plan
+from starry_ros.wam.choices import CACHES
 from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
 from starry_ros.wam.session import Session, SessionConfig
@@ -52,6 +53,7 @@ PARAMETERS = (
     ROBOT,
     Parameter("model", "tiny", "Model: a name in models/ or the path of a model folder."),
     Parameter("runtime", "auto", "What evaluates the model.", choices=RUNTIMES),
+    Parameter("cache", "auto", "In which type the history's keys and values are kept.", choices=CACHES),
     Parameter("instruction", "", "Sentence to start with; empty waits for set_instruction."),
     Parameter("replan_s", 0.4, "Time from one plan to the next, in seconds.", 0.05, 5.0),
     Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
@@ -71,7 +73,7 @@ def open_session(values: Mapping[str, Any], spec: RobotSpec) -> Session:
     from starry_ros.wam.load import load_session
 
     config = SessionConfig(imagine=values["publish_imagined"])
-    return load_session(model_dir(values["model"]), spec, values["runtime"], config)
+    return load_session(model_dir(values["model"]), spec, values["runtime"], config, cache=values["cache"])
 
 
 def calibration_of(model: str) -> Calibration | None:
@@ -233,6 +235,7 @@ class WorldActionNode(StarryNode):
     def _reset(self, text: str) -> int:
         planner = self._planning()
         self._status.epoch = planner.reset(text)
+        self._status.surprise = []
         self._status.instruction, self._status.instruction_id = text, planner.session.instruction_id
         self._say("waiting", NO_OBSERVATION)
         return int(self._status.epoch)

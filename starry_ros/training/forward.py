@@ -82,6 +82,17 @@ def losses(
     return terms | geometry
 
 
+def expert_losses(
+    model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats, noise: torch.Generator
+) -> dict[str, Tensor]:
+    """The terms of the geometry expert alone, at the noise levels that it is used at; no other stream is run."""
+    size, joint = len(batch.text_B), model.config.coupling == "joint"
+    with torch.no_grad():
+        given = prepare(model, batch, texts, stats)
+    s_x = torch.rand(size, generator=noise) if joint else _levels(size, noise, model.config.video_steps)
+    return geometry_terms(model, batch, given, s_x, torch.rand(size, generator=noise))[0]
+
+
 def _rival_term(
     model: WorldActionModel, batch: Batch, texts: TextTable, given: Given, seen: Groups, noise: tuple[Tensor, Tensor]
 ) -> Tensor:

@@ -26,7 +26,7 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.training.budgets import TrainConfig as TrainConfig
 from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
-from starry_ros.training.forward import TextTable, losses
+from starry_ros.training.forward import TextTable, expert_losses, losses
 from starry_ros.training.losses import total
 from starry_ros.training.pseudo import pseudo_terms
 from starry_ros.training.scenes import seen_layout
@@ -78,6 +78,7 @@ class Trainer:
         self.sampler = self.make_sampler(data)
         self.progress = load_state(out, self.model, self.average, self.optimiser)
         self.video: VideoPart | None = None
+        self.losses = losses
 
     def make_sampler(self, data: Demonstrations) -> Sampler:
         """This process's part of the batches of some data."""
@@ -91,7 +92,7 @@ class Trainer:
         step = self.progress.step
         noise = torch.Generator().manual_seed(hash((self.config.seed, step, self.rank)) & 0x7FFFFFFF)
         batch = self.sampler.draw(step, self.rank)
-        terms = losses(self.model, batch, self.texts, self.stats, noise)
+        terms = self.losses(self.model, batch, self.texts, self.stats, noise)
         loss = total(terms, self.config.weights)
         if self.video is not None:
             seen = losses(self.model, self.video.sampler.draw(step, self.rank), self.video.texts, self.stats, noise)
@@ -252,7 +253,8 @@ def _prepare(args: argparse.Namespace) -> Trainer:
         trainer.video = VideoPart(sampler, embed_texts(video.texts), args.video_weight)
     if trainer.progress.step == 0:
         _start_from(trainer, args)
-    freeze(args, trainer.model)
+    if args.only_geometry:
+        _keep_all_but_geometry(trainer, args)
     return trainer
 
 
@@ -272,6 +274,17 @@ def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
         if unexpected:
             raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
         print(f"starts from {args.init}; new tensors: {missing}", flush=True)
-        trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
+        if not args.only_geometry:
+            trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
     start_parts(args, trainer.model)
     trainer.average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def _keep_all_but_geometry(trainer: Trainer, args: argparse.Namespace) -> None:
+    """The geometry expert learns alone; the units of actions stay those that the frozen weights know."""
+    freeze(args, trainer.model)
+    kept = load_checkpoint(args.init if (args.init / WEIGHTS).exists() else args.init / "checkpoint")
+    if dataclasses.replace(trainer.wam, geometry=None) != dataclasses.replace(kept.config, geometry=None):
+        raise ConfigError("--only-geometry", "the options describe another model than that of --init",
+                          got=trainer.wam, expected=kept.config, fix="give the options that it was trained with")
+    trainer.stats, trainer.losses = kept.stats, expert_losses

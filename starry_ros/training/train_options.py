@@ -76,10 +76,10 @@ def start_parts(args: argparse.Namespace, model: WorldActionModel) -> None:
 
 
 def freeze(args: argparse.Namespace, model: WorldActionModel) -> None:
-    """Let only the geometry expert learn, if that is asked for. Raises ConfigError where there is none."""
-    if not args.only_geometry:
-        return
+    """Let only the geometry expert learn. Raises ConfigError where there is none, or no model beside it."""
     if model.geometry is None:
         raise ConfigError("--only-geometry", "there is no geometry part", fix="add --geometry predicted")
+    if args.init is None:
+        raise ConfigError("--only-geometry", "there is nothing to keep", fix="add --init MODEL")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("geometry."))

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 RUNTIMES = ("auto", "torch", "onnxruntime", "openvino", "tensorrt")
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CACHES = ("auto", *WEIGHT_BYTES)
+"""Types that the keys and values of the history are kept in; `auto` is that of the weights."""
 
 
 class PlanMode(StrEnum):

@@ -18,6 +18,7 @@ from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, Record
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
+from starry_ros.wam.choices import CACHES
 from starry_ros.wam.choices import RUNTIMES as RUNTIMES
 from starry_ros.wam.gasam import example_scene
 from starry_ros.wam.geometry import GeometryExpert
@@ -44,20 +45,20 @@ _log = logging.getLogger(__name__)
 
 def load_session(
     model_dir: Path, spec: RobotSpec, runtime: str = "auto", config: SessionConfig = DEFAULTS, threads: int = 1,
-    *, scene: bool = False, geometry: str | None = None,
+    *, scene: bool = False, geometry: str | None = None, cache: str = "auto",
 ) -> Session:
     """A session of the model in a folder, for a robot. Sets PyTorch's threads for this process.
 
     `scene` says that the caller gives depth, cameras and hands to a model that needs them; `geometry` overrides what
-    weighs the actions' attention. Raises CheckpointError on a
-    model that does not fit, ConfigError on an unknown runtime or where nobody gives the scene, RuntimeUnavailable on a
-    runtime that this machine lacks, and on too little memory.
+    weighs the actions' attention; `cache` is the type of the history (see `CACHES`). Raises CheckpointError on a model
+    that does not fit, ConfigError on an unknown runtime, a cache it does not have, or where nobody gives the scene,
+    RuntimeUnavailable on a runtime that this machine lacks, and on too little memory.
 
     A folder of public weights with a `serving.json` opens as a model of Wan's size (`wan.open`), on PyTorch alone.
     """
     torch.set_num_threads(threads)
     if is_public(model_dir):
-        return open_public(model_dir, spec, runtime, config)
+        return open_public(model_dir, spec, runtime, config, cache=cache)
     checkpoint = load_checkpoint(model_dir, spec)
     if geometry is not None:
         checkpoint = choose_geometry(checkpoint, geometry)
@@ -65,12 +66,24 @@ def load_session(
         raise ConfigError(str(model_dir), "needs depth, cameras and hands, which nobody gives here",
                           fix="use a model that sees colour alone")
     device = "cuda" if runtime == "torch" and torch.cuda.is_available() else "cpu"
-    plan = plan_memory(checkpoint.config, checkpoint.parameters)
+    half = _half_history(runtime, cache)
+    plan = plan_memory(checkpoint.config, checkpoint.parameters, cache_bytes=2 if half else 4)
     _log.info("%s on %s needs %s", checkpoint.config.name, device, plan)
     require_memory(plan, device, f"model {model_dir}")
-    engine = choose_runtime(runtime, checkpoint, model_dir, threads)
+    engine = reference(checkpoint, half) if half else choose_runtime(runtime, checkpoint, model_dir, threads)
     texts = load_text_encoder(checkpoint.text_encoder, checkpoint.config.text_tokens)
     return Session(engine, checkpoint.stats, texts, spec, checkpoint.layout_hash, config)
+
+
+def _half_history(runtime: str, cache: str) -> bool:
+    """Whether the history is kept in float16. Raises ConfigError on a type that this runtime does not keep it in."""
+    if cache in ("auto", "float32"):
+        return False
+    if cache not in CACHES or (runtime, cache) != ("torch", "float16"):
+        raise ConfigError("cache", f"runtime {runtime} does not keep the history of this model so", got=cache,
+                          expected="auto or float32; with runtime torch also float16",
+                          fix="choose runtime torch and cache float16; models of Wan's size take every type")
+    return True
 
 
 def choose_geometry(checkpoint: Checkpoint, mode: str) -> Checkpoint:
@@ -121,10 +134,10 @@ def available() -> tuple[str, ...]:
     return (*(name for name in AUTO_ORDER if importlib.util.find_spec(name) is not None), "torch")
 
 
-def reference(checkpoint: Checkpoint) -> GraphRunner:
+def reference(checkpoint: Checkpoint, half_history: bool = False) -> GraphRunner:
     """PyTorch: on the GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch_runtime(checkpoint.build_model(), checkpoint.autoencoder, device)
+    return torch_runtime(checkpoint.build_model(), checkpoint.autoencoder, device, half_history)
 
 
 def graph_runtime(name: str, checkpoint: Checkpoint, model_dir: Path, threads: int = 1) -> GraphRunner:

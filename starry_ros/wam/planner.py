@@ -121,7 +121,9 @@ class Planner:
         took_s = seconds(self._clock.now_ns() - begin_ns)
         waited_s = seconds(now_ns - asked_ns) if asked_ns is not None else 0.0
         self.ladder.add(rung, plan.timing_s, waited_s + took_s, now_ns)
-        self._latency.add(waited_s + took_s)
+        newest_ns = self.session.newest_ns
+        age_s = 0.0 if newest_ns is None else seconds(now_ns - newest_ns)
+        self._latency.add(max(waited_s, age_s) + took_s)
         if self.config.mode is PlanMode.SYNC:
             plan = replace(plan, chunk=self._from_arrival(plan.chunk))
         if self.session.dream is not None and self.ladder.effort(rung).video:
@@ -134,16 +136,19 @@ class Planner:
 
     def _from_arrival(self, chunk: ActionChunk) -> ActionChunk:
         """The same steps from the moment on at which the chunk is in force: the arms have waited for it."""
-        latency_s = self.config.latency_s
-        arrival_ns = self._clock.now_ns() if latency_s is None else chunk.observation_ns + nanoseconds(latency_s)
-        return replace(chunk, start_ns=max(chunk.observation_ns, arrival_ns) + chunk.step_ns)
+        latency_s, newest_ns = self.config.latency_s, self.session.newest_ns or chunk.observation_ns
+        arrival_ns = self._clock.now_ns() if latency_s is None else newest_ns + nanoseconds(latency_s)
+        return replace(chunk, start_ns=max(newest_ns, arrival_ns) + chunk.step_ns)
 
     def arrived(self, latency_s: float) -> None:
         """Tell how long a plan took from its observation until it was in force, where that is known from outside."""
         self._latency.add(latency_s)
 
     def committed(self) -> F64:
-        """What will be commanded [D, J] from the newest observation until a plan made now is in force."""
+        """What will be commanded [D, J] from the moment that a plan starts from until a plan made now is in force.
+
+        That moment may be `lag_steps` older than the newest observation, from which latency counts.
+        """
         last, observed_ns = self._running, self.session.observed_ns
         none: F64 = np.zeros((0, len(self.session.spec.joint_names)))
         if self.config.mode is not PlanMode.ASYNC_GROUNDED or last is None or observed_ns is None:
@@ -151,8 +156,8 @@ class Planner:
         expected_s, step_s = self.config.latency_s, self.session.spec.action.step_s
         if expected_s is None:
             expected_s = self._latency.percentile_s(self.config.latency_percentile) or 0.0
-        wanted = min(self._max_prefix, math.ceil((expected_s + self.config.lead_s) / step_s - 1e-9))
-        return self._known(last, observed_ns)[:wanted]
+        wanted = self.session.runtime.lag_steps + math.ceil((expected_s + self.config.lead_s) / step_s - 1e-9)
+        return self._known(last, observed_ns)[: min(self._max_prefix, wanted)]
 
     def _known(self, last: ActionChunk, observed_ns: int) -> F64:
         """What the last chunk says of the steps after an observation [<= K, J], by interpolation between its steps."""

@@ -131,6 +131,11 @@ class Session:
                              expected=f"{len(self._lower)} finite positions")
 
     @property
+    def newest_ns(self) -> int | None:
+        """Stamp of the newest observation of this epoch, also where plans still start from an older one."""
+        return self._stamp_ns
+
+    @property
     def observed_ns(self) -> int | None:
         """Stamp of the newest observation of this epoch that a plan starts from."""
         return None if self._stamp_ns is None else self._stamp_ns - self.runtime.lag_steps * self._step_ns

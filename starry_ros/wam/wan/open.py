@@ -12,6 +12,7 @@ import torch
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import CheckpointError, ConfigError, ContractError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.wam.choices import CACHES
 from starry_ros.wam.inspect import build_on_meta, parameters
 from starry_ros.wam.memory import plan_memory, require_memory
 from starry_ros.wam.session import Session, SessionConfig
@@ -37,11 +38,12 @@ def is_public(folder: Path) -> bool:
 
 
 def open_public(folder: Path, spec: RobotSpec, runtime: str = "auto", config: SessionConfig | None = None,
-                texts: TextEncoder | None = None) -> Session:
+                texts: TextEncoder | None = None, *, cache: str = "auto") -> Session:
     """A session of a LingBot-VA checkpoint, or of a Wan2.2-TI2V-5B with trained streams, for a robot.
 
-    Weights, history and VAE go to the GPU where there is one, in bfloat16; else to the processor in float32. Actions
-    start from full noise, whatever `config` says: a published model was never asked for the middle of its plans.
+    Weights, history and VAE go to the GPU where there is one, in bfloat16; else to the processor in float32. `cache` is
+    another type for the history. Actions start from full noise, whatever `config` says: a published model was never
+    asked for the middle of its plans.
     Raises CheckpointError on damaged or missing parts, ContractError on a canvas or chunk that does not fit, and
     RuntimeUnavailable on another runtime than PyTorch and on too little memory.
     """
@@ -49,10 +51,13 @@ def open_public(folder: Path, spec: RobotSpec, runtime: str = "auto", config: Se
     if runtime not in ("auto", "torch"):
         raise RuntimeUnavailable(f"runtime {runtime}", "does not run models of this size", expected="torch",
                                  fix="start with runtime:=torch")
+    if cache not in CACHES:
+        raise ConfigError("cache", "is unknown", got=cache, expected=", ".join(CACHES))
     shape, serving = configure(folder, spec)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    plan = plan_memory(shape, parameters(build_on_meta(shape)), torch.finfo(dtype).bits // 8)
+    kept: torch.dtype = dtype if cache == "auto" else getattr(torch, cache)
+    plan = plan_memory(shape, parameters(build_on_meta(shape)), dtype.itemsize, kept.itemsize)
     _log.info("%s on %s needs %s", shape.name, device, plan)
     require_memory(plan, device, f"model {folder}")
     model = load_transformer(folder / TRANSFORMER, dtype, device, value=shape.value, action=shape.action)
@@ -65,7 +70,7 @@ def open_public(folder: Path, spec: RobotSpec, runtime: str = "auto", config: Se
     if texts.dim != shape.text_width:
         raise CheckpointError(str(folder), "text encoder and transformer do not fit together", got=texts.dim,
                               expected=shape.text_width, fix="use the text_encoder that belongs to the model")
-    served = WanRuntime(ChunkDecoder(model, capture=True), vae, shape_for(shape, serving.slots, layout), layout)
+    served = WanRuntime(ChunkDecoder(model, kept, capture=True), vae, shape_for(shape, serving.slots, layout), layout)
     config = dataclasses.replace(config or SessionConfig(), temperature=1.0)
     return Session(served, serving.stats(shape.chunk_actions), texts, spec, layout.layout_hash, config)
 
