@@ -93,6 +93,7 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of each task in such an evaluation")
     parser.add_argument("--init", type=Path, default=None,
                         help="run folder or model folder whose weights to start from")
+    _add_tint(parser)
     add_part_arguments(parser)
 
 
@@ -141,6 +142,13 @@ def add_train_autoencoder_command_arguments(parser: argparse.ArgumentParser) -> 
     parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
     parser.add_argument("--init", type=Path, help="autoencoder or model folder to start from, as for further tasks")
+    _add_tint(parser)
+
+
+def _add_tint(parser: argparse.ArgumentParser) -> None:
+    """Augmentation."""
+    parser.add_argument("--tint", type=float, default=0.0, metavar="SHARE",
+                        help="share of the episodes to show in another light (default: %(default)s)")
 
 
 def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import AutoencoderTraining as AutoencoderTraining
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.tint import tinted
 from starry_ros.training.train_data import given_autoencoder
 from starry_ros.types import U8
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder, to_float
@@ -222,7 +223,7 @@ def train_autoencoder_command(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}", "is not positive", got=getattr(args, name), expected=">= 1")
     training = AutoencoderTraining(steps=args.steps, batch=args.batch, seed=args.seed)
-    view = view_of(load_robot_spec(robot_file(args.robot)), args.layout, args.paths)
+    view = tinted(view_of(load_robot_spec(robot_file(args.robot)), args.layout, args.paths), args.tint)
     facts = train_autoencoder(args.data, args.out, training, args.minutes, view=view, init=args.init)
     print(f"{facts['psnr_db']} dB, moving pixels {facts['psnr_moving_db']} dB "
           f"(background alone {facts['psnr_moving_background_db']} dB), written to {args.out}")
