@@ -11,6 +11,7 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.training.dataset import Demonstrations, load_demonstrations
 from starry_ros.training.pseudo import fit_labeller, load_video
 from starry_ros.training.scenes import load_scenes, view_of
+from starry_ros.training.tint import tinted
 from starry_ros.training.train_data import encoder
 from starry_ros.wam.autoencoder import Autoencoder
 from starry_ros.wam.config import WamConfig, preset
@@ -50,7 +51,7 @@ def chosen_data(args: argparse.Namespace, spec: RobotSpec, config: WamConfig, au
     if config.geometry is not None:
         cell_px = config.geometry.cell_px
         scenes = load_scenes(args.data, cell_px, config.canvas_width_px // cell_px)
-    view = view_of(spec, config.layout, config.paths)
+    view = tinted(view_of(spec, config.layout, config.paths), args.tint)
     return load_demonstrations(args.data, args.out / "cache", encoder(autoencoder), view, scenes)
 
 
