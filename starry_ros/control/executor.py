@@ -62,17 +62,19 @@ class Executor:
         self._heartbeat_ns: int | None = None
         self._gate_until_ns: int | None = None
         self._ticks = self._missed_ticks = self._gate_interventions = 0
-        self._stand(np.zeros(self._joints))
+        self._begin_run(np.zeros(self._joints), 0)
 
-    def _stand(self, position_J: F64) -> None:
-        """Forget all motion: the arms stand here and nothing was commanded yet."""
-        self._command_ns: int | None = None
-        self._outlook.forget()
-        self._motion_3J = np.zeros((3, self._joints))
-        self._motion_3J[0] = position_J
-        self._set_curve(Curve.hold(position_J))
+    def _begin_run(self, start_J: F64 | None, now_ns: int) -> None:
+        """Start anew; given a position, forget all motion: the arms stand there and nothing was commanded yet."""
         self._stopping, self._silent, self._slower = False, False, 1.0
         self._run = RunFigures(self._joints)
+        if start_J is None:
+            return
+        self._command_ns: int | None = None
+        self._outlook.forget()
+        self._watch.start(start_J, now_ns)
+        self._motion_3J = np.stack([start_J, np.zeros_like(start_J), np.zeros_like(start_J)])
+        self._set_curve(Curve.hold(start_J))
 
     def _set_curve(self, curve: Curve) -> None:
         self._curve, self._curve_ticks = curve, 0
@@ -177,10 +179,9 @@ class Executor:
     def _watch_arms(self, now_ns: int) -> None:
         """Commands go on from where arms are that did not take them; where that is much or lasts, it is a fault."""
         armed, state, at_ns = self._safety.mode is not Mode.DISARMED, self._watch.state, self._splice_time(now_ns)
-        if (
-            self._streams and self._safety.moving_allowed and state is not None and at_ns == self._command_ns
-            and (sent := self._outlook.still_on(state)) is not None
-        ):
+        follows = self._streams and self._safety.moving_allowed and at_ns == self._command_ns
+        sent = self._outlook.still_on(state) if follows and state is not None else None
+        if sent is not None:
             self._outlook.recall(sent, at_ns)
             self._adopt(sent, at_ns)
             self._rejoin(now_ns)
@@ -282,22 +283,21 @@ class Executor:
 
     def arm(self, now_ns: int) -> Reply:
         """Start to follow plans, from where the arms stand. Plans observed before this moment are refused."""
-        mode = self._safety.mode
+        mode, start_J = self._safety.mode, self._start()
         if TABLE[mode, Event.ARM] is not None:
-            obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at_start()
+            obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at(start_J)
             if obstacle is None and mode is not Mode.DISARMED and not self._at_rest:
                 obstacle = "the arms are still stopping"
             if obstacle is not None:
                 return Reply(False, f"arm refused: {obstacle}")
-        start_J, reply = self._start(), self._safety.request(Event.ARM)
+        reply = self._safety.request(Event.ARM)
         if reply.ok:
             self._schedule.reset(None, now_ns)
             self._begin_run(start_J, now_ns)
         return reply
 
-    def _breach_at_start(self) -> str | None:
+    def _breach_at(self, start_J: F64 | None) -> str | None:
         """Why arms that were moved without us must not start from where they stand, in words, or None."""
-        start_J = self._start()
         breach = self._space.breach(start_J) if self._space is not None and start_J is not None else None
         return None if breach is None else f"{breach[1]} ({breach[0]}); move the arms apart and inside by hand"
 
@@ -308,13 +308,6 @@ class Executor:
             return None
         moved_J = self._watch.astray_J | first
         return np.clip(np.where(moved_J, state.position_J, self._motion_3J[0]), self._lower_J, self._upper_J)
-
-    def _begin_run(self, start_J: F64 | None, now_ns: int) -> None:
-        if start_J is not None:
-            self._stand(start_J)
-            self._watch.start(start_J, now_ns)
-        self._stopping, self._silent, self._slower = False, False, 1.0
-        self._run = RunFigures(self._joints)
 
     def hold(self, now_ns: int) -> Reply:
         """Decelerate and stand still until `arm`."""
