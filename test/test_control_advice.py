@@ -48,7 +48,7 @@ def test_a_planner_that_gave_up_stops_the_arms_until_arm() -> None:
 
 
 def test_surprise_slows_for_a_while_and_not_for_ever() -> None:
-    """In SLOW the arms are not where the planner imagined them: its surprise then says nothing."""
+    """Surprise is calibrated on arms at full speed: in SLOW it says nothing."""
     follower = Advised()
     follower.hear(SETTLE_S + 0.2)
     follower.hear(0.2, surprise=1.3)

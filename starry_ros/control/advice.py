@@ -16,8 +16,8 @@ SLOW_S = 1.0
 class Advice:
     """Passes advice on to one executor.
 
-    A planner imagines its chunk at full speed, so what it imagined is compared with nothing else: surprise counts only
-    when the arms have been in RUN for SETTLE_S, and slows them for SLOW_S.
+    Surprise is calibrated on arms at full speed: it counts only when they have been in RUN for SETTLE_S, and slows them
+    for SLOW_S.
     """
 
     def __init__(self, executor: Executor) -> None:
