@@ -36,6 +36,13 @@ def test_episodes_follow_one_another_in_the_order_of_the_folders(folders, tmp_pa
     assert [source["data_hash"] for source in meta["merged_from"]] == [read_meta(f)["data_hash"] for f in folders]
 
 
+def test_what_was_merged_before_keeps_its_parts(folders, tmp_path):
+    merge(folders, tmp_path / "c", SPEC)
+    meta = merge([tmp_path / "c", folders[1]], tmp_path / "d", SPEC)
+    assert [(part["episodes"], part["tasks"]) for part in meta["merged_from"]] == [
+        (2, ["place_block_pad"]), (1, ["handover_block"]), (1, ["handover_block"])]
+
+
 def test_the_command_says_what_it_made_and_makes_it_only_once(folders, tmp_path, capsys):
     words = ["data", "merge", *map(str, folders), "--out", str(tmp_path / "c")]
     assert main(words) == 0

@@ -37,12 +37,15 @@ def merge(folders: list[Path], out: Path, spec: RobotSpec) -> Record:
         _link(path.resolve(), episode_path(out, index))
     tasks = sorted({task for meta in metas for task in meta.get("tasks", [])})
     settings = sorted({str(meta.get("setting", "")) for meta in metas})
-    sources = [
-        {"data_hash": meta.get("data_hash"), "seed": meta.get("seed"), "tasks": meta.get("tasks", []),
-         "episodes": len(episode_files(folder))}
-        for folder, meta in zip(folders, metas, strict=True)
-    ]
+    sources = [part for folder, meta in zip(folders, metas, strict=True) for part in _parts(folder, meta)]
     return write_meta(out, spec, tasks=tasks, setting=",".join(settings), merged_from=sources)
+
+
+def _parts(folder: Path, meta: Record) -> list[Record]:
+    """What a folder was merged from, if it was; else the folder itself."""
+    whole = {"data_hash": meta.get("data_hash"), "seed": meta.get("seed"), "tasks": meta.get("tasks", []),
+             "episodes": len(episode_files(folder))}
+    return list(meta.get("merged_from", [whole]))
 
 
 def _link(source: Path, target: Path) -> None:
