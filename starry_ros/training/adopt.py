@@ -22,7 +22,7 @@ from starry_ros.types import F64, Record
 from starry_ros.wam.wan.adapter import transformer_config
 from starry_ros.wam.wan.files import read_json
 from starry_ros.wam.wan.open import TRANSFORMER, configure, is_public
-from starry_ros.wam.wan.serving import usual_slots, write_serving
+from starry_ros.wam.wan.serving import FILE, usual_slots, write_serving
 from starry_ros.wam.wan.vae import GROUP
 
 
@@ -39,11 +39,13 @@ def adopt_command(args: argparse.Namespace) -> int:
     q01_A, q99_A = quantiles_of_file(args.quantiles) if args.quantiles else quantiles_of_data(
         args.data, spec, slots, width)
     changes = {name: value for name in WAN_CHANGES if (value := getattr(args, name)) is not None}
-    path = write_serving(args.folder, spec, q01_A, q99_A, slots, **changes)
+    path = args.folder / FILE
+    before = path.read_bytes() if path.is_file() else None
+    write_serving(args.folder, spec, q01_A, q99_A, slots, **changes)
     try:
         shape, serving = configure(args.folder, spec)
     except Exception:
-        path.unlink()
+        path.unlink() if before is None else path.write_bytes(before)
         raise
     rows: list[Record] = [
         {"joint": name, "slot": slot, "q01": q01_A[slot], "q99": q99_A[slot]}
@@ -89,5 +91,3 @@ def _given_slots(given: list[str]) -> dict[str, int]:
             raise ConfigError("--slot", "is no JOINT=N", got=repr(text), expected="such as left_waist=14")
         slots[name] = int(number)
     return slots
-
-
