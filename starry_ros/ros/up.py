@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import os
 import selectors
 import shlex
@@ -26,12 +25,11 @@ from typing import IO
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.paths import model_dir
 from starry_ros.ros.graph import ARGUMENTS, EXIT_USER_ERROR, PACKAGE, Graph, NodeSpec, build_graph
+from starry_ros.ros.parent import end_with_parent
 
 LONGEST_BACKOFF_S = 30.0
 HEALTHY_AFTER_S = 60.0
 _GRACE_S = ((signal.SIGTERM, 8.0), (signal.SIGKILL, 2.0))
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 Log = Callable[[str, str], None]
 """Takes the name of a node and one line."""
@@ -61,16 +59,9 @@ class Child:
 
     def start(self) -> IO[bytes]:
         """Start the process and return its output."""
-        parent = os.getpid()
-
-        def follow_parent() -> None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
         self.process = subprocess.Popen(
             self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=follow_parent,
+            stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=end_with_parent(),
         )
         self._started_s, self.restart_at_s = time.monotonic(), None
         return self.process.stdout  # type: ignore[return-value]

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import importlib.util
 import os
 import shutil
-import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.parse
 import webbrowser
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,10 @@ from starry_ros.recording.page_server import LOCAL, passing_on
 from starry_ros.recording.reader import Recording
 from starry_ros.recording.screenshot import screenshot
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.ros.parent import end_with_parent
 from starry_ros.timing import nanoseconds
 
 START_S = 30.0
-PR_SET_PDEATHSIG = 1
 MEMORY = "512MB"
 INSTALL = "pip install 'starry_ros[view]', or pip install rerun-sdk"
 
@@ -104,24 +103,28 @@ class _Shot:
     """A screenshot that is taken beside the feeding of a live view, or after that of a recording."""
 
     def __init__(self, address: str, args: argparse.Namespace) -> None:
-        self._pool, self._future = ThreadPoolExecutor(1), Future[None]()
+        self._future = Future[None]()
         self._take = partial(screenshot, address, args.screenshot, args.wait, args.size)
 
     def start(self, after_s: float) -> None:
-        """Open the browser so much later."""
-        def later() -> None:
-            time.sleep(after_s)
-            self._take()
+        """Open the browser so much later, in a thread that nobody waits for after Ctrl-C."""
+        threading.Thread(target=self._run, args=(after_s,), name="screenshot", daemon=True).start()
 
-        self._future = self._pool.submit(later)
+    def _run(self, after_s: float) -> None:
+        time.sleep(after_s)
+        try:
+            self._future.set_result(self._take())
+        except BaseException as error:
+            self._future.set_exception(error)
 
     def ended(self) -> bool:
         """Whether there is a picture, or an error."""
         return self._future.done()
 
     def result(self) -> None:
-        """Raises what went wrong."""
-        self._pool.shutdown()
+        """Raises what went wrong: KeyboardInterrupt when it has not ended, for nothing else ends the waiting."""
+        if not self.ended():
+            raise KeyboardInterrupt
         self._future.result()
 
 
@@ -144,7 +147,7 @@ def serving(host: str, port: int, data_port: int, *, newest_first: bool = False)
     process = subprocess.Popen(
         [*program, "--serve-web", "--bind", host, "--port", str(data_port), "--web-viewer-port", str(page_port),
          "--server-memory-limit", MEMORY, "--hide-welcome-screen", *(["--newest-first"] if newest_first else [])],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_parent,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent(),
     )
     try:
         end_s = time.monotonic() + START_S
@@ -169,11 +172,6 @@ def server_program() -> list[str]:
     if found is None:
         raise RuntimeUnavailable("view", "the viewer is not installed", fix=INSTALL)
     return [found]
-
-
-def _end_with_parent() -> None:
-    """A server whose `starry view` was killed ends, too."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _free_port() -> int:
