@@ -56,6 +56,7 @@ def test_paths_are_the_hands_of_one_posture_after_another() -> None:
         robot.place(position_J)
         np.testing.assert_array_equal(paths_AK3[:, k], robot.hands())
         np.testing.assert_array_equal(paths_AK3[1, k], robot.hand("right"))
+        np.testing.assert_array_equal(paths_AK3[1, k], robot.hand_pose("right")[:3, 3])
 
 
 def test_a_camera_of_a_urdf_is_the_body_of_its_frame_with_its_calibration(tmp_path: Path) -> None:
@@ -79,5 +80,5 @@ def test_a_camera_that_the_description_lacks_has_no_pose(tmp_path: Path) -> None
 
 
 def test_a_contract_without_kinematics_has_no_poses() -> None:
-    with pytest.raises(ConfigError, match="kinematics"):
+    with pytest.raises(ConfigError, match="switched off by the contract"):
         RobotKinematics(dataclasses.replace(SPEC, kinematics=KinematicsSpec(NO_KINEMATICS, "")))

@@ -37,6 +37,12 @@ def test_cameras_look_along_z_and_hands_are_where_mujoco_says() -> None:
     found = {t.child_frame_id: t for t in transforms(RobotKinematics(SPEC), posture, Time(sec=3))}
     assert set(found) == {c.frame_id for c in SPEC.cameras} | {a.end_effector_frame for a in SPEC.arms}
     assert all(t.header.frame_id == "world" and t.header.stamp.sec == 3 for t in found.values())
+    for arm in SPEC.arms:
+        transform, site = found[arm.end_effector_frame].transform, cell.model.site(arm.end_effector_frame).id
+        place = [getattr(transform.translation, axis) for axis in "xyz"]
+        assert np.allclose(place, cell.data.site_xpos[site], atol=1e-6)
+        for axis, column in zip(np.eye(3), cell.data.site_xmat[site].reshape(3, 3).T, strict=True):
+            assert np.allclose(turned(transform.rotation, axis), column, atol=1e-6)
     for camera in SPEC.cameras:
         transform, index = found[camera.frame_id].transform, cell.model.camera(camera.name).id
         place = [getattr(transform.translation, axis) for axis in "xyz"]

@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 from starry_ros.errors import ConfigError, ContractError
-from starry_ros.robot_spec import NO_KINEMATICS, RobotSpec
+from starry_ros.robot_spec import KINEMATICS_FORMATS, NO_KINEMATICS, RobotSpec
 from starry_ros.types import F64, CameraModel
 
 PACKAGE_PREFIX = "package:"
-FORMATS = ("mjcf", "urdf")
 OPTICAL_FROM_MUJOCO = np.diag([1.0, -1.0, -1.0])
 """A MuJoCo camera looks along -z with y up."""
 
@@ -51,6 +50,13 @@ class RobotKinematics:
     def hand(self, arm: str) -> F64:
         """World position [3] of an arm's end-effector frame."""
         return np.array(self._position(*self._frames[arm]))
+
+    def hand_pose(self, arm: str) -> F64:
+        """Pose [4, 4] of an arm's end-effector frame in the world."""
+        (site, body), pose = self._frames[arm], np.eye(4)
+        turn = self.data.xmat[body] if site is None else self.data.site_xmat[site]
+        pose[:3, :3], pose[:3, 3] = turn.reshape(3, 3), self._position(site, body)
+        return pose
 
     def hands(self) -> F64:
         """World positions [A, 3] of the end-effector frames."""
@@ -137,8 +143,11 @@ def source_file(source: str) -> Path:
 @lru_cache(maxsize=4)
 def _load(form: str, source: str) -> tuple[Any, Any]:
     """MuJoCo and the compiled model. ConfigError on an unknown format or an unusable file."""
-    if form not in FORMATS:
-        raise ConfigError("kinematics", "has an unknown format", got=form, expected=[*FORMATS, NO_KINEMATICS])
+    if form == NO_KINEMATICS:
+        raise ConfigError("kinematics", "are switched off by the contract, and this needs them", got=f"format: {form}",
+                          expected="an MJCF or a URDF", fix="name one under `kinematics` of the contract")
+    if form not in KINEMATICS_FORMATS:
+        raise ConfigError("kinematics", "has an unknown format", got=form, expected=list(KINEMATICS_FORMATS))
     from starry_ros.kinematics.backend import mujoco
 
     file = source_file(source)

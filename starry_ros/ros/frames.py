@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Transform, TransformStamped, Vector3
 from rclpy.node import Node
@@ -44,17 +41,8 @@ def transforms(robot: RobotKinematics, position_J: F64, stamp: Time) -> list[Tra
     """Optical frames of the cameras that the description has, and end-effector frames, in the world."""
     robot.place(position_J)
     poses = {camera.frame_id: robot.camera_pose(camera.name) for camera in robot.spec.cameras}
-    poses |= {arm.end_effector_frame: _hand(robot, arm.name, arm.end_effector_frame) for arm in robot.spec.arms}
+    poses |= {arm.end_effector_frame: robot.hand_pose(arm.name) for arm in robot.spec.arms}
     return [_transform(name, pose, stamp) for name, pose in poses.items() if pose is not None]
-
-
-def _hand(robot: RobotKinematics, arm: str, frame: str) -> F64:
-    data: Any = robot.data
-    site = robot.mujoco.mj_name2id(robot.model, robot.mujoco.mjtObj.mjOBJ_SITE, frame)
-    pose: F64 = np.eye(4)
-    pose[:3, :3] = (data.xmat[robot.hand_body(arm)] if site < 0 else data.site_xmat[site]).reshape(3, 3)
-    pose[:3, 3] = robot.hand(arm)
-    return pose
 
 
 def _transform(name: str, pose: F64, stamp: Time) -> TransformStamped:
