@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,13 +66,10 @@ def _graph(args: argparse.Namespace) -> Graph:
     """The graph with what a demonstration changes. The film has its own caption."""
     graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn",
                          "record": "true" if args.record else "false"})
-    changes: dict[str, dict[str, object]] = {
+    return graph.changed({
         "value_map_visualizer": {"caption": False}, "recorder": {"output": str(args.out.resolve())},
         "world_action": {"publish_imagined": args.imagine},
-    }
-    return replace(graph, nodes=tuple(
-        replace(node, parameters={**node.parameters, **changes.get(node.name, {})}) for node in graph.nodes
-    ))
+    })
 
 
 class InterruptedRunError(Exception):

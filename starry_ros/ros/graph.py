@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ class Graph:
         """The node of that name; KeyError when the graph has none."""
         return {node.name: node for node in self.nodes}[name]
 
+    def changed(self, parameters: Mapping[str, Mapping[str, object]]) -> Graph:
+        """The same graph with other parameters of the nodes named."""
+        nodes = (replace(node, parameters={**node.parameters, **parameters.get(node.name, {})}) for node in self.nodes)
+        return replace(self, nodes=tuple(nodes))
+
     def command(self, node: NodeSpec) -> list[str]:
         """Command line of one node of this package as a child of this Python."""
         ros = ["-r", f"__node:={node.name}", "--log-level", self.log_level]
@@ -122,10 +127,9 @@ def build_graph(values: Mapping[str, str] | None = None) -> Graph:
 def _guards(chosen: Mapping[str, str]) -> dict[str, float]:
     """Time-outs of the executor's inputs; a silent input that is required keeps the arms from moving."""
     real = chosen["sim"] == "false"
-    limits = {"estop": ESTOP_TIMEOUT_S, "heartbeat": HEARTBEAT_TIMEOUT_S}
-    needed = [name for name in limits if chosen[name] == "required" or (chosen[name] == "auto" and real)]
-    silenced = [name for name in limits if chosen[name] == "off"]
-    return {f"{name}_timeout_s": limits[name] if name in needed else 0.0 for name in (*needed, *silenced)}
+    limits_s = {"estop": ESTOP_TIMEOUT_S, "heartbeat": HEARTBEAT_TIMEOUT_S}
+    asked = {name: limit_s for name, limit_s in limits_s.items() if chosen[name] != "auto" or real}
+    return {f"{name}_timeout_s": 0.0 if chosen[name] == "off" else limit_s for name, limit_s in asked.items()}
 
 
 def _check(values: Mapping[str, str]) -> dict[str, str]:
