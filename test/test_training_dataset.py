@@ -16,7 +16,8 @@ from starry_ros.training.dataset import (
     Batch,
     Demonstrations,
     Sampler,
-    episode_tasks,
+    episode_parts,
+    fair_weights,
     fresh_sentence,
     load_demonstrations,
     rivals,
@@ -203,19 +204,29 @@ def test_no_or_damaged_episodes_are_named(tmp_path: Path) -> None:
 
 def test_every_task_of_merged_data_is_drawn_equally_often(data: Demonstrations) -> None:
     small = np.arange(len(data)) < LENGTHS[0]
-    sampler = make_sampler(dataclasses.replace(data, task_F=small.astype(np.int64)), empty_closed_weight=1.0,
+    number = small.astype(np.int64)
+    sampler = make_sampler(dataclasses.replace(data, task_F=number, part_F=number), empty_closed_weight=1.0,
                            fresh_weight=1.0, done_weight=1.0)
     drawn = [frame for step in range(200) for frame in frames_of(sampler.draw(step))]
     assert np.mean(small[drawn]) == pytest.approx(0.5, abs=0.05)
 
 
-@pytest.mark.parametrize(("parts", "expected"), [
-    ([{"tasks": ["a"], "episodes": 2}, {"tasks": ["b"], "episodes": 1}, {"tasks": ["a"], "episodes": 1}], [0, 0, 1, 0]),
-    ([{"tasks": ["a"], "episodes": 2}], [0, 0, 0, 0]),
-    ([], [0, 0, 0, 0]),
+def test_parts_of_a_task_share_its_draws_as_the_root_of_their_frames() -> None:
+    task = np.array([0] * 100 + [1] * 900 + [1] * 100)
+    part = np.array([4] * 100 + [2] * 900 + [0] * 100)
+    weight = fair_weights(task, part)
+    drawn = {name: weight[part == name].sum() / weight.sum() for name in (4, 2, 0)}
+    assert drawn == pytest.approx({4: 0.5, 2: 0.5 * 30 / 40, 0: 0.5 * 10 / 40})
+
+
+@pytest.mark.parametrize(("merged", "tasks", "parts"), [
+    ([{"tasks": ["a"], "episodes": 2}, {"tasks": ["b"], "episodes": 1}, {"tasks": ["a"], "episodes": 1}],
+     [0, 0, 1, 0], [0, 0, 1, 2]),
+    ([{"tasks": ["a"], "episodes": 2}], [0, 0, 0, 0], [0, 0, 0, 0]),
+    ([], [0, 0, 0, 0], [0, 0, 0, 0]),
 ])
 def test_the_task_of_an_episode_is_that_of_the_folder_it_came_from(
-    parts: list[dict[str, object]], expected: list[int], tmp_path: Path
+    merged: list[dict[str, object]], tasks: list[int], parts: list[int], tmp_path: Path
 ) -> None:
-    (tmp_path / "meta.json").write_text(json.dumps({"merged_from": parts}))
-    assert episode_tasks(tmp_path, 4).tolist() == expected
+    (tmp_path / "meta.json").write_text(json.dumps({"merged_from": merged}))
+    assert [numbers.tolist() for numbers in episode_parts(tmp_path, 4)] == [tasks, parts]

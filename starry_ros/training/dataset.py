@@ -49,6 +49,7 @@ class Demonstrations:
     first_F: I64
     last_F: I64
     task_F: I64
+    part_F: I64
     scenes: Scenes | None = None
 
     def __len__(self) -> int:
@@ -100,7 +101,8 @@ def load_demonstrations(
     vocabulary = tuple(sorted({text for episode in texts for text in episode}))
     index = {text: i for i, text in enumerate(vocabulary)}
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    joined = {name: np.concatenate(parts) for name, parts in small.items()}
+    joined = {name: np.concatenate(rows) for name, rows in small.items()}
+    tasks, parts = episode_parts(folder, len(files))
     return Demonstrations(
         canvas_FHWC=canvas, latents_FCYX=latents,
         position_FJ=joined["position_TJ"].astype(np.float32), command_FJ=joined["command_TJ"].astype(np.float32),
@@ -110,7 +112,7 @@ def load_demonstrations(
         done_F=joined["stage_T"] == DONE,
         fresh_F=np.concatenate([fresh_sentence(episode) for episode in texts]),
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
-        task_F=np.repeat(episode_tasks(folder, len(files)), lengths), scenes=scenes,
+        task_F=np.repeat(tasks, lengths), part_F=np.repeat(parts, lengths), scenes=scenes,
     )
 
 
@@ -123,15 +125,31 @@ def fresh_sentence(texts: list[str]) -> NDArray[np.bool_]:
     return np.array(fresh, bool)
 
 
-def episode_tasks(folder: Path, episodes: int) -> I64:
-    """For every episode, a number that is its task's; all 0 unless `starry data merge` noted several tasks."""
+def episode_parts(folder: Path, episodes: int) -> tuple[I64, I64]:
+    """For every episode, a number of its task and one of the folder it was merged from (`starry data merge`).
+
+    All 0 where the folder was not merged, or holds other episodes than it notes.
+    """
     meta = folder / "meta.json"
     parts = json.loads(meta.read_text()).get("merged_from", []) if meta.exists() else []
     counts = [int(part.get("episodes", 0)) for part in parts]
     if sum(counts) != episodes:
-        return np.zeros(episodes, np.int64)
+        return np.zeros(episodes, np.int64), np.zeros(episodes, np.int64)
     names = [str(part.get("tasks")) for part in parts]
-    return np.repeat([names.index(name) for name in names], counts).astype(np.int64)
+    tasks = np.repeat([names.index(name) for name in names], counts).astype(np.int64)
+    return tasks, np.repeat(np.arange(len(parts)), counts).astype(np.int64)
+
+
+def fair_weights(task_F: I64, part_F: I64) -> NDArray[np.float64]:
+    """Weights of frames by which every task is drawn equally often, and its parts as the root of their frames.
+
+    By their frames alone, a hundred episodes of another look or of recoveries would drown among a thousand usual ones.
+    """
+    sizes = np.sqrt(np.bincount(part_F))
+    parts, first = np.unique(part_F, return_index=True)
+    totals = np.bincount(task_F[first], weights=sizes[parts])
+    weights: NDArray[np.float64] = 1.0 / (sizes[part_F] * totals[task_F])
+    return weights
 
 
 def rivals(texts: tuple[str, ...]) -> list[list[int]]:
@@ -205,7 +223,7 @@ class Sampler:
         # Finished episodes rest at home, exactly where new ones start: too many of them teach the arm to stay there.
         weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0) * np.where(data.fresh_F, fresh_weight, 1.0)
         weight *= np.where(data.done_F, done_weight, 1.0)
-        weight /= np.bincount(data.task_F)[data.task_F]
+        weight *= fair_weights(data.task_F, data.part_F)
         self._rivals = rivals(data.texts)
         self._cumulative = np.cumsum(weight) / weight.sum()
 

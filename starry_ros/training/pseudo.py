@@ -105,7 +105,7 @@ def load_video(folder: Path, cache: Path, encode: Callable[[U8], F32], config: W
         text_F=np.array([vocabulary.index(text) for some in texts for text in some], np.int64), texts=vocabulary,
         empty_closed_F=never, picking_F=never, done_F=never, fresh_F=never,
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
-        task_F=np.zeros(total, np.int64),
+        task_F=np.zeros(total, np.int64), part_F=np.zeros(total, np.int64),
     )
 
 
