@@ -9,7 +9,7 @@
 | COMMAND | reliable | volatile | 2 | trajectories: never latched, so a restarted controller replays nothing |
 | SAFETY | reliable | volatile | 10 | emergency stop and heartbeat |
 | LATCHED | reliable | transient local | 1 | sentence in force, status that late joiners need |
-| CLOCK | reliable | volatile | 10 | simulated time: who only wants the newest asks for best effort |
+| CLOCK | reliable | volatile | 100 | simulated time: who only wants the newest asks for best effort |
 """
 
 from __future__ import annotations
@@ -33,4 +33,4 @@ PLAN = _profile(4, reliable=True)
 COMMAND = _profile(2, reliable=True)
 SAFETY = _profile(10, reliable=True)
 LATCHED = _profile(1, reliable=True, latched=True)
-CLOCK = _profile(10, reliable=True)
+CLOCK = _profile(100, reliable=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import math
 import os
 import shutil
 import socket
@@ -44,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save", type=Path, metavar="FILE.rrd", help="do not serve: write a file for the Rerun viewer")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument("--begin", type=float, default=0.0, metavar="S",
-                        help="leave out what FILE has before (0); live, open the screenshot's browser so much later")
-    parser.add_argument("--end", type=float, metavar="S", help="leave out what FILE has after, and show this moment")
+                        help="leave out what FILE has before (0), or what the graph sends before, from now on")
+    parser.add_argument("--end", type=float, metavar="S",
+                        help="leave out what FILE has, or the graph sends, after it, and show this moment")
     parser.add_argument("--screenshot", type=Path, metavar="FILE.png",
                         help="show it to a browser without a screen, and end with its picture; needs Playwright")
     parser.add_argument("--wait", type=float, default=30.0, metavar="S", help="time before the screenshot (30)")
@@ -85,12 +87,13 @@ def view_command(args: argparse.Namespace) -> int:
             webbrowser.open(address)
         ended = shot.ended if shot else _never
         with contextlib.suppress(KeyboardInterrupt):
-            if shot is not None and recording is None:
+            beside = recording is None and args.end is None
+            if shot is not None and beside:
                 shot.start(args.begin)
             _feed(args, recording, spec, ViewSink(spec), ended)
-            if shot is not None and recording is not None:
+            if shot is not None and not beside:
                 shot.start(0.0)
-            while recording is not None and not ended():
+            while not beside and not ended():
                 time.sleep(0.2)
         rr.disconnect()
         if shot is not None:
@@ -100,7 +103,7 @@ def view_command(args: argparse.Namespace) -> int:
 
 
 class _Shot:
-    """A screenshot that is taken beside the feeding of a live view, or after that of a recording."""
+    """A screenshot that is taken beside the feeding of a live view, or after that of a recording or until `--end`."""
 
     def __init__(self, address: str, args: argparse.Namespace) -> None:
         self._future = Future[None]()
@@ -192,7 +195,11 @@ def _feed(
     if recording is None:
         from starry_ros.ros.live_view import run_live
 
-        run_live(spec, sink, args.namespace, ended)
+        start_s = time.monotonic()
+        time.sleep(args.begin)
+        over_s = math.inf if args.end is None else start_s + args.end
+        run_live(spec, sink, args.namespace, lambda: ended() or time.monotonic() > over_s)
+        sink.flush()
         return
     wanted = [topic for topic in sink.topics if recording.has(topic)]
     begin_ns, end_ns = (
