@@ -32,7 +32,7 @@ def tinted(view: View, share: float) -> View:
 
     def compose(arrays: Mapping[str, NDArray[Any]]) -> U8:
         canvas_THWC = view.compose(arrays)
-        rng = np.random.default_rng(zlib.crc32(np.ascontiguousarray(canvas_THWC[0])))
+        rng = np.random.default_rng(zlib.crc32(canvas_THWC[0].tobytes()))
         return tint(canvas_THWC, gains(rng)) if rng.random() < share else canvas_THWC
 
     return View(f"{view.name}, {share:g} tinted", view.needs, compose)
