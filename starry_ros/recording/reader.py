@@ -51,7 +51,8 @@ class Recording:
         except OSError as error:
             raise DataError(str(path), "cannot be read", got=error.strerror) from error
         except McapError as error:
-            raise DataError(str(path), f"is damaged or no MCAP file: {str(error) or 'it ends too early'}", fix=repair) from error
+            why = str(error) or "it ends too early"
+            raise DataError(str(path), f"is damaged or no MCAP file: {why}", fix=repair) from error
         if summary is None or summary.statistics is None:
             raise DataError(str(path), "has no index: its writer was killed", fix=repair)
         self.metadata: dict[str, str] = notes.get(METADATA, {})
