@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from control_kit import FORWARD_SPEC, FULL_SPEC, SPEC
 
-from starry_ros.bench.fuzz import ExecutorFuzzer, worst_use
+from starry_ros.bench.fuzz import ExecutorFuzzer, strayed, worst_use
+from starry_ros.control.executor import Executor
 from starry_ros.control.schedule import Refusal
+from starry_ros.control.status import LookAhead
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.types import JointCommand
 
 CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "3000"))
 SEEDS = 6
@@ -32,9 +35,40 @@ def test_no_random_plan_or_event_leads_outside_the_limits(seed: int) -> None:
     assert report.gate_interventions == 0, f"seed {seed}: a curve broke a limit before the gate"
     assert report.accepted > report.chunks // 10
     assert report.worst_use["acceleration"] > 0.9, "the limits were tried"
+    assert (report.recalls > 0) == bool(seed % 2), "commands went back to what the arms were on"
     assert report.accepted + sum(report.refused.values()) == report.chunks
     wanted = {"not_finite", "out_of_limits", "foreign_contract", "wrong_joints", "wrong_shape", "bad_times"}
     assert wanted <= set(report.refused) <= {reason.value for reason in Refusal}
+
+
+def test_commands_that_go_on_from_where_the_arms_are_not_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    adopt = Executor._adopt
+
+    def elsewhere(executor: Executor, sent: object, at_ns: int) -> None:
+        adopt(executor, sent, at_ns)  # type: ignore[arg-type]
+        executor._curve.pieces_B4J[:, 0] += 0.01
+        executor._motion_3J = executor._curve.at(0.0)
+
+    monkeypatch.setattr(Executor, "_adopt", elsewhere)
+    report = ExecutorFuzzer(SPEC, 1).run(80)
+    assert any("goes on from nowhere" in problem for problem in report.problems)
+
+
+def test_a_command_strays_from_a_look_ahead_by_more_than_jerk_explains() -> None:
+    jerk_J, joints, after_s = SPEC.limit("jerk"), len(SPEC.joint_names), 0.01
+    time_s, at_s = 0.02 * np.arange(1, 6), 0.073
+
+    def cubic(t: np.ndarray | float) -> list[np.ndarray]:
+        """Position, velocity, acceleration under the greatest jerk."""
+        t = np.asarray(t)[..., None]
+        return [jerk_J * t**3 / 6, jerk_J * t**2 / 2, jerk_J * t]
+
+    ahead = LookAhead(10**9, time_s, *cubic(time_s))
+    between = jerk_J * 0.013**3 / 6
+    explained = jerk_J * after_s**3 / 3 + between
+    for off, share in ((0.0, between), (1.0, between + explained)):
+        command = JointCommand(10**9 + 73_000_000, cubic(at_s)[0] + off * explained, *np.zeros((2, joints)))
+        assert strayed(ahead, command, after_s, jerk_J) == pytest.approx(float((share / explained).max()), rel=1e-6)
 
 
 def test_the_same_seed_replays_the_same_run() -> None:

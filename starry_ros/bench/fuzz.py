@@ -1,14 +1,15 @@
 """Random plans and events against the executor, with a limit checker that knows nothing of how commands are made.
 
-The checker differentiates the emitted positions at the control rate and looks at the arms in space. A seed replays a
-run exactly: `starry fuzz executor --seed S`.
+The checker differentiates the emitted positions at the control rate and looks at the arms in space. Where commands
+catch up with the clock, or go back to what the arms carry out, they have to go on from the last one or from a
+look-ahead. A seed replays a run exactly: `starry fuzz executor --seed S`.
 Shapes: K steps of a chunk, J joints, N commands.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -22,8 +23,8 @@ from starry_ros.control.status import LookAhead
 from starry_ros.paths import robot_file
 from starry_ros.report import BENCH_COLUMNS, add_json_argument, bench_row, print_table, write_report
 from starry_ros.robot_spec import COMMAND_INTERFACES, NO_KINEMATICS, KinematicsSpec, RobotSpec, load_robot_spec
-from starry_ros.timing import NS_PER_S, nanoseconds
-from starry_ros.types import F64, ActionChunk, RobotState
+from starry_ros.timing import NS_PER_S, nanoseconds, seconds
+from starry_ros.types import F64, ActionChunk, JointCommand, RobotState
 
 SPACE_STRIDE = 2
 """Every how many commands the arms are looked at in space."""
@@ -32,6 +33,10 @@ LOOK_EVERY = 3
 """Every how many commands a look-ahead is sent."""
 TOLERANCE = 1e-6
 """Share of a limit that rounding may add to a third difference at the control rate."""
+REMEMBERED = 64
+"""Look-aheads, the newest, that arms may still carry out."""
+REFUSALS, REFUSED_TICKS = 0.01, (10, 60)
+"""Share of ticks in which a driver begins to refuse what it is sent, and for how long it does."""
 
 
 def worst_use(positions_NJ: F64, spec: RobotSpec, rate_hz: float) -> dict[str, float]:
@@ -49,6 +54,26 @@ def worst_use(positions_NJ: F64, spec: RobotSpec, rate_hz: float) -> dict[str, f
         if len(derivative):
             use[name] = float((np.abs(derivative) / spec.limit(name)).max())
     return use
+
+
+def carried_out(ahead: LookAhead, now_ns: int) -> F64:
+    """Where arms are that carry out a look-ahead."""
+    at_s = seconds(now_ns - ahead.start_ns)
+    return np.array([np.interp(at_s, ahead.time_s_N, position_N) for position_N in ahead.position_NJ.T])
+
+
+def strayed(ahead: LookAhead, command: JointCommand, after_s: float, jerk_J: F64) -> float:
+    """How far a command lies from a look-ahead, in shares of what the jerk limits [J] explain: 1 is all of it.
+
+    Both leave one motion `after_s` before the command, each within the limits, which takes them jerk T^3 / 3 apart at
+    most; a point of the look-ahead is carried d on to the command's time by its own acceleration: jerk d^3 / 6.
+    """
+    at_s = seconds(command.time_ns - ahead.start_ns)
+    i = max(0, int(np.searchsorted(ahead.time_s_N, at_s, side="right")) - 1)
+    d = at_s - float(ahead.time_s_N[i])
+    there_J = ahead.position_NJ[i] + d * ahead.velocity_NJ[i] + d * d / 2 * ahead.acceleration_NJ[i]
+    explained_J = jerk_J * (after_s**3 / 3 + (abs(d) ** 3 / 6 if i + 1 < len(ahead.time_s_N) else 0.0))
+    return float((np.abs(command.position_J - there_J) / explained_J).max())
 
 
 class ChunkMaker:
@@ -159,18 +184,22 @@ class FuzzReport:
     commands: int = 0
     accepted: int = 0
     gate_interventions: int = 0
+    recalls: int = 0
     worst_use: dict[str, float] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
 
 class ExecutorFuzzer:
-    """One executor, one robot that follows with a lag, and a stream of random chunks, services and faults."""
+    """One executor, one robot that follows with a lag and refuses at times, and random chunks, services and faults."""
 
     def __init__(self, spec: RobotSpec, seed: int) -> None:
         self._spec, self._rng = spec, np.random.default_rng(seed)
         self._streams = spec.command_interface == "joint_trajectory"
-        self._last_ns = self._recalls = 0
+        self._last: JointCommand | None = None
+        self._recalls = self._refused_ticks = 0
+        self._refused: LookAhead | None = None
+        self._aheads: deque[LookAhead] = deque(maxlen=REMEMBERED)
         self._executor, self._maker = Executor(spec), ChunkMaker(spec, self._rng)
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._now_ns = NS_PER_S
@@ -189,6 +218,7 @@ class ExecutorFuzzer:
             self._disturb()
         self._close_run()
         self.report.gate_interventions = self._executor.status(self._now_ns).gate_interventions
+        self.report.recalls = self._executor.recalls
         return self.report
 
     def _tick(self) -> None:
@@ -202,15 +232,45 @@ class ExecutorFuzzer:
         if command is not None:
             self.report.commands += 1
             if self._streams and self.report.commands % LOOK_EVERY == 0:
-                self._executor.look_ahead(self._now_ns)
+                self._look_ahead()
             self._target_J = command.position_J
-            recalls = self._executor.recalls
-            if self._streams and (command.time_ns - self._last_ns != self._period_ns or recalls != self._recalls):
-                self._close_run()  # it caught up with the clock or with the arms: no uniform sequence across that
-            self._last_ns, self._recalls = command.time_ns, recalls
+            self._refuse()
+            self._continue(command)
             self._run_NJ.append(command.position_J)
         else:
             self._close_if_disarmed()
+
+    def _look_ahead(self) -> LookAhead | None:
+        """What the arms are told, and may carry out for a while."""
+        ahead = self._executor.look_ahead(self._now_ns)
+        if ahead is not None:
+            self._aheads.append(ahead)
+        return ahead
+
+    def _refuse(self) -> None:
+        """A driver that refuses goes on with the look-ahead that it took last, and so to rest."""
+        if self._streams and self._refused_ticks == 0 and self._aheads and self._rng.random() < REFUSALS:
+            self._refused_ticks, self._refused = int(self._rng.integers(*REFUSED_TICKS)), self._aheads[-1]
+        if self._refused_ticks > 0 and self._refused is not None:
+            self._refused_ticks -= 1
+            self._target_J = carried_out(self._refused, self._now_ns)
+
+    def _continue(self, command: JointCommand) -> None:
+        """Where there is no uniform sequence across this command, it goes on from the last one or a look-ahead."""
+        last, self._last = self._last, command
+        recalls, self._recalls = self._recalls, self._executor.recalls
+        if last is None or not self._streams:
+            return
+        passed_ns = command.time_ns - last.time_ns
+        if passed_ns == self._period_ns and recalls == self._recalls:
+            return
+        self._close_run()
+        passed_s = seconds(passed_ns)
+        reach_J = self._spec.limit("velocity") * passed_s * (1 + TOLERANCE)
+        near = recalls == self._recalls and bool((np.abs(command.position_J - last.position_J) <= reach_J).all())
+        jerk_J = self._spec.limit("jerk")
+        if not near and not any(strayed(ahead, command, passed_s, jerk_J) <= 1 + TOLERANCE for ahead in self._aheads):
+            self.report.problems.append(f"command at {self._now_ns}: goes on from nowhere")
 
     def _offer(self) -> None:
         chunk = self._maker.make(self._target_J, self._now_ns, self.report.chunks)
@@ -241,7 +301,7 @@ class ExecutorFuzzer:
             executor.reset_fault(now_ns)
             self._close_if_disarmed()
             executor.arm(now_ns)
-        ahead = executor.look_ahead(now_ns)
+        ahead = self._look_ahead()
         if ahead is not None:
             self._check_look_ahead(ahead)
 
@@ -264,6 +324,8 @@ class ExecutorFuzzer:
         """The next `arm` starts a new sequence, from the measured position."""
         if self._executor.status(self._now_ns).mode is Mode.DISARMED:
             self._close_run()
+            self._last, self._refused_ticks = None, 0
+            self._aheads.clear()
 
     def _close_run(self) -> None:
         """Check one unbroken sequence of commands."""
