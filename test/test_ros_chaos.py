@@ -58,6 +58,27 @@ def test_the_judge_goes_by_what_the_arms_did(watched: Watched, outcome: str, wor
         judge(watched, outcome)
 
 
+@pytest.mark.parametrize(("joint", "velocity", "off", "words"), [
+    ("left_gripper", 3.3, 0.0, ""),
+    ("left_gripper", 4.1, 0.0, "left_gripper moves at"),
+    ("left_gripper", 0.0, 0.007, ""),
+    ("left_gripper", 0.0, 0.009, "left_gripper stands at"),
+    ("left_waist", 1.1, 0.01, ""),
+    ("left_waist", 1.2, 0.0, "left_waist moves at"),
+    ("left_waist", 0.0, 0.03, "left_waist stands at"),
+])
+def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float, off: float, words: str) -> None:
+    j, times = FULL_SPEC.joint_names.index(joint), np.arange(3.0)
+    positions, velocities = np.tile(HOME, (3, 1)), np.zeros((3, len(HOME)))
+    velocities[1, j], positions[1, j] = -velocity * LIMIT[j], FULL_SPEC.limit("lower")[j] - off
+    if words:
+        with pytest.raises(chaos.Failed, match=words + ".* 1.00 s after"):
+            chaos._within_limits(FULL_SPEC, times, positions, velocities)
+    else:
+        worst = chaos._within_limits(FULL_SPEC, times, positions, velocities)
+        assert worst == pytest.approx(0.0 if "gripper" in joint else velocity)
+
+
 def test_a_reason_that_is_not_told_fails() -> None:
     still = Watched(lambda t: 0.0)
     judge(still, told="not_finite")
