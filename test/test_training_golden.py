@@ -105,5 +105,3 @@ def test_training_and_serving_show_the_model_the_same_bits(
 def test_cached_latents_are_those_of_serving_in_half_precision(checkpoint: Checkpoint, data: Demonstrations) -> None:
     alone = encoder(checkpoint.autoencoder)(np.array(data.canvas_FHWC[7:8]))[0]
     np.testing.assert_allclose(data.latents_FCYX[7].astype(np.float32), alone, rtol=2e-3, atol=1e-4)
-
-
