@@ -147,3 +147,38 @@ def test_a_port_in_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(view, "_answers", lambda port: port == 9876)
     with pytest.raises(view.ConfigError, match="port 9876: is in use"), view.serving("127.0.0.1", 9090, 9876):
         pass
+
+
+def test_a_screenshot_says_what_went_wrong_and_nobody_waits_for_one_after_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no browser")
+
+    monkeypatch.setattr(view, "screenshot", fail)
+    shot = view._Shot("http://127.0.0.1", argparse.Namespace(screenshot=tmp_path / "a.png", wait=0.0, size=(8, 8)))
+    with pytest.raises(KeyboardInterrupt):
+        shot.result()
+    shot._run(0.0)
+    with pytest.raises(OSError, match="no browser"):
+        shot.result()
+
+
+def test_a_running_graph_is_shown_until_the_end_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    live_view = pytest.importorskip("starry_ros.ros.live_view", reason="ROS 2 is not installed")
+    clock_s = [100.0]
+    monkeypatch.setattr(view.time, "monotonic", lambda: clock_s[0])
+    monkeypatch.setattr(view.time, "sleep", lambda span_s: clock_s.__setitem__(0, clock_s[0] + span_s))
+    seen: list[float] = []
+
+    def run_live(_spec: Any, _sink: Any, _namespace: str, ended: Any) -> None:
+        while not ended():
+            seen.append(clock_s[0])
+            clock_s[0] += 1.0
+
+    monkeypatch.setattr(live_view, "run_live", run_live)
+    flushed: list[bool] = []
+    sink = SimpleNamespace(flush=lambda: flushed.append(True))
+    view._feed(argparse.Namespace(begin=3.0, end=6.0, namespace=""), None, SPEC, sink, lambda: False)
+    assert seen == [103.0, 104.0, 105.0, 106.0]
+    assert flushed
