@@ -26,12 +26,11 @@ from starry_ros.paths import model_dir
 from starry_ros.report import print_table, write_report
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
-from starry_ros.wam.graph_files import read_graphs, weights_layout, writable_folder, write_graphs
+from starry_ros.wam.graph_files import OPSET, read_graphs, weights_layout, writable_folder, write_graphs
 from starry_ros.wam.load import LARGEST_DIFFERENCE, available, build_graph_runtime, differences, reference
 from starry_ros.wam.portable import portable
 from starry_ros.wam.runtimes.graphs import GraphSpec, build_graphs, graph_specs
 
-OPSET = 20
 LIBRARIES = ("torch", "onnx", "onnxscript", "safetensors")
 LARGEST_INLINE_BYTES = 65536
 INSTALL_HINT = "pip install onnx onnxscript"

@@ -28,6 +28,8 @@ from starry_ros.wam.config import WamConfig
 from starry_ros.wam.runtimes.graphs import graph_specs
 
 FORMAT_VERSION = 1
+OPSET = 20
+"""The newest version of ONNX's operators that TensorRT's parser reads."""
 MANIFEST = "export.json"
 _NOT_IN_GRAPHS = ("name", "step_s", "video_steps", "value_steps", "action_steps", "snap_grippers")
 
@@ -93,8 +95,12 @@ def read_graphs(folder: Path, checkpoint: Checkpoint) -> GraphFiles | None:
 def staged(checkpoint: Checkpoint, graphs: GraphFiles) -> Iterator[Path]:
     """A folder, gone after the block, with the graphs beside the weights of this very checkpoint.
 
-    Raises RuntimeUnavailable if the weights would lie elsewhere than the graphs say.
+    Raises RuntimeUnavailable if a graph is of another opset, or if the weights would lie elsewhere than the graphs say.
     """
+    for name, data in graphs.files.items():
+        if (found := opsets(data)) and found != [OPSET]:
+            raise RuntimeUnavailable(f"graph {name}", "is of another opset", got=found, expected=OPSET,
+                                     fix="export the model again with `starry export`")
     with tempfile.TemporaryDirectory(prefix="starry_graphs_") as scratch:
         folder = Path(scratch)
         save_file(checkpoint.tensors(), folder / WEIGHTS)
@@ -105,6 +111,41 @@ def staged(checkpoint: Checkpoint, graphs: GraphFiles) -> Iterator[Path]:
         for name, data in graphs.files.items():
             (folder / f"{name}.onnx").write_bytes(data)
         yield folder
+
+
+def opsets(data: bytes) -> list[int]:
+    """Versions of the operators that an ONNX file imports (field 2 of its field 8); what cannot be read has none.
+
+    Protocol buffers: a field is a varint (number << 3 | kind), then a varint (kind 0), or a length and bytes (kind 2).
+    """
+    try:
+        imports = [value for number, value in _fields(data) if number == 8 and isinstance(value, bytes)]
+        return [value for part in imports for number, value in _fields(part) if number == 2 and isinstance(value, int)]
+    except (IndexError, ValueError):
+        return []
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    at = 0
+
+    def varint() -> int:
+        nonlocal at
+        value, shift = 0, 0
+        while data[at] & 0x80:
+            value, shift, at = value | (data[at] & 0x7F) << shift, shift + 7, at + 1
+        at += 1
+        return value | data[at - 1] << shift
+
+    while at < len(data):
+        key = varint()
+        if key & 7 not in (0, 2):
+            raise ValueError(f"kind {key & 7} of field {key >> 3}")
+        value = varint()
+        if key & 7 == 2:
+            at += value
+            yield key >> 3, data[at - value : at]
+        else:
+            yield key >> 3, value
 
 
 def one_line(error: Exception) -> str:

@@ -34,7 +34,7 @@ from starry_ros.wam.text import load_text_encoder
 from starry_ros.wam.wan.open import is_public, open_public
 
 DEFAULTS = SessionConfig()
-AUTO_ORDER = ("openvino", "onnxruntime")
+AUTO_ORDER = ("onnxruntime", "openvino")
 LARGEST_DIFFERENCE = 1e-3
 """What a runtime may differ from PyTorch, in model units (standard deviations) and value-map heights."""
 
