@@ -279,9 +279,10 @@ def _bench_preset(args: argparse.Namespace) -> int:
 
 def judged(row: Record) -> Record:
     """The row with the bars that apply to it, and whether it meets them all; None where none applies."""
-    verdicts = {f"{bar.field} {bar.relation} {bar.bound:g}": bar.verdict(row) for bar in BARS}
-    applied = {text: verdict for text, verdict in verdicts.items() if verdict is not None}
-    return {**row, "bar": ", ".join(applied) or None, "passed": all(applied.values()) if applied else None}
+    applied = [(f"{bar.field} {bar.relation} {bar.bound:g}", verdict) for bar in BARS
+               if (verdict := bar.verdict(row)) is not None]
+    passed = all(verdict for _, verdict in applied) if applied else None
+    return {**row, "bar": ", ".join(text for text, _ in applied) or None, "passed": passed}
 
 
 def _finish(args: argparse.Namespace, rows: list[Record], *, passed: bool = True, **meta: Any) -> int:

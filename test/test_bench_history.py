@@ -10,9 +10,9 @@ from wam_kit import make_checkpoint
 
 from starry_ros.bench import history, wan
 from starry_ros.bench.history import SMALL, flatness_rows, reference_rows
-from starry_ros.checks import BARS
+from starry_ros.checks import BARS, judged
 from starry_ros.errors import ConfigError, RuntimeUnavailable
-from starry_ros.report import BENCH_COLUMNS
+from starry_ros.report import BENCH_COLUMNS, bench_row
 from starry_ros.wam.config import StreamConfig
 from starry_ros.wam.wan.vae import VaeConfig
 
@@ -37,6 +37,13 @@ def test_an_episode_is_timed_where_it_is_young_and_where_it_is_old(monkeypatch: 
     assert row["name"] == "history/torch/chunk_64"
     assert 0.2 < row["cost_ratio"] < 5.0
     assert row["bytes"] > 0
+
+
+def test_every_row_is_held_to_its_own_bar_also_where_two_bars_read_alike() -> None:
+    for name in ("torch", "onnxruntime"):
+        for ratio in (1.0, 1.2):
+            row = judged(bench_row(f"history/{name}/chunk_64", 1.0, "ms", 1.0, cost_ratio=ratio))
+            assert (row["bar"], row["passed"]) == ("cost_ratio <= 1.1", ratio < 1.1)
 
 
 def test_a_chunk_is_measured_by_stage_against_the_roofline_of_the_same_run() -> None:
