@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -96,6 +98,19 @@ def test_bad_episodes_stop_a_tool_unless_it_is_told_to_skip_them(tmp_path, capsy
     assert main(["data", "trim", str(source), "--out", str(out), "--skip-bad"]) == 1
     assert {path: path.stat().st_mtime_ns for path in episode_files(out)} == done
     assert main(["data", "trim", str(source), "--out", str(out), "--keep", "0.5", "--skip-bad"]) == 2
+
+
+def test_what_was_merged_stays_told_apart_unless_an_episode_is_left_out(tmp_path):
+    source = tmp_path / "data"
+    for i in range(2):
+        write_episode(source / "episodes" / f"{i:06d}.npz", episode(seed=i))
+    parts = [{"tasks": ["a"], "episodes": 1}, {"tasks": ["b"], "episodes": 1}]
+    (source / "meta.json").write_text(json.dumps({"tasks": ["a", "b"], "merged_from": parts}))
+    assert main(["data", "trim", str(source), "--out", str(tmp_path / "whole")]) == 0
+    assert json.loads((tmp_path / "whole" / "meta.json").read_text())["merged_from"] == parts
+    (source / "episodes" / "000001.npz").write_bytes(b"no")
+    assert main(["data", "trim", str(source), "--out", str(tmp_path / "less"), "--skip-bad"]) == 1
+    assert "merged_from" not in json.loads((tmp_path / "less" / "meta.json").read_text())
 
 
 def test_trim_keeps_the_motion_and_the_rest_asked_for():

@@ -133,7 +133,15 @@ def test_the_page_is_passed_on_under_a_policy_that_lets_it_talk_to_nobody_else(t
     behind.shutdown()
     behind.server_close()
     assert set(allowed) == {"default-src", "connect-src"}
-    assert {s for source in allowed.values() for s in source.split() if "//" in s} == {"http://*:9876"}
+    assert {s for source in allowed.values() for s in source.split() if "//" in s} == {"http://127.0.0.1:9876"}
+
+
+@pytest.mark.parametrize(("header", "host"), [
+    ("robot.local:9090", "robot.local"), ("127.0.0.1:9090", "127.0.0.1"), ("[fe80::1]:9090", "[fe80::1]"),
+    (None, "127.0.0.1"), ("*:9090", "127.0.0.1"), ("a; connect-src *", "127.0.0.1"),
+])
+def test_data_may_come_from_the_host_that_the_browser_asked_alone(header: str | None, host: str) -> None:
+    assert page_server.asked_host(header) == host
 
 
 class QuietFiles(SimpleHTTPRequestHandler):

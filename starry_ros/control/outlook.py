@@ -21,8 +21,8 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import F64, RobotState
 
-REMEMBERED = 32
-"""Look-aheads: 0.6 s of them, longer than it takes to see that the arms carry out an old one."""
+REMEMBERED_S = 0.6
+"""Look-aheads are remembered for longer than it takes to see that the arms carry out an old one."""
 SURE = 0.5
 """An older look-ahead must explain the arms so much better than the newest: a share of its distance."""
 
@@ -53,7 +53,8 @@ class Outlook:
         self._slack_J[list(spec.gripper_indices)] = np.inf
         self._stride = max(1, round(config.look_ahead_step_s / seconds(period_ns)))
         self._recent: deque[tuple[int, F64]] = deque(maxlen=lead_ns // period_ns + 1)
-        self._sent: deque[Sent] = deque(maxlen=REMEMBERED)
+        remembered = 1 + (nanoseconds(REMEMBERED_S) + self._lag_ns) // period_ns
+        self._sent: deque[Sent] = deque(maxlen=remembered)
         self._held: Sent | None = None
         self._refused_ns = 0, 0
         self.recalls = 0
@@ -115,7 +116,7 @@ class Outlook:
         if doubts[best] > min(1.0, SURE * doubt):
             return None
         later = [sent for sent in self._sent if sent.command_ns > begun_ns]
-        self._sent = deque([judged[best], *later], maxlen=REMEMBERED)
+        self._sent = deque([judged[best], *later], maxlen=self._sent.maxlen)
         self._refused_ns = self._refused_ns[0] if self._held is not None else state.stamp_ns, state.stamp_ns
         self._held = judged[best]
         return self._held

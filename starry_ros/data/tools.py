@@ -6,7 +6,7 @@ The tools that change episodes write another folder and leave the first as it is
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -161,7 +161,7 @@ def trim_command(args: argparse.Namespace) -> int:
     claim = {"keep_s": args.keep, "start_s": args.start, "end_s": args.end}
     bad = change(args.folder, args.out, spec, "trim", claim,
                  lambda arrays: trimmed(arrays, spec, args.keep, args.start, args.end), args.skip_bad)
-    return finish(args.out, spec, bad, **_origin(args.folder))
+    return finish(args.out, spec, bad, **_origin(args.folder, bad))
 
 
 def resample_command(args: argparse.Namespace) -> int:
@@ -171,7 +171,7 @@ def resample_command(args: argparse.Namespace) -> int:
     spec = load_robot_spec(robot_file(args.robot))
     bad = change(args.folder, args.out, spec, "resample", {"speed": args.speed},
                  lambda arrays: respaced(arrays, spec, args.speed), args.skip_bad)
-    return finish(args.out, spec, bad, **_origin(args.folder))
+    return finish(args.out, spec, bad, **_origin(args.folder, bad))
 
 
 def annotate_command(args: argparse.Namespace) -> int:
@@ -192,11 +192,13 @@ def annotate_command(args: argparse.Namespace) -> int:
         half, most = np.percentile(every, (50, 90))
         print(f"against the labels before: median {half:.2f} px, 90 % within {most:.2f} px on the canvas, "
               f"stages equal in {100 * np.mean(equal):.1f} % of the frames")
-    return finish(args.out, spec, bad, **_origin(args.folder))
+    return finish(args.out, spec, bad, **_origin(args.folder, bad))
 
 
-def _origin(folder: Path) -> Record:
-    return {name: value for name, value in read_meta(folder).items() if name in ("tasks", "setting", "seed")}
+def _origin(folder: Path, bad: Sequence[str]) -> Record:
+    """What is still true of the episodes; skipped ones leave open which episode came from which merged folder."""
+    names = ("tasks", "setting", "seed", *(() if bad else ("merged_from",)))
+    return {name: value for name, value in read_meta(folder).items() if name in names}
 
 
 def show_command(args: argparse.Namespace) -> int:

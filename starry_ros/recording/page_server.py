@@ -9,6 +9,7 @@ import contextlib
 import shutil
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,10 +21,17 @@ FETCH_S = 30.0
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-def policy(data_port: int) -> str:
-    """Content-Security-Policy: everything from here; data from this port alone."""
+def policy(host: str, data_port: int) -> str:
+    """Content-Security-Policy: everything from here; data from this port of this host alone."""
     here = "'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-    return f"default-src {here}; connect-src 'self' data: blob: http://*:{data_port}"
+    return f"default-src {here}; connect-src 'self' data: blob: http://{host}:{data_port}"
+
+
+def asked_host(header: str | None) -> str:
+    """The machine's name as the browser knows it, from a request's `Host`: no port, and nothing that ends a policy."""
+    name = urllib.parse.urlsplit(f"//{header or LOCAL}").hostname or LOCAL
+    shown = f"[{name}]" if ":" in name else name
+    return shown if not set(shown) & set(" ;,*'") else LOCAL
 
 
 @contextlib.contextmanager
@@ -49,7 +57,7 @@ def passing_on(host: str, port: int, page_port: int, data_port: int) -> Iterator
                     self.send_header(name, headers[name])
             if not headers["Content-Length"]:
                 self.send_header("Connection", "close")
-            self.send_header("Content-Security-Policy", policy(data_port))
+            self.send_header("Content-Security-Policy", policy(asked_host(self.headers["Host"]), data_port))
             self.end_headers()
             shutil.copyfileobj(body, self.wfile)
 

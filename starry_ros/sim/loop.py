@@ -62,10 +62,10 @@ class Watcher(Protocol):
 class EpisodeResult:
     """One episode. `failure` is empty on success, else `wrong_block`, `dropped`, `timeout` or `stopped: <reason>`.
 
-    `duration_s` counts from the sentence that has to be followed. Shares are of the executor's running ticks;
-    `limit_share` is the busiest joint's. `delay_s` is the worst delay that limits added to a plan. `plan_s` holds the
-    measured time of every plan. `frames` holds the canvases if they were kept. `splice_jump` is the worst difference of
-    a plan from the command at its border, `chunk_age_s` the mean age of the observation behind the plan in force.
+    `duration_s` counts from the sentence that has to be followed. `stall_share` is of the executor's running ticks,
+    `delay_s` the worst delay that limits added to a plan. `plan_s` holds the measured time of every plan, `frames` the
+    canvases if they were kept. `splice_jump` is the worst difference of a plan from the command at its border,
+    `chunk_age_s` the mean age of the observation behind the plan in force.
     """
 
     case: Case
@@ -75,7 +75,6 @@ class EpisodeResult:
     failure: str
     duration_s: float
     stall_share: float
-    limit_share: float
     delay_s: float
     refused: Mapping[str, int]
     plan_s: tuple[float, ...]
@@ -228,7 +227,7 @@ class _Episode:
         return EpisodeResult(
             case=self.case, colour=self.scene.colour, instruction=self.scene.instruction, success=self.scene.success,
             failure=self._failure(), duration_s=seconds(self.driver.time_ns - self._start_ns),
-            stall_share=status.stall_share, limit_share=float(status.limit_activity_J.max()), delay_s=self._delay_s,
+            stall_share=status.stall_share, delay_s=self._delay_s,
             refused=refused, plan_s=tuple(self._plan_s), frames=tuple(self._frames),
             splice_jump=status.splice_jump_worst, chunk_age_s=float(np.mean(self._ages_s)) if self._ages_s else 0.0,
         )

@@ -178,7 +178,7 @@ def row(policy: str, scores: Sequence[Score]) -> Record:
         policy, first.task, first.setting, len(won), len(results), case=first.kind, by_colour=_by_colour(results),
         **{colour: _share(results, colour) for colour in COLOURS},
         mean_s=_mean([result.duration_s for result in won]), stall=_mean([r.stall_share for r in results]),
-        limit=_mean([r.limit_share for r in results]), worst_delay_s=max(r.delay_s for r in results),
+        worst_delay_s=max(r.delay_s for r in results),
         hit=_mean([hit for score in scores for hit in score.quality.hits]),
         landing_px=_median([e for score in scores for e in score.quality.landing_px]),
         imagined=_mean([e for score in scores for e in score.quality.imagined]),
