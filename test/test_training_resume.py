@@ -105,7 +105,7 @@ def test_a_training_starts_from_the_model_of_another_robot(data: Demonstrations,
     other = dataclasses.replace(make_checkpoint(3), contract_hash="0" * 16)
     save_checkpoint(tmp_path / "other", other)
     trainer = make_trainer(data, tmp_path / "run")
-    start = argparse.Namespace(init=tmp_path / "other", states=None, narrow_from_video=False)
+    start = argparse.Namespace(init=tmp_path / "other", states=None, narrow_from_video=False, only_geometry=False)
     train._start_from(trainer, start)
     parameters = dict(trainer.model.named_parameters())
     assert all(torch.equal(value, other.model[name]) for name, value in parameters.items())
@@ -120,7 +120,7 @@ def test_a_model_of_another_shape_is_no_start(data: Demonstrations, tmp_path: Pa
     trainer = make_trainer(data, tmp_path / "run")
     trainer.average = wrong
     trainer.save()
-    start = argparse.Namespace(init=tmp_path / "run", states=None, narrow_from_video=False)
+    start = argparse.Namespace(init=tmp_path / "run", states=None, narrow_from_video=False, only_geometry=False)
     with pytest.raises(ConfigError, match="another shape"):
         train._start_from(make_trainer(data, tmp_path / "new"), start)
 
