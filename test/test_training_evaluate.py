@@ -31,7 +31,7 @@ SPEC = load_robot_spec(robot_file("bimanual_sim"))
 def score(seed: int, success: bool, *, failure: str = "", landing=(), frames=()) -> Score:
     colour = COLOURS[seed % 3]
     result = EpisodeResult(
-        Case(seed), colour, f"put the {colour} block on the pad", success, failure, 4.0 + seed, 0.0, 0.5, 0.1,
+        Case(seed), colour, f"put the {colour} block on the pad", success, failure, 4.0 + seed, 0.0, 0.1,
         {} if success else {"past": 2}, (9.0, 0.1, 0.3), frames,
     )
     return Score("model", result, Quality(landing, (2.0,), (6.0,)))
