@@ -66,6 +66,8 @@ class FakeSession:
     def observed_ns(self) -> int:
         return self._canvas.stamp_ns
 
+    newest_ns = observed_ns
+
     def plan(self, effort: object = None, shape: object = None) -> Plan:
         self._chunk_id += 1
         spec, step_ns = self._spec, nanoseconds(self._spec.action.step_s)
