@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -66,6 +67,8 @@ def _rows(pairs: list[tuple[float, float]], counted: list[Tally], condition: str
     known = [topic for topic in counted if topic.lost is not None]
     lost, messages = sum(topic.lost or 0 for topic in known), sum(topic.messages for topic in known)
     where = {topic.topic: topic.lost for topic in known if topic.lost}
+    for topic, count in where.items():
+        print(f"{topic}: {count} messages lost", file=sys.stderr)
     return [
         bench_row("recording/executor_cpu", 1000 * with_s, "ms a tick", 1000 * without_s, condition=condition),
         bench_row("recording/executor_cpu_more", more, "share", condition=condition),
