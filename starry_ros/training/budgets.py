@@ -75,7 +75,7 @@ class AutoencoderTraining:
 class StatesTraining:
     """Budget and hyperparameters; the learning rate warms up over `warm_up` steps and falls to zero as a cosine."""
 
-    steps: int = 3000
+    steps: int = 5000
     batch: int = 64
     seed: int = 0
     learning_rate: float = 2e-3
