@@ -147,14 +147,13 @@ def difference(a: ChunkPrediction, b: ChunkPrediction) -> float:
     return max(float((mine - its).abs().max()) for mine, its in pairs)
 
 
-def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_roll_back_and_commit() -> None:
-    model, play = model_of(SMALL), Episode(SMALL)
-    runtime, plain = ChunkDecoder(model), Uncached(model)
+def walk(runtime: ChunkDecoder, plain: Any, play: Episode, config: WanConfig) -> float:
+    """An episode with branch ("b"), roll-back ("d"), commit ("a"), a leap in time and wraps, beside `plain`, which gets
+    the whole past every time. Returns the largest difference of the two."""
     text = play.draw(5, 8)
     runtime.set_text(text)
     past: list[Slot] = []
     saved: list[list[Slot]] = []
-    addresses = [buffer.data_ptr() for buffer in (runtime.field.keys, runtime.field.values)]
     worst, frame = 0.0, 0
     for word in ["", "", "b", "", "d", "", "", "ba", "", "b", "d", ""]:
         now: Slot = (frame, play.latents(), play.actions() if frame else None)
@@ -172,9 +171,16 @@ def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_ro
         worst = max(worst, difference(runtime.predict(noise), plain.predict(past, now, text, noise)))
         runtime.commit()
         past = [*past, now]
-        frame += SMALL.chunk_latents if len(past) != 5 else 10**6
-    assert runtime.frames.written == len(past) > 2 * SMALL.history_chunks
-    assert worst < 1e-5
+        frame += config.chunk_latents if len(past) != 5 else 10**6
+    assert runtime.frames.written == len(past) > 2 * config.history_chunks
+    return worst
+
+
+def test_decoding_over_the_field_equals_the_uncached_pass_through_wrap_branch_roll_back_and_commit() -> None:
+    model = model_of(SMALL)
+    runtime = ChunkDecoder(model)
+    addresses = [buffer.data_ptr() for buffer in (runtime.field.keys, runtime.field.values)]
+    assert walk(runtime, Uncached(model), Episode(SMALL), SMALL) < 1e-5
     assert addresses == [buffer.data_ptr() for buffer in (runtime.field.keys, runtime.field.values)]
 
 
