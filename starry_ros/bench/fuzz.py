@@ -12,6 +12,7 @@ import argparse
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
@@ -177,10 +178,15 @@ class ChunkMaker:
 
 @dataclass
 class FuzzReport:
-    """What a fuzzed run showed. `problems` is empty when every command and every look-ahead was in order."""
+    """What a fuzzed run showed. `problems` is empty when every command and every look-ahead was in order.
+
+    `events`: chunks, services, the emergency stop, conditions, refusals by the driver, and control ticks at an odd time
+    or without a usable state; ticks in good order do not count.
+    """
 
     seed: int
     chunks: int = 0
+    events: int = 0
     commands: int = 0
     accepted: int = 0
     gate_interventions: int = 0
@@ -222,12 +228,14 @@ class ExecutorFuzzer:
         return self.report
 
     def _tick(self) -> None:
-        self._now_ns += int(self._period_ns * self._rng.choice([1.0, 1.0, 1.0, 1.0, 0.8, 1.2, 0.3, 3.0]))
+        periods = float(self._rng.choice([1.0, 1.0, 1.0, 1.0, 0.8, 1.2, 0.3, 3.0]))
+        self._now_ns += int(self._period_ns * periods)
         self._measured_J = self._measured_J + 0.5 * (self._target_J - self._measured_J)
         position_J = self._measured_J
         if self._rng.random() < 0.0005:
             position_J = np.full_like(position_J, np.nan)
         state = None if self._rng.random() < 0.05 else RobotState(self._now_ns, position_J, np.zeros_like(position_J))
+        self.report.events += periods != 1.0 or state is None or not np.isfinite(position_J).all()
         command = self._executor.step(self._now_ns, state)
         if command is not None:
             self.report.commands += 1
@@ -251,6 +259,7 @@ class ExecutorFuzzer:
         """A driver that refuses goes on with the look-ahead that it took last, and so to rest."""
         if self._streams and self._refused_ticks == 0 and self._aheads and self._rng.random() < REFUSALS:
             self._refused_ticks, self._refused = int(self._rng.integers(*REFUSED_TICKS)), self._aheads[-1]
+            self.report.events += 1
         if self._refused_ticks > 0 and self._refused is not None:
             self._refused_ticks -= 1
             self._target_J = carried_out(self._refused, self._now_ns)
@@ -275,6 +284,7 @@ class ExecutorFuzzer:
     def _offer(self) -> None:
         chunk = self._maker.make(self._target_J, self._now_ns, self.report.chunks)
         self.report.chunks += 1
+        self.report.events += 1
         merge = self._executor.submit(chunk, self._now_ns)
         if merge.accepted:
             self.report.accepted += 1
@@ -289,21 +299,25 @@ class ExecutorFuzzer:
         executor, rng, now_ns = self._executor, self._rng, self._now_ns
         if rng.random() < 0.01:
             services = (executor.hold, executor.stop, executor.arm, executor.reset_fault)
-            services[int(rng.integers(4))](now_ns)
+            self._act(services[int(rng.integers(4))])
             self._close_if_disarmed()
         if rng.random() < 0.005:
-            executor.set_estop(True, now_ns)
+            self._act(partial(executor.set_estop, True))
         if rng.random() < 0.3:
-            executor.set_estop(False, now_ns)
+            self._act(partial(executor.set_estop, False))
         if rng.random() < 0.02:
-            executor.set_condition(Event.PLANNER_DEGRADED, bool(rng.random() < 0.3), now_ns)
+            self._act(partial(executor.set_condition, Event.PLANNER_DEGRADED, bool(rng.random() < 0.3)))
         if rng.random() < 0.3 and executor.status(now_ns).mode not in (Mode.RUN, Mode.SLOW):
-            executor.reset_fault(now_ns)
+            self._act(executor.reset_fault)
             self._close_if_disarmed()
-            executor.arm(now_ns)
+            self._act(executor.arm)
         ahead = self._look_ahead()
         if ahead is not None:
             self._check_look_ahead(ahead)
+
+    def _act(self, event: Callable[[int], object]) -> None:
+        event(self._now_ns)
+        self.report.events += 1
 
     def _check_look_ahead(self, ahead: LookAhead) -> None:
         step_s = float(ahead.time_s_N[0])
@@ -361,16 +375,18 @@ def fuzz_command(args: argparse.Namespace) -> int:
     for i in range(-(-args.chunks // CHUNKS_A_SEED)):
         seed = args.seed + i
         report = ExecutorFuzzer(specs[seed % len(specs)], seed).run(min(CHUNKS_A_SEED, args.chunks - i * CHUNKS_A_SEED))
-        total.update(chunks=report.chunks, commands=report.commands, accepted=report.accepted, **report.refused)
+        counted = {"chunks": report.chunks, "events": report.events, "commands": report.commands}
+        total.update(counted, accepted=report.accepted, **report.refused)
         worst, problems = max(worst, *report.worst_use.values()), problems + len(report.problems)
-        counts = f"{report.chunks} chunks, {report.commands} commands, {len(report.problems)} problems"
-        print(f"seed {seed}: {counts}", flush=True)
+        counts = ", ".join(f"{count} {name}" for name, count in counted.items())
+        print(f"seed {seed}: {counts}, {len(report.problems)} problems", flush=True)
         for problem in report.problems[:5]:
             print(f"  {problem}; replay: starry fuzz executor --seed {seed} --chunks {report.chunks}")
     refused = {name: count for name, count in sorted(total.items()) if name in set(Refusal)}
     rows = [
         bench_row("fuzz/problems", problems, "", refused=refused),
-        bench_row("fuzz/chunks", total["chunks"], "", accepted=total["accepted"], commands=total["commands"]),
+        bench_row("fuzz/events", total["events"], "", commands=total["commands"]),
+        bench_row("fuzz/chunks", total["chunks"], "", accepted=total["accepted"]),
         bench_row("fuzz/worst_limit_use", worst, "of the limit"),
     ]
     print_table(rows, BENCH_COLUMNS)
