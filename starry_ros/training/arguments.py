@@ -47,12 +47,12 @@ def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--geometry", choices=GASAM_MODES,
                         help="weigh the actions' attention by what is measured or predicted (default: as trained)")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--latency", type=float, default=LoopConfig.latency_s, metavar="S",
+    parser.add_argument("--latency", type=float, nargs="+", default=[LoopConfig.latency_s], metavar="S",
                         help="seconds from an observation to the arrival of its plan (default: %(default)s)")
     parser.add_argument("--replan", type=float, default=LoopConfig.replan_s, metavar="S",
                         help="seconds from observation to observation (default: %(default)s)")
-    parser.add_argument("--mode", default=LoopConfig.mode, choices=[mode.value for mode in PlanMode],
-                        help="planning mode (default: %(default)s)")
+    parser.add_argument("--mode", nargs="+", default=[LoopConfig.mode], choices=[mode.value for mode in PlanMode],
+                        help="planning mode; every mode plays every latency (default: async_naive)")
     parser.add_argument("--splice", default=LoopConfig.splice, choices=[method.value for method in SpliceMethod],
                         help="how a chunk goes on from the last one in mode async_grounded (default: %(default)s)")
     parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of episodes to DIR")

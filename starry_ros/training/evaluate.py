@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -240,7 +241,8 @@ def evaluate(
     if strips is not None:
         for score in scores:
             write_strip(strips, score)
-    return [row(policy, [score for score in scores if score.policy == policy]) for policy in policies]
+    loop = {"mode": config.mode, "latency_s": config.latency_s}
+    return [{**row(policy, [score for score in scores if score.policy == policy]), **loop} for policy in policies]
 
 
 def write_strip(folder: Path, score: Score) -> None:
@@ -270,13 +272,15 @@ def evaluate_command(args: argparse.Namespace) -> int:
     model = None if policies == ("expert",) else model_dir(args.model)
     strips = args.report / "pictures" if args.report else args.strips
     rows = []
-    for task, setting, case in _suite(args):
+    loops = [LoopConfig(latency_s, args.replan, mode=mode, splice=args.splice)
+             for mode, latency_s in product(args.mode, args.latency)]
+    for (task, setting, case), loop in product(_suite(args), loops):
         rows += evaluate(
             model, spec, args.episodes, args.seed, args.workers, case, policies=policies, task=task, setting=setting,
-            runtime=args.runtime, strips=strips, geometry=args.geometry,
-            config=LoopConfig(args.latency, args.replan, mode=args.mode, splice=args.splice),
+            runtime=args.runtime, strips=strips, geometry=args.geometry, config=loop,
         )
-    print_table([{**r, "failures": _words(r["failures"])} for r in rows], COLUMNS)
+    columns = COLUMNS if len(loops) == 1 else ("mode", "latency_s", *COLUMNS)
+    print_table([{**r, "failures": _words(r["failures"])} for r in rows], columns)
     meta = {
         "seed": args.seed, "case": args.case, "model": model, "runtime": args.runtime, "geometry": args.geometry,
         "robot": spec.name, "contract_hash": spec.content_hash, "layout_hash": t_pose_layout(spec).layout_hash,

@@ -11,7 +11,8 @@ from starry_ros.report import conditions
 from starry_ros.types import Record
 
 COLUMNS = (
-    ("policy", "policy"), ("task", "task"), ("setting", "setting"), ("case", "case"), ("episodes", "episodes"),
+    ("policy", "policy"), ("task", "task"), ("setting", "setting"), ("case", "case"), ("mode", "planning"),
+    ("latency_s", "latency, s"), ("episodes", "episodes"),
     ("success", "success"), ("interval", "95 % (Wilson)"), ("mean_s", "seconds"),
     ("stall", "stalls"), ("hit", "map hit"), ("landing_px", "map to contact, px"), ("imagined", "imagined error"),
     ("copied", "copied error"), ("plan_p50_ms", "plan p50, ms"), ("plan_p95_ms", "p95, ms"), ("failures", "failures"),
@@ -30,8 +31,8 @@ def write_page(folder: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequen
     lines = [
         "# Evaluation", "",
         f"Model `{meta.get('model')}` on robot `{meta.get('robot')}`, seeds from {meta.get('seed')}, runtime "
-        f"`{meta.get('runtime')}`, a plan every {meta.get('replan_s')} s that arrives {meta.get('latency_s')} s after "
-        f"its observation. Commit {seen['commit']}, {machine['cores']} cores ({machine['processor']}), {seen['time']}.",
+        f"`{meta.get('runtime')}`, a plan every {meta.get('replan_s')} s; *latency* is from its observation to its "
+        f"arrival. Commit {seen['commit']}, {machine['cores']} cores ({machine['processor']}), {seen['time']}.",
         "", f"    {seen['command']}", "", *_table(rows), "", NOTES, "",
     ]
     for title, wanted in (("Failures", "failure"), ("Successes", "success")):
