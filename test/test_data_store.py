@@ -9,7 +9,7 @@ import pytest
 
 from starry_ros.cli import main
 from starry_ros.data.contacts import contact_events, future_plan, grasps, progress_of, stages
-from starry_ros.data.store import STAGES, episode_files, read_episode, sentences, take_frames, write_episode
+from starry_ros.data.store import episode_files, read_episode, sentences, take_frames, write_episode
 from starry_ros.data.tools import respaced, trimmed
 from starry_ros.errors import DataError
 from starry_ros.kinematics.backend import mujoco
@@ -17,6 +17,7 @@ from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import STAGES
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 JOINTS, STEPS = len(SPEC.joints), SPEC.action.chunk_steps

@@ -7,9 +7,10 @@ from starry_ros.errors import InputError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
-from starry_ros.sim.cell import COLOURS, Cell
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import COLOURS, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy, chunk_at
-from starry_ros.sim.loop import LoopConfig, run_episode
+from starry_ros.sim.loop import run_episode
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.types import Plan, ValueMap
 

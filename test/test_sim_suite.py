@@ -8,7 +8,8 @@ import pytest
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
+from starry_ros.sim.cell import BLOCK_HALF_M, Cell
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.experts import make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import (

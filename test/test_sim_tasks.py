@@ -8,8 +8,9 @@ import pytest
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.sim.cases import KINDS, Case, closed_jaw_start, other_colour, push_velocity
-from starry_ros.sim.cell import COLOURS, BlockPose, Cell, Layout
+from starry_ros.sim.cases import Case, closed_jaw_start, other_colour, push_velocity
+from starry_ros.sim.cell import BlockPose, Cell, Layout
+from starry_ros.sim.choices import COLOURS, KINDS
 from starry_ros.sim.tasks import (
     BLOCK_GAP_M,
     PAD_GAP_M,

@@ -10,8 +10,8 @@ from starry_ros.paths import robot_file
 from starry_ros.report import EVALUATION_COLUMNS
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
-from starry_ros.sim.cell import COLOURS
-from starry_ros.sim.loop import EpisodeResult, LoopConfig
+from starry_ros.sim.choices import COLOURS, LoopConfig
+from starry_ros.sim.loop import EpisodeResult
 from starry_ros.sim.tasks import evaluation_case
 from starry_ros.training.ablate import ABLATIONS, UNSEEN, ablate
 from starry_ros.training.evaluate import Score, evaluate, row, untrained_copy, write_strip

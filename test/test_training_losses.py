@@ -10,15 +10,8 @@ import pytest
 import torch
 from wam_kit import CONFIG
 
-from starry_ros.training.losses import (
-    LossWeights,
-    noised,
-    rival_loss,
-    total,
-    value_losses,
-    value_target,
-    velocity_loss,
-)
+from starry_ros.training.budgets import LossWeights
+from starry_ros.training.losses import noised, rival_loss, total, value_losses, value_target, velocity_loss
 from starry_ros.wam.sampler import levels
 from starry_ros.wam.value_head import ValueHead, ValueOutput
 

@@ -18,9 +18,10 @@ from starry_ros.canvas.paths import COLOURS_RGB, draw_paths
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.training import probe_states, pseudo, train
 from starry_ros.training.arguments import add_part_arguments
+from starry_ros.training.budgets import TrainConfig
 from starry_ros.training.forward import TextTable
 from starry_ros.training.scenes import PLAIN, load_scenes, view_of
-from starry_ros.training.train import TrainConfig, Trainer
+from starry_ros.training.train import Trainer
 from starry_ros.training.train_options import chosen_config, chosen_data, chosen_video, freeze, start_parts
 from starry_ros.types import CameraModel
 from starry_ros.wam import config as wam_config

@@ -15,9 +15,10 @@ from wam_kit import CONFIG, LAYOUT, SPEC, make_checkpoint
 
 from starry_ros.errors import ConfigError
 from starry_ros.training import train
+from starry_ros.training.budgets import TrainConfig
 from starry_ros.training.dataset import Demonstrations, load_demonstrations
 from starry_ros.training.forward import TextTable
-from starry_ros.training.train import TrainConfig, Trainer
+from starry_ros.training.train import Trainer
 from starry_ros.training.train_data import given_autoencoder
 from starry_ros.wam import config as wam_config
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig

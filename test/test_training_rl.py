@@ -20,6 +20,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.training.budgets import RlConfig
 from starry_ros.training.rl_rollout import Rollout, landing_reward
 from starry_ros.training.rl_sampler import (
     StochasticAct,
@@ -30,15 +31,7 @@ from starry_ros.training.rl_sampler import (
     means,
     step_mean,
 )
-from starry_ros.training.train_rl import (
-    Learner,
-    RlConfig,
-    RlTrainer,
-    advantages,
-    divergence,
-    frozen_fingerprint,
-    grpo_loss,
-)
+from starry_ros.training.train_rl import Learner, RlTrainer, advantages, divergence, frozen_fingerprint, grpo_loss
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.graphs import graph_specs

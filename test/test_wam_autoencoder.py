@@ -11,9 +11,9 @@ import torch
 
 from starry_ros.errors import CheckpointError, ConfigError, DataError
 from starry_ros.training.arguments import add_train_autoencoder_command_arguments
+from starry_ros.training.budgets import AutoencoderTraining
 from starry_ros.training.train_autoencoder import (
     MOVING_WEIGHT,
-    AutoencoderTraining,
     load_frames,
     pixel_weight,
     reconstruction_loss,

@@ -12,9 +12,10 @@ from wam_kit import CONFIG, JOINTS, LAYOUT, SPEC, STEP_NS, LetterEncoder, make_c
 from starry_ros.errors import ConfigError
 from starry_ros.timing import NS_PER_S, FakeClock, nanoseconds
 from starry_ros.types import Plan
+from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.guidance import BETA, pull, soft_weights, strength
 from starry_ros.wam.ladder import LadderConfig, Rung
-from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
+from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime

@@ -20,9 +20,10 @@ from starry_ros.paths import model_dir, model_names
 from starry_ros.ros import graph as ros_graph
 from starry_ros.wam import export, graph_files, load
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from starry_ros.wam.choices import RUNTIMES
 from starry_ros.wam.export import check_graphs, export_graphs
 from starry_ros.wam.graph_files import GraphFiles, find_graphs, graph_names, read_graphs, writable_folder
-from starry_ros.wam.load import AUTO_ORDER, RUNTIMES, build_graph_runtime, choose_runtime, reference
+from starry_ros.wam.load import AUTO_ORDER, build_graph_runtime, choose_runtime, reference
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.graphs import graph_specs
 from starry_ros.wam.runtimes.runner import GraphRunner

@@ -12,9 +12,10 @@ from training_kit import encode, write_episodes
 
 from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.training import probe_states
+from starry_ros.training.budgets import StatesTraining
 from starry_ros.training.dataset import Demonstrations, load_demonstrations
 from starry_ros.training.probe_states import compare, displacements, fit_linear, pairs, pooled
-from starry_ros.training.train_state_tokens import StatesTrainer, StatesTraining, held_out, run, states_config
+from starry_ros.training.train_state_tokens import StatesTrainer, held_out, run, states_config
 from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.state_tokens import StateAutoencoder, load_states, save_states
 

@@ -29,10 +29,11 @@ from starry_ros.timing import FakeClock
 from starry_ros.training.adopt import adopt_command, quantiles_of_data
 from starry_ros.training.arguments import add_adopt_command_arguments
 from starry_ros.types import U8, ActionChunk, Canvas, RobotState
+from starry_ros.wam.choices import PlanMode
 from starry_ros.wam.config import StreamConfig
 from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.load import load_session
-from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig
+from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session, SessionConfig
 from starry_ros.wam.wan.adapter import transformer_config, transformer_sources

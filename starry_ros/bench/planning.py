@@ -13,11 +13,13 @@ from starry_ros.report import bench_row, print_table
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.loop import LoopConfig, run_episode
+from starry_ros.sim.choices import LoopConfig
+from starry_ros.sim.loop import run_episode
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.types import F64, Canvas, Plan, Record
+from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.load import load_session
-from starry_ros.wam.planner import PlanMode, PlannerConfig, SpliceMethod
+from starry_ros.wam.planner import PlannerConfig
 
 SHARES = (0.25, 0.5, 0.8)
 METHODS = (SpliceMethod.PUT_BACK, SpliceMethod.LINEAR_BLEND, SpliceMethod.HARD_SWITCH)

@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import CanvasLayout
-from starry_ros.data.store import STAGES, Arrays
+from starry_ros.data.store import Arrays
 from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.sim.choices import STAGES
 from starry_ros.training.annotate import EVENTS, FIELDS, project
 from starry_ros.types import F32, F64, CameraModel
 

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.sim.choices import STAGES as STAGES
 from starry_ros.types import Record
 
 Arrays = dict[str, NDArray[Any]]

@@ -18,7 +18,6 @@ from starry_ros.data.contacts import annotate, future_plan, progress_of
 from starry_ros.data.journal import Journal, work_through
 from starry_ros.data.recording import GRID_TOLERANCE_S
 from starry_ros.data.store import (
-    STAGES,
     Arrays,
     episode_files,
     read_episode,
@@ -34,6 +33,7 @@ from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
 from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.sim.choices import STAGES
 from starry_ros.types import U8, Record
 
 MOVING_RAD_S = 0.02

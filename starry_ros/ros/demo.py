@@ -26,7 +26,7 @@ from starry_ros.ros.demo_operator import FrameCount, Operator, frames_lost
 from starry_ros.ros.graph import Graph, build_graph
 from starry_ros.ros.run import ros_session
 from starry_ros.ros.up import Supervisor, open_log, stop_signals
-from starry_ros.sim.cell import COLOURS
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.tasks import named_colour, sentence
 from starry_ros.types import U8, Record
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file, share_dir
-from starry_ros.wam.choices import RUNTIMES as RUNTIMES
+from starry_ros.wam.choices import RUNTIMES
 
 PACKAGE = "starry_ros"
 EXIT_USER_ERROR = 2

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.graph import RUNTIMES, dds_environment
+from starry_ros.ros.graph import dds_environment
+from starry_ros.wam.choices import RUNTIMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

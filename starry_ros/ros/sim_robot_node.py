@@ -38,7 +38,8 @@ from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, SENSOR, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
 from starry_ros.ros.worker import Calls, Worker
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell
+from starry_ros.sim.cell import BLOCK_HALF_M, Cell
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.driver import CameraRig, SimulatedDriver, Simulation
 from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.sim.trajectory_controller import Trajectory

@@ -30,7 +30,8 @@ from starry_ros.ros import convert
 from starry_ros.ros.definitions import full_definition
 from starry_ros.ros.pairing import StateHistory
 from starry_ros.ros.rates import Every
-from starry_ros.sim.cell import COLOURS, Cell
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.driver import CameraRig, Scene, SimulatedDriver
 from starry_ros.timing import NS_PER_S, LatencyWindow, nanoseconds, seconds
 from starry_ros.types import CameraFrame, Canvas, FrameSet, Plan

@@ -30,7 +30,6 @@ from starry_ros.ros.convert import (
     value_map_message,
 )
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
-from starry_ros.ros.graph import RUNTIMES
 from starry_ros.ros.pairing import Film, ObservationGate, StampPairs, StateHistory
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import NEWEST, PLAN, SENSOR, STATE
@@ -39,9 +38,9 @@ from starry_ros.ros.worker import Calls, Slot, Worker
 from starry_ros.srv import ResetSession, SetInstruction
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
 from starry_ros.types import Plan
-from starry_ros.wam.choices import CACHES
+from starry_ros.wam.choices import CACHES, RUNTIMES, PlanMode, SpliceMethod
 from starry_ros.wam.ladder import LadderConfig
-from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
+from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.session import Session, SessionConfig
 from starry_ros.wam.steps import Step
 from starry_ros.wam.surprise import Calibration

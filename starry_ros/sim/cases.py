@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.sim.cell import COLOURS, Cell, Layout
-from starry_ros.sim.choices import KINDS as KINDS
-from starry_ros.sim.choices import Kind as Kind
+from starry_ros.sim.cell import Cell, Layout
+from starry_ros.sim.choices import COLOURS, KINDS, Kind
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M, Split, episode_rng
 from starry_ros.types import F64

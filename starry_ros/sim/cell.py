@@ -18,7 +18,7 @@ import numpy as np
 from starry_ros.errors import ContractError, InputError, RuntimeUnavailable
 from starry_ros.kinematics.backend import mujoco
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.sim.choices import COLOURS as COLOURS
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.look import Appearance, Look
 from starry_ros.sim.raycast import RayCaster
 from starry_ros.types import F32, F64, U8, CameraModel, RobotState

@@ -16,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, PAD_TOP_M, Cell
+from starry_ros.sim.cell import BLOCK_HALF_M, PAD_TOP_M, Cell
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S, Motion, hand_yaw, limited, roll_out, still, toward
 from starry_ros.types import F64

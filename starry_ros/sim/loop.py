@@ -23,7 +23,7 @@ from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Mode
 from starry_ros.sim.cases import PUSH_AFTER_S, SWAP_SHARE, Case, closed_jaw_start, other_colour, push_velocity
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.choices import LoopConfig as LoopConfig
+from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.driver import Scene, SimulatedDriver
 from starry_ros.sim.tasks import task_of
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryPoint

@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, PAD_HALF_M, PAD_TOP_M, BlockPose, Cell, Layout
+from starry_ros.sim.cell import BLOCK_HALF_M, PAD_HALF_M, PAD_TOP_M, BlockPose, Cell, Layout
+from starry_ros.sim.choices import COLOURS
 from starry_ros.types import F64
 
 Split = Literal["train", "eval"]

@@ -7,7 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from starry_ros.sim.cell import COLOURS, BlockPose, Cell, Layout
+from starry_ros.sim.cell import BlockPose, Cell, Layout
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import Scene
 from starry_ros.sim.motion import CLOSED_M, Motion
 from starry_ros.sim.pair import Motions, PairExpert

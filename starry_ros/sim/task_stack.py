@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell, Layout
+from starry_ros.sim.cell import BLOCK_HALF_M, Cell, Layout
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import PlaceExpert, Scene, Stage
 from starry_ros.sim.motion import CLOSED_M, OPEN_M, Motion, funnel, still
 from starry_ros.sim.task import (

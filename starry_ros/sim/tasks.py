@@ -23,8 +23,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from starry_ros.errors import ConfigError
-from starry_ros.sim.cell import COLOURS, BlockPose, Layout
-from starry_ros.sim.choices import SETTINGS, TASKS
+from starry_ros.sim.cell import BlockPose, Layout
+from starry_ros.sim.choices import COLOURS, SETTINGS, TASKS
 from starry_ros.sim.look import Look
 from starry_ros.sim.task import (
     BLOCK_GAP_M,

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from starry_ros.canvas.layout import CanvasLayout
-from starry_ros.sim.cell import BLOCK_HALF_M, COLOURS, Cell, Contact
+from starry_ros.sim.cell import BLOCK_HALF_M, Cell, Contact
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.task_handover import MEET_M
 from starry_ros.types import F32, F64, CameraModel
 

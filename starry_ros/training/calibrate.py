@@ -21,8 +21,9 @@ from starry_ros.paths import model_dir, robot_file
 from starry_ros.report import BENCH_COLUMNS, bench_row, print_table, write_report
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
-from starry_ros.sim.cell import COLOURS, Cell
-from starry_ros.sim.loop import LoopConfig, run_episode
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import COLOURS, LoopConfig
+from starry_ros.sim.loop import run_episode
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.types import F32, F64, Canvas, Plan, RobotState
 from starry_ros.wam.aim import Aim, shift

@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.sim.cases import KINDS, Case, Kind
+from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import KINDS, Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.experts import make_expert
-from starry_ros.sim.loop import LoopConfig, Policy, run_episode
+from starry_ros.sim.loop import Policy, run_episode
 from starry_ros.sim.tasks import episode_rng, named_target, task_of
 from starry_ros.timing import nanoseconds
 from starry_ros.training.episodes import EXTRA_S, FRAME_S, Recorder, Source

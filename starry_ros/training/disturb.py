@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.sim.cell import COLOURS, Cell, Layout
+from starry_ros.sim.cell import Cell, Layout
+from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import PlaceExpert, Scene
 from starry_ros.sim.experts import Expert
 from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S

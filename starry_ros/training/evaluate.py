@@ -26,10 +26,11 @@ from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.report import EVALUATION_COLUMNS, evaluation_row, print_table, wilson, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.sim.cases import Case, Kind
-from starry_ros.sim.cell import COLOURS, Cell
+from starry_ros.sim.cases import Case
+from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import COLOURS, Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
-from starry_ros.sim.loop import EpisodeResult, LoopConfig, Policy, run_episode
+from starry_ros.sim.loop import EpisodeResult, Policy, run_episode
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.ablate import ablate
 from starry_ros.training.arguments import ABLATED, POLICIES, SUITES, Suite

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from starry_ros.training.budgets import LossWeights as LossWeights
+from starry_ros.training.budgets import LossWeights
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.value_head import ValueOutput
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 from starry_ros.errors import StarryError
-from starry_ros.sim.loop import LoopConfig
+from starry_ros.sim.choices import LoopConfig
 from starry_ros.types import Canvas, Plan, RobotState
+from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.ladder import LadderConfig
-from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
+from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.session import Session
 
 

@@ -19,8 +19,9 @@ from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.kinematics import ArmKinematics
-from starry_ros.sim.loop import LoopConfig, run_episode
+from starry_ros.sim.loop import run_episode
 from starry_ros.training.annotate import project
 from starry_ros.training.evaluate import SessionPolicy
 from starry_ros.training.rl_sampler import Draw, StochasticAct

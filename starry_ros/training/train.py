@@ -23,7 +23,7 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.training.budgets import TrainConfig as TrainConfig
+from starry_ros.training.budgets import TrainConfig
 from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.forward import TextTable, expert_losses, losses

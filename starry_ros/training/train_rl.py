@@ -25,7 +25,7 @@ from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.tasks import TASKS
-from starry_ros.training.budgets import RlConfig as RlConfig
+from starry_ros.training.budgets import RlConfig
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
 from starry_ros.training.rl_sampler import Draw, deviations, log_likelihoods, means

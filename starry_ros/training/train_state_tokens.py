@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from starry_ros.errors import ConfigError
-from starry_ros.training.budgets import StatesTraining as StatesTraining
+from starry_ros.training.budgets import StatesTraining
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.train_data import encoder, follow, given_autoencoder

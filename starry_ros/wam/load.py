@@ -18,8 +18,7 @@ from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, Record
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint
-from starry_ros.wam.choices import CACHES
-from starry_ros.wam.choices import RUNTIMES as RUNTIMES
+from starry_ros.wam.choices import CACHES, RUNTIMES
 from starry_ros.wam.gasam import example_scene
 from starry_ros.wam.geometry import GeometryExpert
 from starry_ros.wam.graph_files import GraphFiles, find_graphs

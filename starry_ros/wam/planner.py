@@ -34,8 +34,7 @@ from starry_ros.errors import ConfigError
 from starry_ros.timing import Clock, LatencyWindow, MonotonicClock, nanoseconds, seconds
 from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.aim import aim_of, hands_free
-from starry_ros.wam.choices import PlanMode as PlanMode
-from starry_ros.wam.choices import SpliceMethod as SpliceMethod
+from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.guidance import soft_weights
 from starry_ros.wam.ladder import Ladder, LadderConfig, Rung
 from starry_ros.wam.runtimes.base import Effort

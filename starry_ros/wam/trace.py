@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from starry_ros.types import F64, Canvas, Plan, RobotState
+from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.ladder import Ladder, Rung
-from starry_ros.wam.planner import PlanMode, Planner, PlannerConfig, SpliceMethod
+from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
 from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE, Step, checksum
