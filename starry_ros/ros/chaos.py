@@ -19,10 +19,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image
 from std_msgs.msg import Bool
 
@@ -32,11 +30,11 @@ from starry_ros.paths import robot_file
 from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.chaos_faults import GOES_ON, SCENARIOS, Scenario
-from starry_ros.ros.demo_operator import Operator
 from starry_ros.ros.graph import Graph, build_graph
 from starry_ros.ros.qos import PLAN, SAFETY, SENSOR
 from starry_ros.ros.relay import Fault, Relays, remappings
 from starry_ros.ros.run import ros_session
+from starry_ros.ros.running_graph import RunningGraph
 from starry_ros.ros.up import Supervisor, open_log, stop_signals
 from starry_ros.types import F64, Record
 
@@ -57,13 +55,12 @@ class Failed(Exception):
     """A scenario did not go as it must."""
 
 
-class Theatre:
+class Theatre(RunningGraph):
     """The running graph and the means to disturb it; the `Stage` of the faults."""
 
     def __init__(self, spec: RobotSpec, supervisor: Supervisor, stopped: Callable[[], bool]) -> None:
-        self.spec, self._supervisor, self._stopped = spec, supervisor, stopped
+        super().__init__(spec, supervisor, stopped)
         self.relays = Relays(spec)
-        self.operator = Operator(spec, lambda _: None)
         self._chunk: ActionChunk | None = None
         self._chunks = self.operator.create_publisher(ActionChunk, "action_chunk", PLAN)
         self._estops = self.operator.create_publisher(Bool, "estop", SAFETY)
@@ -84,11 +81,11 @@ class Theatre:
             self.relays.faults[topic] = fault
 
     def send(self, node: str, number: signal.Signals) -> None:
-        self._supervisor.children[node].send(number)
+        self.supervisor.children[node].send(number)
 
     def start(self, node: str) -> None:
-        if not self._supervisor.children[node].running:
-            self._supervisor.start(node)
+        if not self.supervisor.children[node].running:
+            self.supervisor.start(node)
 
     def estop(self, pressed: bool) -> None:
         self._estops.publish(Bool(data=pressed))
@@ -119,47 +116,17 @@ class Theatre:
             self.wait(every_s)
 
     def fill_disk(self) -> None:
-        pid = self._supervisor.children["recorder"].pid
+        pid = self.supervisor.children["recorder"].pid
         if pid is not None:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
 
     # What the judge uses
 
-    def wait(self, duration_s: float) -> None:
-        """Let the graph run."""
-        end_s = time.monotonic() + duration_s
-        while True:
-            if self._stopped():
-                raise KeyboardInterrupt
-            self._supervisor.poll(0.0)
-            self.operator.pump(min(0.02, max(0.0, end_s - time.monotonic())))
-            if time.monotonic() >= end_s:
-                return
-
-    def until(self, ready: Callable[[], object], timeout_s: float, what: str) -> float:
-        """Wait for something; how long it took. Raises Failed."""
-        begin_s = time.monotonic()
-        while not ready():
-            if time.monotonic() - begin_s > timeout_s:
-                session, executor = self.operator.heard.session, self.operator.heard.executor
-                refused = dict(zip(executor.refused_reasons, executor.refused_counts, strict=True))
-                raise Failed(f"waited {timeout_s:g} s for {what}; executor {self.mode} {self.reason}, accepted "
-                             f"{executor.accepted}, refused {refused}, planner {session.state} {session.reason}")
-            self.wait(0.02)
-        return time.monotonic() - begin_s
-
-    def call(self, future: Any, what: str, timeout_s: float = 15.0) -> Any:
-        """The reply of a service."""
-        self.until(future.done, timeout_s, what)
-        return future.result()
-
-    @property
-    def mode(self) -> str:
-        return str(self.operator.heard.executor.mode_name)
-
-    @property
-    def reason(self) -> str:
-        return str(self.operator.heard.executor.reason)
+    def too_late(self, what: str) -> Exception:
+        session, executor = self.operator.heard.session, self.operator.heard.executor
+        refused = dict(zip(executor.refused_reasons, executor.refused_counts, strict=True))
+        return Failed(f"{what}; executor {self.mode} {self.reason}, accepted {executor.accepted}, refused {refused}, "
+                      f"planner {session.state} {session.reason}")
 
     def moving(self) -> bool:
         """Whether the arms follow a plan and moved in the last moments."""
@@ -320,8 +287,6 @@ def chaos_command(args: argparse.Namespace) -> int:
                 _play_all(Theatre(spec, supervisor, stopped), names, args.times, rows)
             except Failed as problem:
                 raise StarryError("starry chaos", str(problem), fix="try --logs DIR and see there") from problem
-            except ExternalShutdownException:
-                raise KeyboardInterrupt from None
     print_table(rows, COLUMNS)
     passed = all(row["passed"] for row in rows)
     if args.json is not None:
@@ -330,15 +295,11 @@ def chaos_command(args: argparse.Namespace) -> int:
 
 
 def _play_all(theatre: Theatre, names: list[str], times: int, rows: list[Record]) -> None:
-    theatre.until(lambda: not _missing(theatre.operator), READY_S, "the graph")
+    theatre.until_ready(READY_S)
     for run in range(times):
         for name in names:
             rows.append(play(theatre, name, run))
             print(f"{name}: {rows[-1]['problem'] or 'passed'}", file=sys.stderr, flush=True)
-
-
-def _missing(operator: Operator) -> list[str]:
-    return [name for name in operator.missing() if name != "value maps"]
 
 
 def _graph(args: argparse.Namespace, spec: RobotSpec, folder: Path, *, record: bool) -> Graph:

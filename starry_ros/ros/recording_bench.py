@@ -11,26 +11,23 @@ import os
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.recording.lost import Tally, tally
 from starry_ros.recording.reader import Recording
 from starry_ros.report import bench_row
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.ros.demo_operator import Operator
 from starry_ros.ros.graph import Graph, build_graph
 from starry_ros.ros.run import ros_session
-from starry_ros.ros.up import Supervisor, open_log
+from starry_ros.ros.running_graph import RunningGraph
+from starry_ros.ros.up import Supervisor, open_log, stop_signals
 from starry_ros.types import Record
 
 ROUNDS, STRETCH_S, SETTLE_S = 5, 6.0, 3.0
-READY_S, REPLY_S = 180.0, 20.0
+READY_S = 180.0
 TRIES = 3
 MOVING = ("RUN", "SLOW")
 _WHERE = "bench recording"
@@ -45,8 +42,11 @@ def run(spec: RobotSpec, rounds: int = ROUNDS, stretch_s: float = STRETCH_S) -> 
         for key, value in graph.env.items():
             os.environ.setdefault(key, value)
         names = [node.name for node in graph.nodes]
-        with open_log(Path(scratch) / "logs", names) as log, Supervisor(graph, log) as supervisor, ros_session():
-            stage = Stage(spec, supervisor)
+        with (
+            stop_signals() as stopped, open_log(Path(scratch) / "logs", names) as log,
+            Supervisor(graph, log) as supervisor, ros_session(),
+        ):
+            stage = Stage(spec, supervisor, stopped)
             stage.begin()
             pairs = [stage.compare(stretch_s) for _ in range(rounds)]
         counted = [topic for path in sorted(Path(scratch).glob("*.mcap")) for topic in tally(Recording(path))]
@@ -76,31 +76,27 @@ def _rows(pairs: list[tuple[float, float]], counted: list[Tally], condition: str
     ]
 
 
-class Stage:
-    """The running graph."""
-
-    def __init__(self, spec: RobotSpec, supervisor: Supervisor) -> None:
-        self._supervisor, self._operator = supervisor, Operator(spec, lambda _: None)
+class Stage(RunningGraph):
+    """The running graph, with a recorder and without."""
 
     def begin(self) -> None:
         """Arms armed in front of a scene."""
-        operator = self._operator
-        self._until(lambda: not [name for name in operator.missing() if name != "value maps"], READY_S, "the graph")
-        reply = self._call(operator.reset_episode("place_block_pad", "easy", 0))
-        self._call(operator.reset_session(reply.instruction))
-        self._until(self._armed, READY_S, "arm")
+        self.until_ready(READY_S)
+        reply = self.call(self.operator.reset_episode("place_block_pad", "easy", 0), "reset_episode")
+        self.call(self.operator.reset_session(reply.instruction), "reset_session")
+        self.until(self._armed, READY_S, "arm")
 
     def compare(self, stretch_s: float) -> tuple[float, float]:
         """CPU time of the executor a control tick with a recorder, and right after without."""
-        if not self._supervisor.children["recorder"].running:
-            self._supervisor.start("recorder")
-        self._wait(SETTLE_S)
-        self._until(lambda: self._operator.heard.diagnosed.get("recorder") is not None, READY_S, "the recorder")
+        if not self.supervisor.children["recorder"].running:
+            self.supervisor.start("recorder")
+        self.wait(SETTLE_S)
+        self.until(lambda: self.operator.heard.diagnosed.get("recorder") is not None, READY_S, "the recorder")
         with_s = self._cpu(stretch_s)
-        self._supervisor.children["recorder"].send(signal.SIGINT)
-        self._until(lambda: not self._supervisor.children["recorder"].running, READY_S, "the recorder's end")
-        self._operator.heard.diagnosed.pop("recorder", None)
-        self._wait(SETTLE_S)
+        self.supervisor.children["recorder"].send(signal.SIGINT)
+        self.until(lambda: not self.supervisor.children["recorder"].running, READY_S, "the recorder's end")
+        self.operator.heard.diagnosed.pop("recorder", None)
+        self.wait(SETTLE_S)
         return with_s, self._cpu(stretch_s)
 
     def _cpu(self, stretch_s: float) -> float:
@@ -108,37 +104,20 @@ class Stage:
 
         A stretch in which the arms stop has fewer ticks than it lasted; it is measured again.
         """
-        pid, heard = self._supervisor.children["action_executor"].pid, self._operator.heard
+        pid, heard = self.supervisor.children["action_executor"].pid, self.operator.heard
         for _ in range(TRIES):
-            self._until(lambda: heard.executor.mode_name in MOVING or self._armed(), READY_S, "arm")
+            self.until(lambda: self.mode in MOVING or self._armed(), READY_S, "arm")
             ticks, spent_s = heard.executor.ticks, cpu_s(pid)
-            self._wait(stretch_s)
-            if heard.executor.mode_name in MOVING:
+            self.wait(stretch_s)
+            if self.mode in MOVING:
                 return (cpu_s(pid) - spent_s) / max(1, heard.executor.ticks - ticks)
         raise RuntimeUnavailable(_WHERE, f"the arms stopped in {TRIES} stretches, last by {heard.executor.reason}",
                                  fix="try on an idle machine")
 
     def _armed(self) -> bool:
-        if self._operator.heard.executor.mode_name == "FAULT":
-            self._call(self._operator.trigger("reset_fault"))
-        return bool(self._call(self._operator.trigger("arm")).success)
-
-    def _call(self, future: Any) -> Any:
-        self._until(future.done, REPLY_S, "a service")
-        return future.result()
-
-    def _wait(self, seconds: float) -> None:
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
-            self._operator.pump(0.02)
-            self._supervisor.poll(0.0)
-
-    def _until(self, ready: Callable[[], object], timeout_s: float, what: str) -> None:
-        end_s = time.monotonic() + timeout_s
-        while not ready():
-            self._wait(0.05)
-            if time.monotonic() > end_s:
-                raise RuntimeUnavailable(_WHERE, f"waited {timeout_s:g} s for {what}", fix="try on an idle machine")
+        if self.mode == "FAULT":
+            self.call(self.operator.trigger("reset_fault"), "reset_fault")
+        return bool(self.call(self.operator.trigger("arm"), "arm").success)
 
 
 def cpu_s(pid: int | None) -> float:
