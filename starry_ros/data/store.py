@@ -19,10 +19,8 @@ row a frame, at 10 Hz; the rest belong to the episode.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,13 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.training.summary import summary
 from starry_ros.types import Record
 
 Arrays = dict[str, NDArray[Any]]
-FORMAT_VERSION = 1
 TYPES = {
     "canvas_THWC": np.uint8, "position_TJ": np.float32, "velocity_TJ": np.float32, "command_TJ": np.float32,
     "plan_TKJ": np.float32, "events_TEVF": np.float32, "stage_T": np.int8, "progress_T": np.float32,
@@ -122,19 +119,7 @@ def sentences(arrays: Arrays) -> list[str]:
 
 def write_meta(folder: Path, spec: RobotSpec, **more: object) -> Record:
     """Count and hash what the folder holds; write and return its meta.json."""
-    digest, kinds, frames, empty, files = hashlib.sha256(), Counter[str](), 0, 0, episode_files(folder)
-    for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-        with np.load(path, allow_pickle=False) as data:
-            frames += len(data["time_s_T"])
-            empty += int(data["empty_closed_T"].sum())
-            kinds[str(data["kind"]) if "kind" in data else "unknown"] += 1
-    meta = {
-        "format_version": FORMAT_VERSION, "tasks": [], "setting": "", **more, "episodes": len(files), "frames": frames,
-        "frame_hz": 1 / spec.action.step_s, "empty_closed_frames": empty, "kinds": dict(kinds), "robot": spec.name,
-        "contract_hash": spec.content_hash, "joint_names": list(spec.joint_names),
-        "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
-    }
+    meta = {"tasks": [], "setting": "", **more, **summary(episode_files(folder), spec)}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     return meta
 

@@ -25,9 +25,9 @@ from starry_ros.sim.tasks import TASKS
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.training.disturb import kinds_of
 from starry_ros.training.scenes import observe_scene
+from starry_ros.training.summary import FORMAT_VERSION
 from starry_ros.types import Record
 
-FORMAT_VERSION = 1
 TICKS_PER_FRAME = 5
 FRAME_S = TICK_S * TICKS_PER_FRAME
 EXTRA_S = 4.0

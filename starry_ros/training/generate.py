@@ -6,30 +6,28 @@ Every episode has its own seed, so the same call gives the same data; a broken r
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.kinematics.backend import mujoco
 from starry_ros.paths import model_dir, robot_file
-from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cell import Cell, Layout
 from starry_ros.sim.experts import make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.disturb import kinds_of, make_disturber
-from starry_ros.training.episodes import EXTRA_S, FORMAT_VERSION, FRAME_S, TICKS_PER_FRAME, Recorder, Source
+from starry_ros.training.episodes import EXTRA_S, TICKS_PER_FRAME, Recorder, Source
 from starry_ros.training.pool import run_jobs
+from starry_ros.training.summary import summary
 from starry_ros.types import Record
 
 ATTEMPTS = 8
@@ -135,7 +133,9 @@ def generate(out: Path, source: Source, episodes: int, workers: int = 1) -> Reco
     started = time.monotonic()
     for count, outcome in enumerate(run_jobs(partial(_work, source, str(folder)), missing, workers), 1):
         _progress(count, len(missing), outcome, time.monotonic() - started)
-    meta = _meta(out, spec, source, episodes)
+    made_by = {"tasks": [source.task], "setting": source.setting, "seed": source.seed,
+               "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__}}
+    meta = made_by | summary([folder / f"{i:06d}.npz" for i in range(episodes)], spec)
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     return meta
 
@@ -158,28 +158,6 @@ def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> Non
         print(f"\r\033[K{line}", end="" if count < total else "\n", file=sys.stderr, flush=True)
     elif count % 20 == 0 or count == total:
         print(line, file=sys.stderr, flush=True)
-
-
-def _meta(out: Path, spec: RobotSpec, source: Source, episodes: int) -> Record:
-    """Counts and hashes over the finished episodes."""
-    digest, kinds = hashlib.sha256(), Counter[str]()
-    frames = empty = failed = 0
-    for i in range(episodes):
-        path = out / "episodes" / f"{i:06d}.npz"
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-        with np.load(path) as data:
-            frames += len(data["time_s_T"])
-            empty += int(data["empty_closed_T"].sum())
-            failed += int(data["failed"])
-            kinds[str(data["kind"])] += 1
-    return {
-        "format_version": FORMAT_VERSION, "tasks": [source.task], "setting": source.setting, "seed": source.seed,
-        "episodes": episodes, "frames": frames, "frame_hz": 1 / FRAME_S,
-        "empty_closed_frames": empty, "failed_attempts": failed, "kinds": dict(kinds),
-        "robot": spec.name, "contract_hash": spec.content_hash, "joint_names": list(spec.joint_names),
-        "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
-        "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__},
-    }
 
 
 def generate_command(args: argparse.Namespace) -> int:
