@@ -42,15 +42,17 @@ SCENARIOS = {
 
 def add_demo_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry demo`."""
-    parser.add_argument("--task", default="place_block_pad", choices=TASKS, help="what to do (default: %(default)s)")
+    parser.add_argument("--task", default="place_block_pad", choices=("all", *TASKS),
+                        help="what to do; all: one task after the other (default: %(default)s)")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="how hard (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=5, metavar="N", help="how many episodes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; others follow (default: 0)")
     parser.add_argument("--model", default="tiny", help="name in models/ or path of a folder (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
-    parser.add_argument("--swap", action="store_true", help="change the sentence in motion; the new block counts")
+    parser.add_argument("--swap", action="store_true", help="change the sentence in motion; the new one counts")
     parser.add_argument("--swap-after", type=float, default=1.2, metavar="S", help="seconds from arm to change (1.2)")
-    parser.add_argument("--time-limit", type=float, default=15.0, metavar="S", help="seconds an episode may take (15)")
+    parser.add_argument("--time-limit", type=float, metavar="S",
+                        help="seconds an episode may take (default: the task's own limit, and 3)")
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder of the results (demo)")
     parser.add_argument("--record", action="store_true", help="record every topic into an MCAP file in the same folder")
     parser.add_argument("--imagine", action="store_true", help="publish what the model imagines as well")

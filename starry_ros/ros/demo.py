@@ -1,7 +1,7 @@
 """`starry demo`: the whole graph with the simulated robot does what sentences ask, and is measured and filmed.
 
 Everything goes through topics and services, as any other user of the graph would. Per episode: stop, lay out a scene,
-reset the session with its sentence, arm, wait for the named block on the pad, hold.
+reset the session with its sentence, arm, wait until what it asks for is done, hold.
 """
 
 from __future__ import annotations
@@ -26,17 +26,19 @@ from starry_ros.ros.demo_operator import FrameCount, Operator, frames_lost
 from starry_ros.ros.graph import Graph, build_graph
 from starry_ros.ros.run import ros_session
 from starry_ros.ros.up import Supervisor, open_log, stop_signals
-from starry_ros.sim.choices import COLOURS
-from starry_ros.sim.tasks import named_colour, sentence
+from starry_ros.sim.choices import TASKS
+from starry_ros.sim.tasks import named_target, sentence, task_of
 from starry_ros.types import U8, Record
 
 READY_TIMEOUT_S = 120.0
 CALL_TIMEOUT_S = 15.0
 ARM_TIMEOUT_S = 10.0
 SETTLE_S = 0.6
+GRACE_S = 3.0
+"""Added to a task's own time limit: the wall clock counts what simulated time does not."""
 SHEET_PERIOD_S = 0.25
 MOST_FRAMES_LOST = 0.01
-COLUMNS = ("episode", "sentence", "success", "seconds", "stall_share", "limit_share", "splice", "end")
+COLUMNS = ("episode", "task", "sentence", "success", "seconds", "stall_share", "splice", "end")
 
 
 def demo_command(args: argparse.Namespace) -> int:
@@ -81,6 +83,7 @@ class Episode:
     """What came of one episode."""
 
     episode: int
+    task: str
     sentence: str
     target: str
     success: bool = False
@@ -142,9 +145,10 @@ class Demo:
     def _episode(self, index: int) -> None:
         episode = self._prepare(index)
         start_s = time.monotonic()
+        limit_s = self._args.time_limit or task_of(episode.task).time_limit_s + GRACE_S
         self._running = episode
         swapped = not self._args.swap
-        while not episode.success and time.monotonic() - start_s < self._args.time_limit:
+        while not episode.success and time.monotonic() - start_s < limit_s:
             self._pump()
             episode.seconds = time.monotonic() - start_s
             if not swapped and episode.seconds >= self._args.swap_after:
@@ -159,9 +163,10 @@ class Demo:
     def _prepare(self, index: int) -> Episode:
         """A new scene and session; the arms are armed when it returns."""
         args, operator = self._args, self._operator
+        task = TASKS[index % len(TASKS)] if args.task == "all" else args.task
         self._call(operator.trigger("stop"), "stop")
         self._wait(SETTLE_S)
-        reply = self._call(operator.reset_episode(args.task, args.setting, args.seed + index), "reset_episode")
+        reply = self._call(operator.reset_episode(task, args.setting, args.seed + index), "reset_episode")
         if not reply.accepted:
             raise ConfigError("reset_episode", "was refused", got=reply.message)
         self._wait(SETTLE_S)
@@ -170,7 +175,7 @@ class Demo:
             raise ConfigError("reset_session", "was refused", got=session.message)
         self._heard.placed = ()
         self._arm()
-        return Episode(index + 1, reply.instruction, named_colour(reply.instruction) or "")
+        return Episode(index + 1, task, reply.instruction, named_target(reply.instruction, task) or "")
 
     def _arm(self) -> None:
         """Arm. The scene put the arms home, which the executor, not having done it, reports as a tracking error."""
@@ -187,19 +192,20 @@ class Demo:
         self._until(lambda: self._mode() == "RUN", CALL_TIMEOUT_S, lambda: "waiting for RUN")
 
     def _swap(self, episode: Episode) -> None:
-        """Name another block while the arm is on its way."""
-        colour = COLOURS[(COLOURS.index(episode.target) + 1) % len(COLOURS)]
-        text = sentence(colour, episode.episode)
+        """Ask for something else while the arms are on their way."""
+        targets = task_of(episode.task).targets
+        target = targets[(targets.index(episode.target) + 1) % len(targets)]
+        text = sentence(target, episode.episode, episode.task)
         reply = self._call(self._operator.set_instruction(text), "set_instruction")
         if not reply.accepted:
             raise ConfigError("set_instruction", "was refused", got=reply.message)
-        episode.sentence, episode.target = f"{episode.sentence} -> {text}", colour
+        episode.sentence, episode.target = f"{episode.sentence} -> {text}", target
 
     def _finish(self, episode: Episode) -> None:
         status = self._heard.executor
         episode.stall_share, episode.limit_share = status.stall_share, max(status.limit_share, default=0.0)
         episode.splice = status.splice_position
-        episode.end = "placed" if episode.success else f"{status.mode_name} {status.reason}"
+        episode.end = "done" if episode.success else f"{status.mode_name} {status.reason}"
         self._call(self._operator.trigger("hold"), "hold")
         self._running = None
         self._results.episodes.append(episode)
