@@ -49,6 +49,9 @@ PARAMETERS = (
 )
 DISCOVERY_PERIOD_S = 0.5
 SYNC_S = 0.4
+PICTURES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+DEPTH, DEPTH_OF_PICTURES = 1000, 100
+"""Messages of a topic that may wait for this process, as on a busy machine: some seconds of /clock, or of a camera."""
 MIB = 2**20
 SEQUENCES = 2**32
 
@@ -93,31 +96,36 @@ class RecorderNode(StarryNode):
     # In the executor's thread
 
     def _discover(self) -> None:
+        """Types are looked up before the first subscription: importing takes long, and nobody takes messages then."""
+        found = []
         for topic, types in self.get_topic_names_and_types():
             known = topic in self._channels or topic in self._unknown
             if known or (self._exclude and self._exclude.search(topic)) or not self.count_publishers(topic):
                 continue
             try:
-                kind, definition = message_class(types[0]), full_definition(types[0])
+                found.append((topic, types[0], message_class(types[0]), full_definition(types[0])))
             except (ImportError, AttributeError, RuntimeUnavailable):
                 self._unknown.add(topic)
                 self.get_logger().warning(f"{topic} is not recorded: {types[0]} is not installed")
-                continue
-            qos = self._matching_qos(topic)
-            self._channels[topic] = Channel(topic, types[0], definition, _qos_yaml(qos))
-            if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-                self._latched.add(topic)
-            self.create_subscription(kind, topic, self._listener(topic, types[0]), qos, raw=True,
-                                     event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost))
+        for topic, name, kind, definition in found:
+            self._subscribe(topic, name, kind, definition)
         self._collector.look()
 
-    def _matching_qos(self, topic: str) -> QoSProfile:
+    def _subscribe(self, topic: str, name: str, kind: Any, definition: str) -> None:
+        qos = self._matching_qos(topic, DEPTH_OF_PICTURES if name in PICTURES else DEPTH)
+        self._channels[topic] = Channel(topic, name, definition, _qos_yaml(qos))
+        if qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+            self._latched.add(topic)
+        self.create_subscription(kind, topic, self._listener(topic, name), qos, raw=True,
+                                 event_callbacks=SubscriptionEventCallbacks(message_lost=self._on_lost))
+
+    def _matching_qos(self, topic: str, depth: int) -> QoSProfile:
         """As strong as every publisher offers, so that all of them match."""
         offers = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
         reliable = bool(offers) and all(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers)
         latched = bool(offers) and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
         return QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=100,
+            history=HistoryPolicy.KEEP_LAST, depth=depth,
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
