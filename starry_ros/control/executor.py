@@ -160,6 +160,8 @@ class Executor:
             self._safety.handle(Event.NO_CHUNK if waiting else Event.CHUNK_AVAILABLE)
         if self._schedule.chunk is not None:
             self._run.ticked()
+        if self._config.patience_s is not None and self._run.waited_ticks * self._period_s > self._config.patience_s:
+            self._safety.handle(Event.PLANNER_LOST)
 
     def _observe(self, now_ns: int, state: RobotState | None) -> None:
         """Everything that is watched becomes events."""
@@ -371,8 +373,7 @@ class Executor:
 
     def status(self, now_ns: int) -> ExecutorStatus:
         """Everything worth publishing about this moment."""
-        safety, schedule, chunk = self._safety, self._schedule, self._schedule.chunk
-        run = self._run
+        safety, schedule, run, chunk = self._safety, self._schedule, self._run, self._schedule.chunk
         waiting = safety.moving_allowed and run.waiting
         return ExecutorStatus(
             mode=safety.mode,

@@ -10,13 +10,15 @@ from starry_ros.types import F64
 
 
 class RunFigures:
-    """Counts from one `arm` to the next. `waiting`: no plan is followed at present."""
+    """Counts from one `arm` to the next. `waiting`: no plan is followed at present; for how many periods since one was.
+    """
 
     def __init__(self, joints: int) -> None:
         self.delay_s = 0.0
         self.splices, self.borders = dict.fromkeys(Method, 0), dict.fromkeys(BORDERS, 0)
         self.jump = self.jump_worst = 0.0
         self.waiting = True
+        self.waited_ticks = 0
         self._limited_J = np.zeros(joints, dtype=bool)
         self._ticks = self._stalled_ticks = 0
         self._limited_ticks_J = np.zeros(joints, dtype=np.int64)
@@ -33,6 +35,7 @@ class RunFigures:
     def ticked(self) -> None:
         """A period in which a plan was known."""
         self._ticks += 1
+        self.waited_ticks = self.waited_ticks + 1 if self.waiting else 0
         self._stalled_ticks += self.waiting
         self._limited_ticks_J += self._limited_J & (not self.waiting)
 

@@ -72,10 +72,10 @@ class Outlook:
     def make(self, curve: Curve, curve_s: float, command_ns: int, *, moving: bool) -> LookAhead:
         """The next motion from the last command on: along the curve and, while `moving`, into a stop."""
         config, step_s, follow_s = self._config, self._config.look_ahead_step_s, np.inf
+        least_s, rest_s = max(0.0, config.bridge_s - self._lead_s), config.rest_within_s - self._lead_s
         if moving:
-            least_s, rest_s = max(0.0, config.bridge_s - self._lead_s), config.rest_within_s - self._lead_s
             follow_s = self._stopper.turn_s(curve, curve_s, least_s, rest_s)
-        ahead = self._stopper.follow_then_stop(curve, curve_s, follow_s)
+        ahead, follow_s = self._stopper.follow_then_stop(curve, curve_s, least_s, follow_s)
         self._sent.append(Sent(command_ns, ahead, follow_s))
         steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
         future_s = np.arange(1, steps + 1, dtype=np.float64) * step_s

@@ -26,6 +26,12 @@ class ExecutorConfig:
     A look-ahead follows the plan for at least `bridge_s` after the clock, which bridges a late executor, and for longer
     as long as it is at rest `rest_within_s` after the clock: so soon do the arms stand when nobody commands them any
     more, unless braking itself takes longer.
+
+    `arm` starts from where the joints are measured, or from the limit where one stands beyond it by as much as
+    `arm_outside_rad` or `arm_outside_m`: noise, for the arms make that step at once.
+
+    Arms that have followed a plan and then stood for `patience_s` without a further one move again only after `arm`:
+    nobody expects it of them any more. None: they wait for ever.
     """
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -39,8 +45,10 @@ class ExecutorConfig:
     stuck_time_s: float = 1.0
     astray_share: float = 0.004
     drive_lag_s: float = 0.05
-    arm_outside_share: float = 0.02
+    arm_outside_rad: float = 0.003
+    arm_outside_m: float = 0.001
     arm_speed_share: float = 0.1
+    patience_s: float | None = 2.0
     slow_factor: float = 2.0
     max_delay_s: float = 3.0
     gate_slow_s: float = 1.0

@@ -1,8 +1,8 @@
 """Stop tails: from any point of a curve to rest, inside every limit.
 
 The invariant that everything rests on: a running curve ends at rest and was checked as a whole, so a stop is always in
-hand. The fastest stop is usually better. Next to a position limit it can swing past the limit (while a joint reverses
-there); then the curve is followed a little longer until the fastest stop fits, at worst to the curve's own end.
+hand. The fastest stop is usually better. Next to a position limit or a border of the space it can swing past it (while
+a joint reverses there); then the curve is followed until the fastest stop fits, at worst to the curve's own end.
 
 Shapes: C candidates of the moment to turn from the curve into the stop, J joints, a motion is [3, J].
 """
@@ -16,8 +16,7 @@ from starry_ros.control.space import Space
 from starry_ros.control.trajectory import Curve
 from starry_ros.types import F64
 
-RETRY_STEP_S = 0.02
-RETRIES = 5
+RETRY_STEP_S, RETRY_FINE_S, RETRY_COARSE_STEP_S = 0.02, 0.3, 0.1
 TURN_STEP_S = 0.01
 BORDER_STEP_S, LEAST_FOLLOW_S = 0.05, 0.04
 
@@ -47,7 +46,7 @@ class StopPlanner:
 
     def stop(self, curve: Curve, at_s: float) -> Curve:
         """Stop as soon as possible: a curve that starts with `curve`'s motion at `at_s` and obeys every limit."""
-        return self.follow_then_stop(curve, at_s, 0.0)
+        return self.follow_then_stop(curve, at_s, 0.0, 0.0)[0]
 
     def turn_s(self, curve: Curve, from_s: float, least_s: float, rest_s: float) -> float:
         """How long to follow `curve` from `from_s`: as long as rest is reached within `rest_s`, at least `least_s`.
@@ -64,17 +63,18 @@ class StopPlanner:
         chosen = np.flatnonzero(in_time)[-1] if in_time.any() else rest_C.argmin()
         return float(candidates_C[chosen])
 
-    def follow_then_stop(self, curve: Curve, from_s: float, follow_s: float) -> Curve:
-        """Follow `curve` from `from_s` for `follow_s`, then stop; time 0 of the result is `from_s`."""
+    def follow_then_stop(self, curve: Curve, from_s: float, least_s: float, follow_s: float) -> tuple[Curve, float]:
+        """Follow `curve` from `from_s` for `follow_s`, then stop: a curve whose time 0 is `from_s`, and when it turns.
+
+        Where that stop does not fit, the turn comes sooner, down to `least_s`, else as soon after as one fits; inf when
+        the curve is followed to its own end.
+        """
         rest = curve.cut(from_s)
-        for attempt in range(RETRIES):
-            turn_s = follow_s + attempt * RETRY_STEP_S
-            if turn_s >= rest.duration_s:
-                break
+        for turn_s in _turns(least_s, follow_s, rest.duration_s):
             stopped = self._turn(rest, turn_s)
             if stopped is not None:
-                return stopped
-        return rest
+                return stopped, turn_s
+        return rest, float(np.inf)
 
     def stop_before(self, curve: Curve, border_s: float) -> Curve | None:
         """As much of a curve as leaves room for a stop inside the space, which it leaves at `border_s`, or None."""
@@ -92,3 +92,14 @@ class StopPlanner:
         stopped = curve.then(turn_s, tail)
         outside = self._space is not None and self._space.first_breach(stopped, turn_s) is not None
         return None if outside else stopped
+
+
+def _turns(least_s: float, follow_s: float, end_s: float) -> list[float]:
+    """Moments to try, the wanted one first; none where the curve has ended by then."""
+    if follow_s >= end_s:
+        return []
+    sooner = np.arange(follow_s, least_s - 1e-9, -RETRY_STEP_S)
+    later = np.arange(follow_s + RETRY_STEP_S, follow_s + RETRY_FINE_S, RETRY_STEP_S)
+    last = np.arange(follow_s + RETRY_FINE_S, end_s, RETRY_COARSE_STEP_S)
+    turns = np.concatenate((sooner, later, last))
+    return [turn_s for turn_s in turns.tolist() if turn_s < end_s]

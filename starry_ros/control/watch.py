@@ -27,6 +27,8 @@ class StateWatch:
         self._config, self._limits, self._names = config, Limits.of(spec), spec.joint_names
         joints = len(self._names)
         self._range_J = self._limits.upper_J - self._limits.lower_J
+        outside = {"rad": config.arm_outside_rad, "m": config.arm_outside_m}
+        self._outside_J = np.array([outside[joint.unit] for joint in spec.joints])
         self._threshold_J = config.tracking_share * self._range_J
         self._stuck_J, self._astray_J = config.stuck_share * self._range_J, config.astray_share * self._range_J
         for share_J in (self._threshold_J, self._stuck_J, self._astray_J):
@@ -107,8 +109,7 @@ class StateWatch:
         """Why the arms must not be armed now, in words, or None."""
         if self.state is None or self.stale(now_ns):
             return "no fresh joint state; check the robot's joint_states"
-        config, measured_J = self._config, self.state.position_J
-        slack_J = config.arm_outside_share * self._range_J
+        measured_J, slack_J = self.state.position_J, self._outside_J
         outside = (measured_J < self._limits.lower_J - slack_J) | (measured_J > self._limits.upper_J + slack_J)
         if outside.any():
             j = int(np.flatnonzero(outside)[0])
@@ -116,7 +117,7 @@ class StateWatch:
                 f"{self._names[j]} stands at {measured_J[j]:.4f}, outside "
                 f"[{self._limits.lower_J[j]:.4f}, {self._limits.upper_J[j]:.4f}]; move it inside by hand"
             )
-        moving = np.abs(self.state.velocity_J) > config.arm_speed_share * self._limits.velocity_J
+        moving = np.abs(self.state.velocity_J) > self._config.arm_speed_share * self._limits.velocity_J
         if moving.any():
             return f"{self._names[int(np.flatnonzero(moving)[0])]} is moving; wait until the arms stand still"
         return None

@@ -6,6 +6,7 @@ N samples, K steps of a chunk.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
+from starry_ros.errors import InputError
 from starry_ros.recording.lost import tally
 from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns
 from starry_ros.robot_spec import RobotSpec
@@ -130,10 +132,11 @@ def measure(recording: Recording, spec: RobotSpec) -> Figures:
     }
     wanted = [topic for topic in (*handlers, *commands) if recording.has(topic)]
     for heard in recording.messages(*wanted):
-        if heard.topic in commands:
-            watch.command(commands[heard.topic], heard.message)
-        else:
-            handlers[heard.topic](heard.received_ns, heard.published_ns, heard.message)
+        with contextlib.suppress(InputError):  # what the nodes refused then is no figure now
+            if heard.topic in commands:
+                watch.command(commands[heard.topic], heard.message)
+            else:
+                handlers[heard.topic](heard.received_ns, heard.published_ns, heard.message)
     _count_frames(figures, recording, spec)
     known = [topic for topic in tally(recording) if topic.lost is not None]
     if known:

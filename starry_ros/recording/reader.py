@@ -18,7 +18,7 @@ from mcap.reader import make_reader
 from mcap_ros2.decoder import DecoderFactory
 
 from starry_ros.canvas.pack import decode_compressed, decode_image
-from starry_ros.errors import DataError
+from starry_ros.errors import DataError, InputError
 from starry_ros.recording.session_file import METADATA, ROBOT_ATTACHMENT
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.timing import NS_PER_S, nanoseconds
@@ -112,8 +112,11 @@ def stamp_ns(stamp: Any) -> int:
 
 
 def chunk_of(message: Any) -> ActionChunk:
-    """A plan, in ROS time."""
+    """A plan, in ROS time. InputError when its positions are not rows of its joints."""
     joints = len(message.joint_names)
+    if joints == 0 or len(message.positions) % joints:
+        raise InputError("action_chunk", "positions are not rows of joints", got=len(message.positions),
+                         expected=f"rows of {joints}")
     return ActionChunk(
         chunk_id=message.chunk_id, epoch=message.epoch, instruction_id=message.instruction_id,
         observation_ns=stamp_ns(message.header.stamp), start_ns=stamp_ns(message.start),
@@ -124,7 +127,10 @@ def chunk_of(message: Any) -> ActionChunk:
 
 
 def value_map_of(message: Any) -> ValueMap:
-    """A value map, in ROS time."""
+    """A value map, in ROS time. InputError when its values do not fill its shape."""
+    wanted = message.events * message.rows * message.cols
+    if len(message.values) != wanted:
+        raise InputError("value_map", "values do not fill the map", got=len(message.values), expected=wanted)
     values = np.asarray(message.values, dtype=np.float32).reshape(message.events, message.rows, message.cols)
     landing = tuple(LandingPoint(p.camera, p.event, p.u_px, p.v_px, p.confidence) for p in message.landing)
     return ValueMap(stamp_ns(message.header.stamp), message.layout_hash, message.stride_px, values, landing)

@@ -9,7 +9,7 @@ runtime; something else with other weights.
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from starry_ros.errors import DataError
+from starry_ros.errors import DataError, InputError
 from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns, state_of, value_map_of
 from starry_ros.recording.session_file import model_hashes
 from starry_ros.robot_spec import RobotSpec
@@ -80,35 +80,62 @@ class Session:
     states: Mapping[int, RobotState]
     layouts: Mapping[int, str]
 
+    unusable: Mapping[str, int]
+    """Messages by topic that say nothing: refused by the nodes then, and left out now."""
+
     @staticmethod
     def read(recording: Recording, spec: RobotSpec) -> Session:
         """Collect everything but images. DataError when the recording does not say how it was planned."""
-        steps, chunks, maps, states, layouts = [], {}, {}, {}, {}
-        life = last_id = 0
+        found, unusable = _Found(spec), Counter[str]()
         for heard in recording.messages("planning_log", "action_chunk", "value_map", spec.joint_state_topic,
                                         "canvas_info"):
-            message = heard.message
-            if heard.topic == "planning_log":
-                steps.append(json.loads(message.data))
-            elif heard.topic == "action_chunk":
-                life += message.chunk_id <= last_id
-                last_id = message.chunk_id
-                chunks[life, last_id] = chunk_of(message)
-            elif heard.topic == "value_map":
-                maps[stamp_ns(message.header.stamp)] = value_map_of(message)
-            elif heard.topic == "canvas_info":
-                layouts[stamp_ns(message.header.stamp)] = message.layout_hash
-            else:
-                state = state_of(spec, message)
-                states[state.stamp_ns] = state
-        if not any(step["do"] == PLAN for step in steps):
+            try:
+                found.take(heard.topic, heard.message)
+            except InputError:
+                unusable[heard.topic] += 1
+        if not any(step["do"] == PLAN for step in found.steps):
             raise DataError(str(recording.path), "holds no plan", fix="record a session in which the model plans")
-        return Session(tuple(steps), chunks, maps, states, layouts)
+        return Session(tuple(found.steps), found.chunks, found.maps, found.states, found.layouts, unusable)
 
     @property
     def plans(self) -> int:
         """How many plans were made."""
         return sum(step["do"] == PLAN for step in self.steps)
+
+
+class _Found:
+    """What a session is made of, message by message."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self._spec, self._life, self._last_id = spec, 0, 0
+        self.steps: list[Mapping[str, Any]] = []
+        self.chunks: dict[tuple[int, int], ActionChunk] = {}
+        self.maps: dict[int, ValueMap] = {}
+        self.states: dict[int, RobotState] = {}
+        self.layouts: dict[int, str] = {}
+
+    def take(self, topic: str, message: Any) -> None:
+        """One message. InputError when it is of no use."""
+        if topic == "planning_log":
+            self.steps.append(json.loads(message.data))
+        elif topic == "action_chunk":
+            self._chunk(message)
+        elif topic == "value_map":
+            self.maps[stamp_ns(message.header.stamp)] = value_map_of(message)
+        elif topic == "canvas_info":
+            self.layouts[stamp_ns(message.header.stamp)] = message.layout_hash
+        else:
+            state = state_of(self._spec, message)
+            self.states[state.stamp_ns] = state
+
+    def _chunk(self, message: Any) -> None:
+        """Ids that begin again tell that the planner was started anew."""
+        chunk = chunk_of(message)
+        if chunk.contract_hash != self._spec.content_hash:
+            raise InputError("action_chunk", "is of another robot", got=chunk.contract_hash)
+        self._life += chunk.chunk_id <= self._last_id
+        self._last_id = chunk.chunk_id
+        self.chunks[self._life, chunk.chunk_id] = chunk
 
 
 def replay(

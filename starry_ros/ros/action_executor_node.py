@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Empty, Float64MultiArray
 from std_srvs.srv import Trigger
@@ -45,11 +47,13 @@ from starry_ros.types import RobotState
 
 PARAMETERS = (
     ROBOT,
-    Parameter("command_hz", 50.0, "Rate of trajectories to each arm, in hertz.", 5.0, 100.0),
+    Parameter("command_hz", 50.0, "Rate of trajectories to each arm, in hertz; each bridges 0.05 s.", 20.0, 100.0),
     Parameter("status_hz", 10.0, "Rate of executor_status, in hertz.", 1.0, 100.0),
     Parameter("stamp_commands", True, "Stamp trajectories with their start; false sends stamp 0, which means now."),
     Parameter("drive_lag_s", 0.05, "How far drives are behind what they are told at most, in seconds.", 0.0, 0.5),
     Parameter("state_timeout_s", 0.25, "Joint states older than this stop the arms, in seconds.", 0.02, 2.0),
+    Parameter("patience_s", 2.0, "Arms that stood so long without a further plan wait for arm, in s; 0 never.",
+              0.0, 3600.0),
     Parameter("heartbeat_timeout_s", 0.0, "A heartbeat silent for so long stops the arms, in s; 0 never.", 0.0, 10.0),
     Parameter("estop_timeout_s", 0.0, "An estop silent for so long counts as pressed, in s; 0 never.", 0.0, 10.0),
     Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms at start, in seconds.", 0.0, 30.0),
@@ -70,6 +74,7 @@ class ActionExecutorNode(StarryNode):
         config = ExecutorConfig(
             heartbeat_timeout_s=self._values["heartbeat_timeout_s"] or None,
             state_timeout_s=self._values["state_timeout_s"], drive_lag_s=self._values["drive_lag_s"],
+            patience_s=self._values["patience_s"] or None,
         )
         self._control = Executor(self._spec, config)
         self._advice = Advice(self._control)
@@ -77,6 +82,7 @@ class ActionExecutorNode(StarryNode):
         self._newest: RobotState | None = None
         self._accepted = self._epoch = 0
         self._malformed: Counter[str] = Counter()
+        self._unheard: set[str] = set()
         self._estop_pressed, self._estop_ns = False, self._edge.now_ns()
         self._second_owner = False
         self._commands: dict[str, Any] = {}
@@ -94,9 +100,9 @@ class ActionExecutorNode(StarryNode):
         self._statuses = self.create_publisher(ExecutorStatus, "executor_status", LATCHED)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
         self.create_subscription(WorldActionStatus, "world_action_status", self._on_session, STATE)
-        self.create_subscription(JointState, self._spec.joint_state_topic, self._on_state, STATE)
-        self.create_subscription(Bool, "estop", self._on_estop, SAFETY)
-        self.create_subscription(Empty, "heartbeat", lambda _: self._control.heartbeat(self._edge.now_ns()), SAFETY)
+        self._hear(JointState, self._spec.joint_state_topic, self._on_state, STATE)
+        self._hear(Bool, "estop", self._on_estop, SAFETY)
+        self._hear(Empty, "heartbeat", lambda _: self._control.heartbeat(self._edge.now_ns()), SAFETY)
         for name in ("arm", "hold", "stop", "reset_fault"):
             self.create_service(Trigger, name, self._service(name))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -105,6 +111,15 @@ class ActionExecutorNode(StarryNode):
         Diagnostics(self, self._health, self._spec.name)
 
     # Inputs
+
+    def _hear(self, kind: Any, topic: str, on_message: Any, qos: QoSProfile) -> None:
+        """Listen to what the arms depend on; publishers that cannot be heard are told, for they look silent."""
+        def unheard(_event: Any) -> None:
+            self._unheard.add(topic)
+            self.get_logger().error(f"{topic} is offered as best effort and cannot be heard: publish it reliable")
+
+        events = SubscriptionEventCallbacks(incompatible_qos=unheard)
+        self.create_subscription(kind, topic, on_message, qos, event_callbacks=events)
 
     def _on_state(self, message: JointState) -> None:
         try:
@@ -150,10 +165,12 @@ class ActionExecutorNode(StarryNode):
         if self._estop_pressed or self._second_owner:
             blocking.discard(Event.ESTOP_PRESSED)
         silent = {"estop": Event.ESTOP_PRESSED, "heartbeat": Event.HEARTBEAT_LOST}
-        return "".join(
+        words = [
             f"; {topic} is silent: publish it, or start with {topic}:=off where there is none"
-            for topic, condition in silent.items() if condition in blocking
-        )
+            for topic, condition in silent.items() if condition in blocking and topic not in self._unheard
+        ]
+        words += [f"; {topic} is offered as best effort: publish it reliable" for topic in sorted(self._unheard)]
+        return "".join(words)
 
     def _service(self, name: str) -> object:
         def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -234,7 +251,10 @@ class ActionExecutorNode(StarryNode):
             **{f"refused.{reason}": count for reason, count in refused.items() if count},
             **{f"border.{reason}": count for reason, count in status.borders.items() if count},
         }
-        return Health(LEVELS.get(status.mode, OK), f"{status.mode} {values['reason']}", values)
+        level, text = LEVELS.get(status.mode, OK), f"{status.mode} {values['reason']}"
+        if self._unheard and level == OK:
+            return Health(WARN, f"{text}; offered as best effort: {', '.join(sorted(self._unheard))}", values)
+        return Health(level, text, values)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import CompressedImage, Image
 
 from starry_ros.canvas.layout import t_pose_layout
@@ -54,7 +55,7 @@ class CanvasPackerNode(StarryNode):
         transport = values["image_transport"]
         self._topics = {camera.name: self._subscribe(camera, transport) for camera in self._spec.cameras}
         self._doubled: set[str] = set()
-        self.create_timer(0.5, self._count_publishers)
+        self.create_timer(0.5, self._count_publishers, clock=Clock(clock_type=ClockType.STEADY_TIME))
         Diagnostics(self, self._health, self._spec.name)
 
     def _subscribe(self, camera: CameraSpec, transport: str) -> str:

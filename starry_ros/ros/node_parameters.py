@@ -12,6 +12,9 @@ from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.parameter_client import AsyncParameterClient
 
+UNSET = "unknown_because_one_of_them_is_unset"
+"""A node answers for all of its parameters or for none; for none as soon as one has no value."""
+
 
 class ParameterCollector:
     """`look` often, from the executor's thread; `found` gives what has come, from any thread."""
@@ -40,13 +43,18 @@ class ParameterCollector:
             yield self._found.get()
 
     def _on_names(self, full: str, client: AsyncParameterClient, future: Any) -> None:
-        names = list(future.result().result.names)
-        client.get_parameters(names, callback=partial(self._on_values, full, names))
+        answer = future.result()
+        if answer is not None:
+            names = list(answer.result.names)
+            client.get_parameters(names, callback=partial(self._on_values, full, names))
 
     def _on_values(self, full: str, names: list[str], future: Any) -> None:
-        values = [_plain(parameter_value_to_python(value)) for value in future.result().values]
-        content = {full: {"ros__parameters": dict(zip(names, values, strict=True))}}
-        text = str(yaml.safe_dump(content, sort_keys=True))
+        answer = future.result()
+        if answer is None:
+            return
+        values = [_plain(parameter_value_to_python(value)) for value in answer.values]
+        known = dict(zip(names, values, strict=True)) if len(values) == len(names) else {UNSET: sorted(names)}
+        text = str(yaml.safe_dump({full: {"ros__parameters": known}}, sort_keys=True))
         self._found.put((f"parameters{full}.yaml", text.encode()))
 
 

@@ -6,6 +6,7 @@ later, by `ros2 param set`; a change that is not allowed is refused with the rea
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ class Parameter:
     live: bool = False
 
 
+LOOKS_LIKE = 0.8
+"""Likeness (of `difflib`) from which on an unknown name is taken for a misspelled one."""
 ROBOT = Parameter("robot", "bimanual_sim", "Robot contract: a name in config/robots or the path of a YAML file.")
 
 
@@ -42,6 +45,7 @@ def declare(node: Node, *table: Parameter, check: Check = lambda _: "") -> Mappi
 
     The mapping returned follows live parameters.
     """
+    _refuse_misspelled(node, [row.name for row in table])
     values = {row.name: _declare(node, row) for row in table}
     if wrong := check(values):
         raise ConfigError(f"{node.get_name()}: parameters", wrong, fix="change the parameter file or the command line")
@@ -59,6 +63,19 @@ def declare(node: Node, *table: Parameter, check: Check = lambda _: "") -> Mappi
     if live:
         node.add_on_set_parameters_callback(on_set)
     return values
+
+
+def _refuse_misspelled(node: Node, names: Sequence[str]) -> None:
+    """A parameter that was given and is unknown would be ignored in silence, a safety time-out too.
+
+    One that looks like a known one ends the node; others are only told, for files may be shared by several nodes.
+    """
+    given = [name for name in node._parameter_overrides if name not in (*names, "use_sim_time")]  # nothing public
+    for name in (name for name in given if not name.startswith("qos_overrides.")):
+        meant = difflib.get_close_matches(name, names, 1, LOOKS_LIKE)
+        if meant:
+            raise ConfigError(f"{node.get_name()}: parameter {name}", "is unknown", expected=meant[0], fix="correct it")
+        node.get_logger().warning(f"parameter {name} is unknown and has no effect")
 
 
 def _declare(node: Node, row: Parameter) -> Any:

@@ -23,7 +23,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.serialization import deserialize_message
 from std_srvs.srv import Trigger
 
-from starry_ros.errors import RuntimeUnavailable
+from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.msg import ExecutorStatus
 from starry_ros.recording.ring import Ring
 from starry_ros.recording.session_file import Channel, Record, SessionFile, describe
@@ -64,7 +64,7 @@ class RecorderNode(StarryNode):
         self._values = declare(self, *PARAMETERS)
         values = self._values
         self._folder = Path(values["output"]).expanduser()
-        self._exclude = re.compile(values["exclude"]) if values["exclude"] else None
+        self._exclude = _expression(values["exclude"]) if values["exclude"] else None
         self._queue: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self._waiting_bytes = self._written = self._dropped = self._lost = self._files = 0
         self._channels: dict[str, Channel] = {}
@@ -269,6 +269,13 @@ class RecorderNode(StarryNode):
             text = f"{self._dropped} messages dropped, {self._lost} lost, {len(self._unknown)} topics not installed"
             return Health(WARN, text, values)
         return Health(OK, "recording" if file else "waiting for a fault", values)
+
+
+def _expression(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError("recorder: parameter exclude", f"is no regular expression: {error}", got=text) from error
 
 
 def _qos_yaml(qos: QoSProfile) -> str:

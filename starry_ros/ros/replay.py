@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.recording.reader import Recording
 from starry_ros.recording.replay import (
@@ -42,10 +43,14 @@ def replay_command(args: argparse.Namespace) -> int:
     recording = Recording(args.file)
     spec = load_robot_spec(robot_file(args.robot)) if args.robot else recording.spec()
     if args.to_ros:
+        if not args.rate > 0:
+            raise ConfigError("--rate", "is not positive", got=args.rate, expected="> 0")
         from starry_ros.ros.replay_sensors import replay_sensors
 
         return replay_sensors(recording, spec, args.rate)
     session = Session.read(recording, spec)
+    for topic, count in session.unusable.items():
+        print(f"{count} messages of {topic} left out: the nodes could not use them either")
     model, made_with = model_and_runtime(recording, args.model)
     runtime = made_with if args.runtime == "auto" else args.runtime
     bound = args.bound if args.bound is not None else (0.0 if runtime == made_with else PARITY_RAD)

@@ -44,7 +44,8 @@ class SensorPlayer:
 
     def __init__(self, node: Node, recording: Recording, spec: RobotSpec) -> None:
         self._node, self._recording = node, recording
-        topics = [spec.joint_state_topic, *(topic for c in spec.cameras for topic in (c.topic, c.info_topic))]
+        of_cameras = [(c.topic, f"{c.topic}/compressed", c.info_topic) for c in spec.cameras]
+        topics = [spec.joint_state_topic, *(topic for three in of_cameras for topic in three)]
         self._wanted = {recording.namespace + topic: topic for topic in topics}
         self._joint_states = spec.joint_state_topic
         self._publishers: dict[str, tuple[type, Any]] = {}

@@ -64,6 +64,7 @@ class SimRobotNode(StarryNode):
     def __init__(self) -> None:
         super().__init__("sim_robot")
         self._values = declare(self, *PARAMETERS)
+        self._in_force = self._values["task"], self._values["setting"]
         self._spec = load_robot_spec(robot_file(self._values["robot"]))
         self._edge = EdgeClock(self.get_clock())
         self._commands: queue.SimpleQueue[tuple[str, Trajectory | F64]] = queue.SimpleQueue()
@@ -112,9 +113,10 @@ class SimRobotNode(StarryNode):
         self._commands.put((arm, position * signs if position.shape == signs.shape else position))
 
     async def _on_reset(self, request: ResetEpisode.Request, response: ResetEpisode.Response) -> ResetEpisode.Response:
-        task, setting = request.task or self._values["task"], request.setting or self._values["setting"]
+        task, setting = request.task or self._in_force[0], request.setting or self._in_force[1]
         try:
             response.instruction = await self._calls.run(lambda: self._reset(task, setting, request.seed))
+            self._in_force = task, setting
             response.accepted, response.message = True, f"{task}, {setting}, seed {request.seed}"
         except StarryError as error:
             response.message = str(error)
@@ -128,8 +130,9 @@ class SimRobotNode(StarryNode):
         values: dict[str, object] = {"lost_s": seconds(driver.lost_ns), "skipped_pictures": simulation.cameras.skipped}
         for camera, count in self._frames.items():
             values |= {f"{camera}.published": count, f"{camera}.last_ns": self._last_frame_ns[camera]}
-        values |= {f"rejected.{reason}": count for reason, count in driver.rejected.items()}
-        rejected = sum(driver.rejected.values())
+        counts = dict(driver.rejected)  # the physics thread adds to it
+        values |= {f"rejected.{reason}": count for reason, count in counts.items()}
+        rejected = sum(counts.values())
         return Health(WARN if rejected else OK, f"{rejected} trajectories rejected" if rejected else "ok", values)
 
     # In the physics thread

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
 
@@ -59,6 +59,7 @@ from starry_ros.value.overlay import MODE_RGB, PLAIN_RGB, Caption, OverlayPainte
 MAPS = tuple(sorted(RAMPS_LCH))
 PARAMETERS = (
     ROBOT,
+    Parameter("image_transport", "raw", "What to subscribe to for each camera.", choices=("raw", "compressed")),
     Parameter("alpha", 0.8, "Opacity of the highest value, 0 to 1.", 0.0, 1.0, live=True),
     Parameter("caption", True, "Whether to write the sentence and the mode under each image.", live=True),
     Parameter("scale_bar", False, "Whether to draw which colour means which value.", live=True),
@@ -151,9 +152,12 @@ class ValueMapVisualizerNode(StarryNode):
     # Subscriptions, made on demand
 
     def _begin_view(self, view: View) -> list[Any]:
+        kind, topic = Image, view.camera.topic
+        if self._values["image_transport"] == "compressed":
+            kind, topic = CompressedImage, f"{topic}/compressed"
         return [
             self.create_subscription(CameraInfo, view.camera.info_topic, partial(setattr, view, "calibration"), NEWEST),
-            self.create_subscription(Image, view.camera.topic, partial(self._on_image, view), NEWEST),
+            self.create_subscription(kind, topic, partial(self._on_image, view), NEWEST),
         ]
 
     def _begin_maps(self) -> list[Any]:
@@ -229,7 +233,7 @@ class ValueMapVisualizerNode(StarryNode):
 
     # Overlays
 
-    def _on_image(self, view: View, message: Image) -> None:
+    def _on_image(self, view: View, message: Image | CompressedImage) -> None:
         name, header = view.camera.name, message.header
         caption = Caption(self._sentence, self._mode, MODE_RGB.get(self._mode, PLAIN_RGB))
         value_map = self._fresh_map()

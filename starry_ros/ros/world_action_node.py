@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
@@ -124,7 +125,7 @@ class WorldActionNode(StarryNode):
         self.create_subscription(JointState, self._spec.joint_state_topic, self._on_state, STATE)
         self.create_service(SetInstruction, "set_instruction", self._on_set_instruction)
         self.create_service(ResetSession, "reset_session", self._on_reset_session)
-        self.create_timer(STATUS_PERIOD_S, self._publish_status)
+        self.create_timer(STATUS_PERIOD_S, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
         Diagnostics(self, self._health, self._spec.name)
 
     def close(self) -> None:
@@ -186,7 +187,7 @@ class WorldActionNode(StarryNode):
         if self._planner is not None and self._planner.monitor.score is not None:
             score = self._planner.monitor.score
             values |= {"surprise": score.surprise, "surprise_level": score.level, "progress": score.progress}
-        values |= {f"refused.{reason}": count for reason, count in self._refused.items()}
+        values |= {f"refused.{reason}": count for reason, count in dict(self._refused).items()}
         level = {"planning": OK, "waiting": WARN, "refused": ERROR}[status.state]
         return Health(level, f"{status.state} {status.reason}".strip(), values)
 
