@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from recording_kit import SPEC, SmallPlanner, write_session
 
 from starry_ros.errors import DataError
-from starry_ros.recording.reader import Recording
+from starry_ros.recording.reader import Heard, Recording
 from starry_ros.recording.replay import Outcome, Session, replay, summary_rows
 from starry_ros.recording.session_file import SessionFile
 
@@ -90,3 +93,19 @@ def test_a_recording_without_plans_or_contract_says_so(tmp_path: Path) -> None:
 
 def test_the_contract_in_the_file_is_the_contract(session: Path) -> None:
     assert Recording(session).spec().content_hash == SPEC.content_hash
+
+
+def test_messages_that_the_nodes_refused_are_left_out_and_counted(
+    session: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = Recording(session)
+    broken = Heard("action_chunk", 0, 0, SimpleNamespace(joint_names=[], positions=[1.0]))
+    nan = SimpleNamespace(name=list(SPEC.joint_names), position=[np.nan] * len(SPEC.joint_names), velocity=[],
+                          header=SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=0)))
+    sound, read = Session.read(recording, SPEC), recording.messages
+    spoilt = [broken, Heard(SPEC.joint_state_topic, 0, 0, nan)]
+    monkeypatch.setattr(recording, "messages", lambda *topics: itertools.chain(spoilt, read(*topics)))
+    found = Session.read(recording, SPEC)
+    assert found.unusable == {"action_chunk": 1, SPEC.joint_state_topic: 1}
+    assert found.chunks.keys() == sound.chunks.keys()
+    assert found.states.keys() == sound.states.keys()
