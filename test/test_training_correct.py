@@ -43,17 +43,28 @@ class Constant:
         return Plan(chunk, ValueMap(canvas.stamp_ns, "", 4, np.zeros((2, 2, 2), np.float32), ()), None)
 
 
-def look(at_s: float) -> tuple[Canvas, RobotState]:
+def look(at_s: float, speed: float = 0.0) -> tuple[Canvas, RobotState]:
     image = np.zeros((8, 8, 3), np.uint8)
     zeros = np.zeros(len(SPEC.joints))
-    return Canvas(int(at_s * NS_PER_S), "", image, ()), RobotState(int(at_s * NS_PER_S), zeros, zeros)
+    return Canvas(int(at_s * NS_PER_S), "", image, ()), RobotState(int(at_s * NS_PER_S), zeros, zeros + speed)
 
 
 def test_the_expert_takes_over_when_the_time_of_the_model_is_up():
     relay = Relay(Constant(1.0), Constant(2.0), 3.0)
     relay.reset("lift the tray")
-    asked = [relay.plan(*look(10 + s)).chunk.positions_KJ[0, 0] for s in (0.0, 2.9, 3.0, 9.0)]
+    asked = [relay.plan(*look(10 + s, speed=0.5)).chunk.positions_KJ[0, 0] for s in (0.0, 2.9, 3.0, 9.0)]
     assert asked == [1.0, 1.0, 2.0, 2.0]
+
+
+def test_the_expert_takes_over_for_good_when_the_arms_rest():
+    relay = Relay(Constant(1.0), Constant(2.0), 60.0)
+    relay.reset("lift the tray")
+    moves = [(0.0, 0.0), (0.4, 0.5), (0.8, 0.5), (1.2, 0.0), (1.6, 0.0), (1.8, 0.0), (2.2, 0.5)]
+    asked = [relay.plan(*look(10 + s, speed)).chunk.positions_KJ[0, 0] for s, speed in moves]
+    assert asked == [1.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0]
+    assert relay.taken_over
+    relay.reset("lift the tray")
+    assert not relay.taken_over
 
 
 def test_plans_of_both_carry_one_numbering():

@@ -183,13 +183,17 @@ def test_images_are_encoded_once_and_again_when_the_files_change(tmp_path: Path)
         return encode(canvas_BHWC)
 
     load_demonstrations(folder, tmp_path / "cache", counting)
-    assert sum(calls) == 3 + 4 + 1  # and one frame to learn the latent's shape
+    assert sum(calls) == 3 + 4 + 1  # and one frame, by which the latents of a cache are known
     calls.clear()
     assert len(load_demonstrations(folder, tmp_path / "cache", counting)) == 7
-    assert not calls
+    assert calls == [1]
+    calls.clear()
     (folder / "episodes" / "00001.npz").unlink()
     assert len(load_demonstrations(folder, tmp_path / "cache", counting)) == 3
     assert sum(calls) == 3 + 1
+    calls.clear()
+    load_demonstrations(folder, tmp_path / "cache", lambda canvas_BHWC: counting(canvas_BHWC) + 0.1)
+    assert sum(calls) == 3 + 1, "another encoder gives other latents"
 
 
 def test_no_or_damaged_episodes_are_named(tmp_path: Path) -> None:

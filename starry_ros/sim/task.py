@@ -53,7 +53,8 @@ class Task:
     """Sentences with gaps for colours, where (x, y ranges in m) blocks and pad may lie, the time that counts.
 
     `hard_templates` are sentences that training never sees. `targets` are what can be asked for, `named` finds the
-    target of a sentence, `draw` lays an episode out for a target, `check` is its success test.
+    target of a sentence, `named_first` says whether the first contact is with what is named, `draw` lays an episode out
+    for a target, `check` is its success test.
     """
 
     templates: tuple[str, ...]
@@ -63,6 +64,7 @@ class Task:
     hard_templates: tuple[str, ...] = ()
     targets: tuple[str, ...] = COLOURS
     named: Callable[[str], str | None] = named_colour
+    named_first: bool = True
     draw: Callable[[np.random.Generator, str], Layout] | None = None
     check: Callable[[str], Check] | None = field(default=None)
 

@@ -145,5 +145,5 @@ DRAWER = Task(
         "place the {} block inside the drawer", "pull the drawer open, then put the {} cube into it",
     ),
     hard_templates=("store the {} block in the drawer", "the {} cube belongs in the drawer, put it there"),
-    blocks=BLOCKS, pad=BLOCKS, time_limit_s=20.0, draw=draw, check=DrawerCheck,
+    blocks=BLOCKS, pad=BLOCKS, time_limit_s=20.0, draw=draw, check=DrawerCheck, named_first=False,
 )

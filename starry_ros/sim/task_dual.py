@@ -113,7 +113,7 @@ DUAL = Task(
         "left arm takes the {} block, right arm takes the {} block, each to its pad",
     ),
     hard_templates=("bring the {} cube to the pad at the left while the {} cube goes to the right one",),
-    blocks=(SIDE_X_M, SIDE_Y_M), pad=(SIDE_X_M, SIDE_Y_M), time_limit_s=14.0,
+    blocks=(SIDE_X_M, SIDE_Y_M), pad=(SIDE_X_M, SIDE_Y_M), time_limit_s=14.0, named_first=False,
     targets=tuple(f"{a} and {b}" for a in COLOURS for b in COLOURS if a != b), named=target_of, draw=draw,
     check=DualCheck,
 )

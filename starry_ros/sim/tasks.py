@@ -96,6 +96,15 @@ def named_target(text: str, task: str = "place_block_pad") -> str | None:
     return found if found in task_of(task).targets else None
 
 
+def named_first(text: str) -> bool:
+    """Whether the first contact depends on what a sentence names; True for sentences of no task."""
+    return all(task.named_first for task in _TASKS.values() if text in _sentences(task))
+
+
+def _sentences(task: Task) -> set[str]:
+    return {template.format(*colours_in(target)) for template in task.templates for target in task.targets}
+
+
 def draw_layout(
     rng: np.random.Generator, task: str = "place_block_pad", target: str = "", setting: str = "easy"
 ) -> Layout:

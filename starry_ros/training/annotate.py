@@ -2,8 +2,9 @@
 
 A pick is the force-weighted mean of the finger contacts at the grasp that held, kept relative to the block and carried
 back to every earlier frame by the block's pose there; a place is the contact of the block with the pad once it has come
-to rest, kept relative to the pad; a take is the left hand's grasp in the air, kept where it was. An episode without
-such a later contact labels the block's centre, the pad's centre, and the meeting point.
+to rest well inside, kept relative to the pad (a block let go half off it shows a mistake, not an intent); a take is the
+left hand's grasp in the air, kept where it was. An episode without such a later contact labels the block's centre, the
+pad's centre, and the meeting point.
 
 Shapes: E = 2 events (next contact, the one after), V = 3 views in canvas order, F = 5 (u_px, v_px, sigma_px, in_frame,
 visible), all on the canvas.
@@ -19,6 +20,7 @@ import numpy as np
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.sim.cell import BLOCK_HALF_M, Cell, Contact
 from starry_ros.sim.choices import COLOURS
+from starry_ros.sim.expert_place import PLACED_M
 from starry_ros.sim.task_handover import MEET_M
 from starry_ros.types import F32, F64, CameraModel
 
@@ -106,7 +108,8 @@ class ContactLog:
         if cell.block_speed(colour) > SETTLED_M_S:
             return
         on_pad = weighted_mean(cell.contacts_between("pad", colour))
-        if on_pad is not None:
+        off_m = float(np.abs(cell.block_position(colour) - cell.pad_position)[:2].max())
+        if on_pad is not None and off_m < PLACED_M:
             self.places.append(Event(cell.sim_time_s, colour, on_pad - cell.pad_position))
         if on_pad is not None or cell.contacts_between("table", colour):
             self._falling.discard(colour)

@@ -21,7 +21,7 @@ from starry_ros.sim.experts import make_expert
 from starry_ros.sim.loop import Policy, run_episode
 from starry_ros.sim.tasks import episode_rng, named_target, task_of
 from starry_ros.timing import nanoseconds
-from starry_ros.training.episodes import EXTRA_S, FRAME_S, Recorder, Source
+from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, FRAME_S, Recorder, Source
 from starry_ros.training.evaluate import SessionPolicy
 from starry_ros.types import Canvas, Plan, RobotState
 from starry_ros.wam.load import load_session
@@ -30,23 +30,32 @@ from starry_ros.wam.session import SessionConfig
 KIND = "corrected"
 FORCED = 0.1
 """Share of each forced case, where the task has such cases."""
-ACTS_FOR = (0.2, 0.6)
-"""How long the model acts, as a share of the task's time limit."""
-LATENCY_S, REPLAN_S = (0.1, 0.3), (0.3, 0.6)
+ACTS_FOR = (0.3, 1.0)
+"""How long the model acts at most, as a share of the task's time limit."""
+STILL_S, STILL_RAD_S = 1.0, 0.03
+"""Arms that rest for so long have given up, or take themselves for finished: then the expert takes over at once."""
+ALONE = 0.25
+"""Share of the episodes that the model finishes by itself which are kept: they show little that is new."""
+LATENCY_S, REPLAN_S = (0.1, 0.3), (0.4, 0.6)
 
 
 class Relay:
-    """The model until `after_s` from its first plan, then the expert; plans are numbered through both."""
+    """The model until `after_s` from its first plan or until the arms rest, then the expert for good.
+
+    Plans are numbered through both. `taken_over` says whether the expert has planned.
+    """
 
     def __init__(self, model: Policy, expert: Policy, after_s: float) -> None:
         self._policies, self._after_ns = (model, expert), nanoseconds(after_s)
         self._begin_ns: int | None = None
+        self._moved_ns = 0
+        self.taken_over = False
         self._chunk_id = self._instruction_id = 0
         self.instruction = ""
 
     def reset(self, instruction: str) -> int:
         """Start the episode."""
-        self._begin_ns, self.instruction = None, instruction
+        self._begin_ns, self.instruction, self.taken_over = None, instruction, False
         for policy in self._policies:
             policy.reset(instruction)
         return 1
@@ -61,9 +70,14 @@ class Relay:
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """The plan of whose turn it is."""
-        self._begin_ns = canvas.stamp_ns if self._begin_ns is None else self._begin_ns
-        model, expert = self._policies
-        plan = (model if canvas.stamp_ns - self._begin_ns < self._after_ns else expert).plan(canvas, state)
+        now_ns = canvas.stamp_ns
+        if self._begin_ns is None:
+            self._begin_ns = self._moved_ns = now_ns
+        if np.abs(state.velocity_J).max() > STILL_RAD_S:
+            self._moved_ns = now_ns
+        rests = now_ns - self._moved_ns >= nanoseconds(STILL_S)
+        self.taken_over |= rests or now_ns - self._begin_ns >= self._after_ns
+        plan = self._policies[self.taken_over].plan(canvas, state)
         self._chunk_id += 1
         chunk = replace(plan.chunk, chunk_id=self._chunk_id, epoch=1, instruction_id=self._instruction_id)
         return replace(plan, chunk=chunk)
@@ -101,10 +115,13 @@ def record_corrected(
     limit_s = task_of(task).time_limit_s
     acts_s = float(rng.uniform(*ACTS_FOR)) * limit_s
     loop = LoopConfig(float(rng.uniform(*LATENCY_S)), float(rng.uniform(*REPLAN_S)), limit_s=limit_s + acts_s + EXTRA_S)
-    relay = Relay(_model(source.model, cell.spec), ExpertPolicy(cell, task), acts_s)
+    model = _model(source.model, cell.spec)
+    model.session.epoch = case.seed
+    relay = Relay(model, ExpertPolicy(cell, task), acts_s)
     recorder = Recorder(cell, task, make_expert(task, cell), source.depth)
     result = run_episode(relay, cell, case, loop, _Watcher(recorder, relay, cell, task))
-    return recorder.arrays(), KIND, result.success
+    wanted = relay.taken_over or attempt == ATTEMPTS - 1 or rng.random() < ALONE
+    return recorder.arrays(), KIND, result.success and wanted
 
 
 def _kind(rng: np.random.Generator, task: str) -> Kind:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.errors import DataError
-from starry_ros.sim.choices import STAGES
-from starry_ros.sim.tasks import named_colour
+from starry_ros.sim.choices import COLOURS, STAGES
+from starry_ros.sim.task import colours_in
+from starry_ros.sim.tasks import named_first
 from starry_ros.training.scenes import PLAIN, Scenes, View
 from starry_ros.types import F32, U8
 from starry_ros.wam.gasam import Scene
@@ -28,6 +29,8 @@ from starry_ros.wam.gasam import Scene
 I64 = NDArray[np.int64]
 PICKING, DONE = STAGES.index("pick"), STAGES.index("done")
 FRESH_STEPS = 5
+SAME_LATENT = 0.02
+"""Latents of one picture differ by more when another autoencoder made them, by less from half precision and threads."""
 
 
 @dataclass(frozen=True)
@@ -153,13 +156,21 @@ def fair_weights(task_F: I64, part_F: I64) -> NDArray[np.float64]:
 
 
 def rivals(texts: tuple[str, ...]) -> list[list[int]]:
-    """For every sentence, the sentences that ask for the same with another object."""
-    named = [named_colour(text) for text in texts]
-    wording = [text.lower().replace(str(name), "") for text, name in zip(texts, named, strict=True)]
+    """For every sentence, those that ask for the same with other objects: every colour in it is another one there.
+
+    None where the first contact is the same whatever is named.
+    """
+    named = [colours_in(text) for text in texts]
+    wording = [" ".join(word for word in text.lower().split() if word not in COLOURS) for text in texts]
+    usable = [bool(colours) and named_first(text) for colours, text in zip(named, texts, strict=True)]
     return [
-        [j for j, other in enumerate(named) if None not in (name, other) and other != name and wording[j] == wording[i]]
-        for i, name in enumerate(named)
+        [j for j, other in enumerate(named) if usable[i] and wording[j] == wording[i] and _all_differ(colours, other)]
+        for i, colours in enumerate(named)
     ]
+
+
+def _all_differ(some: Sequence[str], others: Sequence[str]) -> bool:
+    return len(some) == len(others) and all(a != b for a, b in zip(some, others, strict=True))
 
 
 def read_episodes(folder: Path) -> Iterator[dict[str, NDArray[np.generic]]]:
@@ -185,15 +196,19 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
 def cached_images(
     files: list[Path], lengths: list[int], cache: Path, encode: Callable[[U8], F32], view: View
 ) -> tuple[U8, NDArray[np.float16]]:
-    """Memory-mapped canvases and latents, built once for this list of files."""
-    key: dict[str, Any] = {"files": [[path.name, path.stat().st_size] for path in files]}
+    """Memory-mapped canvases and latents, built once for these files, the view of them and the encoder."""
+    first = view.canvases(files[0])[:1]
+    probe = encode(first)
+    key: dict[str, Any] = {
+        "files": [[path.name, path.stat().st_size] for path in files], "data_hash": _data_hash(files[0].parent.parent),
+    }
     if view.name != PLAIN.name:
         key["view"] = view.name
     stamp, canvas_path, latent_path = cache / "cache.json", cache / "canvas.npy", cache / "latents.npy"
-    if not stamp.exists() or json.loads(stamp.read_text()) != key:
+    known = stamp.exists() and json.loads(stamp.read_text()) == key
+    if not known or not np.allclose(np.load(latent_path, mmap_mode="r")[0], probe[0], atol=SAME_LATENT):
         cache.mkdir(parents=True, exist_ok=True)
-        first = view.canvases(files[0])
-        latent_shape = encode(first[:1]).shape[1:]
+        latent_shape = probe.shape[1:]
         total = sum(lengths)
         canvas = np.lib.format.open_memmap(canvas_path, "w+", np.uint8, (total, *first.shape[1:]))
         latents = np.lib.format.open_memmap(latent_path, "w+", np.float16, (total, *latent_shape))
@@ -206,6 +221,11 @@ def cached_images(
         latents.flush()
         stamp.write_text(json.dumps(key))
     return np.load(canvas_path, mmap_mode="r"), np.load(latent_path, mmap_mode="r")
+
+
+def _data_hash(folder: Path) -> str:
+    meta = folder / "meta.json"
+    return str(json.loads(meta.read_text()).get("data_hash", "")) if meta.exists() else ""
 
 
 class Sampler:

@@ -55,6 +55,7 @@ class EarlyEvaluation:
         wins = torch.zeros(len(self._tasks), dtype=torch.int64)
         for number, task in enumerate(self._tasks):
             for i in range(rank, self._episodes, world):
+                policy.session.epoch = i
                 wins[number] += run_episode(policy, self._cell, Case(FIRST_SEED + i, task=task)).success
         if dist.is_initialized():
             dist.all_reduce(wins)

@@ -110,7 +110,11 @@ def play(job: Job) -> Score:
     key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task, job.config, job.geometry)
     if key not in _KEPT:
         _KEPT[key] = _policy(job, cell)
-    policy, horizon_s = _KEPT[key]
+    policy, session = _KEPT[key]
+    horizon_s = 0.0
+    if session is not None:
+        session.epoch = job.case.seed  # noise depends on it: no episode depends on what this process played before
+        horizon_s = session.runtime.config.future_steps * spec.action.step_s
     meter = Meter(cell, job.case.task, horizon_s)
     result = run_episode(policy, cell, job.case, job.config, meter)
     if result.success and job.case.seed % SUCCESSES_SHOWN:
@@ -118,10 +122,10 @@ def play(job: Job) -> Score:
     return Score(job.policy, result, meter.quality())
 
 
-def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
-    """The policy, and how far ahead it imagines."""
+def _policy(job: Job, cell: Cell) -> tuple[Policy, Session | None]:
+    """The policy, and the session in it."""
     if job.policy == "expert" or job.model is None:
-        return ExpertPolicy(cell, job.case.task), 0.0
+        return ExpertPolicy(cell, job.case.task), None
     session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"),
                            scene=True, geometry=job.geometry)
     if job.policy.startswith(ABLATED):
@@ -131,7 +135,7 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, float]:
         policy = ScenePolicy(session, cell)
     elif job.config.mode != LoopConfig.mode:
         policy = PlannerPolicy(session, job.config)
-    return policy, session.runtime.config.future_steps * cell.spec.action.step_s
+    return policy, session
 
 
 def untrained_copy(folder: Path, out: Path, spec: RobotSpec, seed: int) -> Path:

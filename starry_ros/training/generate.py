@@ -25,12 +25,11 @@ from starry_ros.sim.experts import make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.disturb import kinds_of, make_disturber
-from starry_ros.training.episodes import EXTRA_S, TICKS_PER_FRAME, Recorder, Source
+from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, TICKS_PER_FRAME, Recorder, Source
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.summary import summary
 from starry_ros.types import Record
 
-ATTEMPTS = 8
 BESIDE_PAD, BESIDE_M = 0.25, 0.115
 """Share of layouts whose named block lies beside the pad, and how near that is."""
 
