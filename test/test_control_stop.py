@@ -127,3 +127,13 @@ def test_patience_counts_from_the_end_of_the_plan_on() -> None:
     robot.arm()
     robot.follow(3.0)  # plans every 0.5 s, each lasts 1.6 s
     assert robot.executor.status(robot.now_ns).mode is Mode.RUN
+
+
+def test_a_plan_that_cannot_be_followed_shows_that_the_planner_is_there() -> None:
+    robot = following(patience_s=1.0)
+    for _ in range(12):
+        robot.run(0.5)
+        swing = np.where(np.arange(16)[:, None] % 2, LOWER_J, UPPER_J)
+        far = make_chunk(swing, robot.now_ns, robot.now_ns)
+        assert robot.executor.submit(far, robot.now_ns).reason in (Refusal.TOO_FAST, Refusal.UNREACHABLE)
+    assert robot.executor.status(robot.now_ns).mode is Mode.RUN

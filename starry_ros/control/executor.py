@@ -239,9 +239,9 @@ class Executor:
         if not self._safety.moving_allowed:
             return self._schedule.refuse(Refusal.NOT_RUNNING)
         at_ns = self._splice_time(now_ns)
-        reason = self._schedule.judge(chunk, at_ns)
-        if reason is not None:
+        if (reason := self._schedule.judge(chunk, at_ns)) is not None:
             return self._schedule.refuse(reason)
+        self._run.waited_ticks = 0
         knots = self._schedule.merged(chunk, at_ns, standing=not self._motion_3J[1:].any())
         splice = self._reachable(knots, at_ns)
         if isinstance(splice, Refusal):

@@ -30,8 +30,8 @@ class ExecutorConfig:
     `arm` starts from where the joints are measured, or from the limit where one stands beyond it by as much as
     `arm_outside_rad` or `arm_outside_m`: noise, for the arms make that step at once.
 
-    Arms that have followed a plan and then stood for `patience_s` without a further one move again only after `arm`:
-    nobody expects it of them any more. None: they wait for ever.
+    Arms that have followed a plan and then stood for `patience_s` without being offered a further one, if only one that
+    cannot be followed, move again only after `arm`: nobody expects it of them any more. None: they wait for ever.
     """
 
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
