@@ -41,6 +41,7 @@ from starry_ros.training.report_page import write_page
 from starry_ros.training.scene_policy import ScenePolicy
 from starry_ros.types import Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
+from starry_ros.wam.choices import PlanMode
 from starry_ros.wam.load import load_session
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.session import Session, SessionConfig
@@ -133,7 +134,7 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, Session | None]:
     policy: Policy = SessionPolicy(session)
     if session.runtime.config.needs_scene:
         policy = ScenePolicy(session, cell)
-    elif job.config.mode != LoopConfig.mode:
+    elif job.config.mode != PlanMode.ASYNC_NAIVE:
         policy = PlannerPolicy(session, job.config)
     return policy, session
 
