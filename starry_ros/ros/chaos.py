@@ -306,7 +306,7 @@ def _graph(args: argparse.Namespace, spec: RobotSpec, folder: Path, *, record: b
     """The graph with relays between the simulated robot and the rest. Nothing but scenarios restarts a node."""
     graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn",
                          "record": "true" if record else "false"})
-    graph = graph.changed({"recorder": {"output": str(folder)}, "action_executor": {"state_timeout_s": 0.4}})
+    graph = graph.changed({"recorder": {"output": str(folder)}})
     return replace(graph, nodes=tuple(
         replace(node, remappings=(*node.remappings, *remappings(spec, node.name)), respawn=False)
         for node in graph.nodes
