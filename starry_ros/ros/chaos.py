@@ -48,6 +48,8 @@ OUTSIDE = {"rad": 0.02, "m": 0.008}
 READY_S, RESUME_S, REPLY_S = 300.0, 60.0, 3.0
 TOLD_LOOKS, TOLD_EVERY_S = 20, 0.1
 """How often a reason is looked for, which comes ten times a second, once the arms were judged."""
+RELAYED_STATE_TIMEOUT_S = 0.4
+"""Joint states come through the relays of this process, which also makes the flood: they may be this much late."""
 COLUMNS = ("scenario", "run", "passed", "rest_s", "worst_velocity", "resumed_s", "problem")
 
 
@@ -306,7 +308,9 @@ def _graph(args: argparse.Namespace, spec: RobotSpec, folder: Path, *, record: b
     """The graph with relays between the simulated robot and the rest. Nothing but scenarios restarts a node."""
     graph = build_graph({"model": args.model, "runtime": args.runtime, "log_level": "warn",
                          "record": "true" if record else "false"})
-    graph = graph.changed({"recorder": {"output": str(folder)}})
+    graph = graph.changed({
+        "recorder": {"output": str(folder)}, "action_executor": {"state_timeout_s": RELAYED_STATE_TIMEOUT_S},
+    })
     return replace(graph, nodes=tuple(
         replace(node, remappings=(*node.remappings, *remappings(spec, node.name)), respawn=False)
         for node in graph.nodes
