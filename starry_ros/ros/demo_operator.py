@@ -45,9 +45,9 @@ class Heard:
 
 
 class Operator(Node):
-    """Call `pump` often: nothing happens in between."""
+    """Call `pump` often: nothing happens in between. Without `on_pictures` no overlay is asked for, nor painted."""
 
-    def __init__(self, spec: RobotSpec, on_pictures: Callable[[list[U8]], None]) -> None:
+    def __init__(self, spec: RobotSpec, on_pictures: Callable[[list[U8]], None] | None = None) -> None:
         super().__init__("demo_operator")
         self.heard = Heard()
         self._spec, self._on_pictures = spec, on_pictures
@@ -67,7 +67,7 @@ class Operator(Node):
         self.create_subscription(CanvasInfo, "canvas_info", self._on_canvas, SENSOR)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, STATE)
-        for camera in self._spec.cameras:
+        for camera in self._spec.cameras if self._on_pictures is not None else ():
             self.create_subscription(Image, overlay_topic(camera.name), partial(self._on_overlay, camera.name), NEWEST)
 
     def pump(self, timeout_s: float) -> None:
@@ -87,7 +87,7 @@ class Operator(Node):
             waits.append("model")
         if not heard.executor.mode_name:
             waits.append("executor")
-        if len(heard.overlays) < len(self._spec.cameras) and heard.session.plans:
+        if self._on_pictures is not None and len(heard.overlays) < len(self._spec.cameras) and heard.session.plans:
             waits.append("value maps")
         return waits
 
@@ -136,7 +136,8 @@ class Operator(Node):
             self.heard.overlays[camera] = image_of(camera, message)
         except InputError:
             return
-        if camera == self._spec.cameras[-1].name and len(self.heard.overlays) == len(self._spec.cameras):
+        complete = len(self.heard.overlays) == len(self._spec.cameras)
+        if self._on_pictures is not None and complete and camera == self._spec.cameras[-1].name:
             self._on_pictures([self.heard.overlays[spec.name] for spec in self._spec.cameras])
 
 

@@ -22,7 +22,7 @@ class RunningGraph:
 
     def __init__(self, spec: RobotSpec, supervisor: Supervisor, stopped: Callable[[], bool]) -> None:
         self.spec, self.supervisor, self._stopped = spec, supervisor, stopped
-        self.operator = Operator(spec, lambda _: None)
+        self.operator = Operator(spec)
 
     @property
     def mode(self) -> str:
@@ -63,8 +63,8 @@ class RunningGraph:
         return future.result()
 
     def until_ready(self, timeout_s: float) -> None:
-        """Wait until everything answers; overlays need a plan first and are not waited for."""
-        self.until(lambda: not set(self.operator.missing()) - {"value maps"}, timeout_s, "the graph")
+        """Wait until everything answers."""
+        self.until(lambda: not self.operator.missing(), timeout_s, "the graph")
 
     def too_late(self, what: str) -> Exception:
         """The error of a wait that took too long."""
