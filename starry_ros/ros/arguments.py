@@ -40,6 +40,12 @@ SCENARIOS = {
 """What `starry chaos` can do to a running graph; `chaos_faults` does it."""
 
 
+def _picture(text: str) -> Path:
+    if Path(text).suffix not in (".png", ".jpg"):
+        raise argparse.ArgumentTypeError(f"{text} is neither a .png nor a .jpg")
+    return Path(text)
+
+
 def add_demo_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry demo`."""
     parser.add_argument("--task", default="place_block_pad", choices=("all", *TASKS),
@@ -54,6 +60,7 @@ def add_demo_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time-limit", type=float, metavar="S",
                         help="seconds an episode may take (default: the task's own limit, and 3)")
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder of the results (demo)")
+    parser.add_argument("--sheet", type=_picture, metavar="FILE", help="also write the contact sheet to a .png or .jpg")
     parser.add_argument("--record", action="store_true", help="record every topic into an MCAP file in the same folder")
     parser.add_argument("--imagine", action="store_true", help="publish what the model imagines as well")
     add_json_argument(parser)

@@ -285,7 +285,8 @@ class Demo:
     def report(self) -> int:
         """Print the tables, write the files; 0 when every bar was met."""
         results, args = self._results, self._args
-        self._sheet.save(args.out / "contact_sheet.png")
+        for path in filter(None, (args.out / "contact_sheet.png", args.sheet)):
+            self._sheet.save(path)
         row = self._summary()
         print_table([episode.row() for episode in results.episodes], COLUMNS)
         print()

@@ -17,6 +17,8 @@ from starry_ros.types import U8
 
 BAR_PX = 34
 GAP_PX = 4
+QUALITY = {".png": [cv2.IMWRITE_PNG_COMPRESSION, 9], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 70]}
+"""Kinds of pictures by the end of their name."""
 DARK, LIGHT, GOOD, BAD = (24, 26, 30), (235, 235, 235), (60, 200, 110), (235, 90, 80)
 TIME_BASE = Fraction(1, 1000)
 CODECS = (("libx264", {"preset": "veryfast", "crf": "21"}), ("mpeg4", {"qscale": "3"}))
@@ -113,7 +115,7 @@ class ContactSheet:
         self._rows.append(np.concatenate([bar, row]))
 
     def save(self, path: Path) -> None:
-        """Write the rows as one PNG; nothing when there was no picture."""
+        """Write the rows as one PNG or JPEG; nothing when there was no picture."""
         if self._rows:
             path.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(path), np.concatenate(self._rows)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])
+            cv2.imwrite(str(path), np.concatenate(self._rows)[..., ::-1], QUALITY[path.suffix])
