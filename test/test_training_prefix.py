@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from wam_kit import CONFIG, JOINTS, LAYOUT, MIDDLE_J, SPEC, LetterEncoder, make_canvas, make_checkpoint, make_state
 
-from starry_ros.training.prefix import NONE_SHARE, prefix_keys, prefix_lengths, unknown_loss
+from starry_ros.training.prefix import NONE_SHARE, committed, prefix_keys, prefix_lengths, unknown_loss
 from starry_ros.wam.model import Ropes
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
@@ -20,9 +18,8 @@ def test_training_gives_the_model_the_keys_that_serving_writes(known: int) -> No
     checkpoint = make_checkpoint()
     model = checkpoint.build_model()
     plan = MIDDLE_J + np.random.default_rng(0).uniform(-0.3, 0.3, (CONFIG.chunk_steps, JOINTS))
-    batch = SimpleNamespace(plan_BKJ=plan[None])
     with torch.no_grad():
-        trained = prefix_keys(model, batch, checkpoint.stats, Ropes(CONFIG), torch.tensor([known]))
+        trained = prefix_keys(model, plan[None], checkpoint.stats, Ropes(CONFIG), torch.tensor([known]))
     session = Session(torch_runtime(model, checkpoint.autoencoder), checkpoint.stats, LetterEncoder(), SPEC,
                       LAYOUT.layout_hash)
     session.observe(make_canvas(0), make_state(0))
@@ -50,7 +47,22 @@ def test_known_steps_are_not_learned() -> None:
 
 
 def test_lengths_are_nothing_or_uniform() -> None:
-    lengths = prefix_lengths(20_000, 4, torch.Generator().manual_seed(1)).numpy()
+    lengths = prefix_lengths(20_000, 4, np.random.default_rng(1))
     shares = np.bincount(lengths, minlength=5) / len(lengths)
     assert shares[0] == pytest.approx(NONE_SHARE, abs=0.02)
     assert np.allclose(shares[1:], (1 - NONE_SHARE) / 4, atol=0.02)
+
+
+def test_what_is_known_was_commanded_and_the_rest_is_the_plan_from_there() -> None:
+    """Two episodes of 6 and 5 frames; numbers say frame and step. Commands and plans disagree, as in corrected data."""
+    frames, steps = 11, 4
+    command_FJ = 1000.0 + np.arange(frames)[:, None] * np.ones((1, 2))
+    plan_FKJ = (10.0 * np.arange(frames)[:, None] + np.arange(steps))[:, :, None] * np.ones((1, 1, 2))
+    frame_B, last_B, known_B = np.array([1, 2, 4, 7]), np.array([5, 5, 5, 10]), np.array([0, 2, 3, 4])
+    chunk = committed(command_FJ, plan_FKJ, frame_B, last_B, known_B)[:, :, 0].tolist()
+    assert chunk == [
+        [10, 11, 12, 13],
+        [1003, 1004, 40, 41],
+        [1005, 1005, 1005, 50],
+        [1008, 1009, 1010, 1010],
+    ]

@@ -17,7 +17,7 @@ from torch import Tensor
 from starry_ros.errors import DataError
 from starry_ros.training.dataset import Batch
 from starry_ros.training.losses import ValueTarget, noised, rival_loss, value_losses, value_target, velocity_loss
-from starry_ros.training.prefix import prefix_keys, prefix_lengths, unknown_loss
+from starry_ros.training.prefix import prefix_keys, unknown_loss
 from starry_ros.training.scenes import FIX
 from starry_ros.wam.autoencoder import to_float
 from starry_ros.wam.config import WamConfig
@@ -51,7 +51,7 @@ def losses(
     config, ropes = model.config, Ropes(model.config)
     given = prepare(model, batch, texts, stats)
     groups, pixels, size = dict(given.groups), given.pixels, len(batch.text_B)
-    known_B = _add_prefix(model, batch, stats, groups, noise)
+    known_B = _add_prefix(model, batch, stats, groups)
     x_noise, s_x = torch.randn(given.future.shape, generator=noise), _levels(size, noise, config.video_steps)
     velocity, keys = model.imagine(noised(given.future, x_noise, s_x), s_x, ropes.future(0), groups, given.text)
     groups[FUTURE_FRAMES] = keys
@@ -115,7 +115,7 @@ def joint_losses(
     m_noise = model.value_source(m_noise)
     s_x, s_m, s_a = (torch.rand(size, generator=noise) for _ in range(3))
     groups = dict(given.groups)
-    known_B = _add_prefix(model, batch, stats, groups, noise)
+    known_B = _add_prefix(model, batch, stats, groups)
     geometry, biases = geometry_terms(model, batch, given, s_x, s_a)
     mixed = Noised(noised(given.future, x_noise, s_x), noised(given.map, m_noise, s_m),
                    noised(given.actions, a_noise, s_a), s_x, s_m, s_a)
@@ -130,14 +130,12 @@ def joint_losses(
     }
 
 
-def _add_prefix(
-    model: WorldActionModel, batch: Batch, stats: NormStats, groups: Groups, noise: torch.Generator
-) -> Tensor | None:
+def _add_prefix(model: WorldActionModel, batch: Batch, stats: NormStats, groups: Groups) -> Tensor | None:
     """Show first steps of the chunk as executed already; returns how many of each sample, None without prefixes."""
     if not model.config.prefix_steps:
         return None
-    known_B = prefix_lengths(len(batch.text_B), model.config.prefix_steps, noise)
-    prefix = prefix_keys(model, batch, stats, Ropes(model.config), known_B)
+    known_B = torch.from_numpy(batch.known_B)
+    prefix = prefix_keys(model, batch.plan_BKJ, stats, Ropes(model.config), known_B)
     groups[PAST_ACTIONS] = join([groups[PAST_ACTIONS], prefix]) if PAST_ACTIONS in groups else prefix
     return known_B
 

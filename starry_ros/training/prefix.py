@@ -4,33 +4,51 @@ They are given as clean action tokens that follow the current frame, exactly as 
 serving, and their own steps are not learned. Source: training-time real-time chunking (Black et al. 2025), with the
 prefix as keys of its own instead of a noise level of 0, so that the imagined frame sees it as well.
 
-Shapes: B batch, G draws, K chunk steps, U actions a history slot, J joints.
+What is known is what was commanded then, and what follows is the plan from where that led: in corrected data, where the
+expert disagrees with what was commanded, the model so learns the way out of a wrong commitment. The first steps of
+the plan itself would teach it to go on with whatever it has begun.
+
+Shapes: B batch, G draws, K chunk steps, D known steps, U actions a history slot, J joints.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from starry_ros.training.dataset import Batch
+from starry_ros.types import F32
 from starry_ros.wam.layers import Keys
 from starry_ros.wam.model import Ropes, WorldActionModel
 from starry_ros.wam.normalise import NormStats
 
-NONE_SHARE = 0.3
-"""Share of samples without a prefix: the first plan of an episode has none."""
+NONE_SHARE = 0.5
+"""Share of samples without a prefix: first plans of an episode have none, nor has any in the other modes."""
+
+I64 = NDArray[np.int64]
 
 
-def prefix_lengths(size: int, most: int, noise: torch.Generator) -> Tensor:
+def prefix_lengths(size: int, most: int, rng: np.random.Generator) -> I64:
     """Known steps of every sample [B]: none, or uniformly 1 to `most`."""
-    lengths = torch.randint(1, most + 1, (size,), generator=noise)
-    return torch.where(torch.rand(size, generator=noise) < NONE_SHARE, torch.zeros_like(lengths), lengths)
+    lengths: I64 = np.where(rng.random(size) < NONE_SHARE, 0, rng.integers(1, most + 1, size))
+    return lengths
 
 
-def prefix_keys(model: WorldActionModel, batch: Batch, stats: NormStats, ropes: Ropes, lengths_B: Tensor) -> Keys:
-    """Keys of the known steps, as executed actions of the slot that begins now."""
+def committed(command_FJ: F32, plan_FKJ: F32, frame_B: I64, last_B: I64, known_B: I64) -> F32:
+    """Chunks [B, K, J]: the first `known_B` steps as they were commanded, then the plan of the frame they lead to."""
+    steps = np.arange(plan_FKJ.shape[1])
+    commanded = command_FJ[np.minimum(frame_B[:, None] + 1 + steps, last_B[:, None])]
+    then_B, after_BK = np.minimum(frame_B + known_B, last_B), np.maximum(steps[None] - known_B[:, None], 0)
+    planned = plan_FKJ[then_B[:, None], after_BK]
+    chunk: F32 = np.where(steps[None, :, None] < known_B[:, None, None], commanded, planned)
+    return chunk
+
+
+def prefix_keys(model: WorldActionModel, plan_BKJ: F32, stats: NormStats, ropes: Ropes, lengths_B: Tensor) -> Keys:
+    """Keys of the known steps of a chunk, as executed actions of the slot that begins now."""
     steps = torch.arange(model.config.history_actions)
-    known = torch.from_numpy(stats.state_to_model(batch.plan_BKJ[:, : len(steps)])).float()
+    known = torch.from_numpy(stats.state_to_model(plan_BKJ[:, : len(steps)])).float()
     valid = (steps[None] < lengths_B[:, None]).float()
     return model.remember_actions(known * valid[..., None], valid, ropes.actions(steps + 1))
 

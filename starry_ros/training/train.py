@@ -75,16 +75,17 @@ class Trainer:
         self.texts = embed_texts(data.texts)
         self.model.set_text_statistics(pool(self.texts.tokens_STD, self.texts.mask_ST))
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self.sampler = self.make_sampler(data)
+        self.sampler = self.make_sampler(data, self.wam.prefix_steps)
         self.progress = load_state(out, self.model, self.average, self.optimiser)
         self.video: VideoPart | None = None
         self.losses = losses
 
-    def make_sampler(self, data: Demonstrations) -> Sampler:
-        """This process's part of the batches of some data."""
+    def make_sampler(self, data: Demonstrations, prefix_steps: int = 0) -> Sampler:
+        """This process's part of the batches of some data. Only where actions were commanded can some be given."""
         return Sampler(
             data, batch=self.config.batch // self.world, future_steps=self.wam.future_steps,
             history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=self.config.seed,
+            prefix_steps=prefix_steps,
         )
 
     def step(self) -> dict[str, float]:
