@@ -5,6 +5,8 @@ A fault while the robot runs is a state with a reason code (`control/safety.py`)
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class StarryError(Exception):
     """Base of every error whose cause lies outside this package's code."""
@@ -20,6 +22,15 @@ class StarryError(Exception):
             parts.append(f"expected {expected}")
         text = "; ".join(parts)
         super().__init__(f"{text}. Fix: {fix}" if fix else text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How a worker process hands its error to the one that waits for it."""
+        got, expected = (None if value is None else str(value) for value in (self.got, self.expected))
+        return _again, (type(self), self.where, self.what, got, expected, self.fix)
+
+
+def _again(kind: type[StarryError], where: str, what: str, got: object, expected: object, fix: str) -> StarryError:
+    return kind(where, what, got=got, expected=expected, fix=fix)
 
 
 class ConfigError(StarryError):

@@ -30,7 +30,7 @@ from starry_ros.types import Record
 
 TICKS_PER_FRAME = 5
 FRAME_S = TICK_S * TICKS_PER_FRAME
-ATTEMPTS = 8
+ATTEMPTS = 16
 """Seeds tried for an episode."""
 EXTRA_S = 4.0
 """How much longer than the task's own limit a disturbed episode may take."""
