@@ -33,7 +33,7 @@ class Cell:
 
     def start(self, name: str) -> None:
         # A machine that runs tests may be slow: what is tested here is not its speed.
-        options = {"action_executor": {"state_timeout_s": 1.0}, "canvas_packer": {"max_age_s": 1.0},
+        options = {"action_executor": {"state_timeout_s": 1.0, "patience_s": 4.0}, "canvas_packer": {"max_age_s": 1.0},
                    "world_action": {"max_age_s": 1.0}}
         self.world.start(name, **options.get(name, {}))
 
@@ -143,7 +143,12 @@ def test_without_cameras_no_plan_is_made_and_the_reason_is_published(cell: Cell)
     cell.world.until(lambda: cell.sessions[-1].state == "refused", 20, "a refusal")
     assert cell.sessions[-1].reason == "no_observation"
     cell.world.until(lambda: abs(cell.motion(-3)[1]).max() < 0.02, 10, "rest at the end of the plan")
+    cell.world.until(lambda: cell.mode == "STOP", 20, "the end of the executor's patience")
+    assert cell.statuses[-1].reason == "planner_lost"
     cell.start("canvas_packer")
+    cell.world.until(lambda: cell.sessions[-1].state == "planning", 40, "plans again")
+    assert abs(cell.motion(-3)[1]).max() < 0.02, "motion only after arm"
+    assert cell.world.trigger("arm").success
     cell.world.until(cell.moving, 40, "motion again")
 
 

@@ -20,7 +20,7 @@ NODES = ("sim_robot", "canvas_packer", "action_executor", "value_map_visualizer"
         ("action_executor", {"command_hz": 5000.0}, "command_hz"),
         ("action_executor", {"command_hz": "fast"}, "command_hz"),
         ("action_executor", {"estop_timout_s": 0.5}, "estop_timeout_s"),
-        ("recorder", {"exclude": "["}, "no regular expression"),
+        ("recorder", {"exclude": "("}, "no regular expression"),
         ("sim_robot", {"task": "juggle"}, "task"),
     ],
 )
