@@ -137,3 +137,11 @@ def test_a_plan_that_cannot_be_followed_shows_that_the_planner_is_there() -> Non
         far = make_chunk(swing, robot.now_ns, robot.now_ns)
         assert robot.executor.submit(far, robot.now_ns).reason in (Refusal.TOO_FAST, Refusal.UNREACHABLE)
     assert robot.executor.status(robot.now_ns).mode is Mode.RUN
+
+
+def test_a_planner_that_comes_back_with_another_session_does_not_end_the_patience() -> None:
+    """A planner that was killed and started anew says so at once, which makes the executor forget the last plan."""
+    robot = following(patience_s=2.0)
+    robot.executor.set_epoch(2)
+    robot.run(1.1 + 2.4)
+    assert robot.executor.status(robot.now_ns).reason == "planner_lost"

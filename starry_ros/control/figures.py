@@ -10,14 +10,17 @@ from starry_ros.types import F64
 
 
 class RunFigures:
-    """Counts from one `arm` to the next. `waiting`: no plan is followed at present; for how many periods since one was.
+    """Counts from one `arm` to the next. `waiting`: no plan is followed at present.
+
+    `waited_ticks`: for how many periods since one was followed or offered, whether it is still known or a new session
+    has made the arms forget it.
     """
 
     def __init__(self, joints: int) -> None:
         self.delay_s = 0.0
         self.splices, self.borders = dict.fromkeys(Method, 0), dict.fromkeys(BORDERS, 0)
         self.jump = self.jump_worst = 0.0
-        self.waiting = True
+        self.waiting, self.moved = True, False
         self.waited_ticks = 0
         self._limited_J = np.zeros(joints, dtype=bool)
         self._ticks = self._stalled_ticks = 0
@@ -25,6 +28,7 @@ class RunFigures:
 
     def followed(self, splice: Splice) -> None:
         """A plan was joined."""
+        self.moved = True
         self.delay_s, self._limited_J = splice.delay_s, splice.limited_J
         self.splices[splice.method] += 1
         if splice.border is not None:
@@ -32,10 +36,12 @@ class RunFigures:
         self.jump = float(np.abs(splice.jump_J).max())
         self.jump_worst = max(self.jump_worst, self.jump)
 
-    def ticked(self) -> None:
-        """A period in which a plan was known."""
+    def ticked(self, known: bool) -> None:
+        """A period; shares are of those in which a plan was `known`."""
+        self.waited_ticks = self.waited_ticks + 1 if self.waiting and self.moved else 0
+        if not known:
+            return
         self._ticks += 1
-        self.waited_ticks = self.waited_ticks + 1 if self.waiting else 0
         self._stalled_ticks += self.waiting
         self._limited_ticks_J += self._limited_J & (not self.waiting)
 
