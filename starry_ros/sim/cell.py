@@ -89,6 +89,11 @@ class Cell:
         self._appearance.like(other.model)
         mujoco.mj_copyData(self.data, self.model, other.data)
 
+    def wear(self, look: Look) -> None:
+        """Change to another look of the hard setting; the arms and the objects of the task stay as they are."""
+        self._appearance.apply(look, self.data)
+        mujoco.mj_forward(self.model, self.data)
+
     def _build(self, model: mujoco.MjModel) -> None:
         """Look everything up in a compiled model."""
         spec, self.model = self.spec, model

@@ -67,10 +67,12 @@ def add_generate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
     parser.add_argument("--kind", help="only this kind of episode, such as twist or drop (default: the task's mixture)")
     parser.add_argument("--model", help="let this model act first; the expert labels every frame, then takes over")
-    parser.add_argument("--episodes", type=int, default=600, help="episodes in all (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=600, help="motions in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--depth", action="store_true", help="also record depth, cameras and hands of every frame")
+    parser.add_argument("--looks", type=int, default=1,
+                        help="film every motion under so many looks of the hard setting, an episode each")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
 
 

@@ -23,6 +23,7 @@ from starry_ros.sim.tasks import episode_rng, named_target, task_of
 from starry_ros.timing import nanoseconds
 from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, FRAME_S, Recorder, Source
 from starry_ros.training.evaluate import SessionPolicy
+from starry_ros.training.film import films
 from starry_ros.types import Canvas, Plan, RobotState
 from starry_ros.wam.load import load_session
 from starry_ros.wam.session import SessionConfig
@@ -105,10 +106,8 @@ class _Watcher:
         """Nothing: the frames are recorded at their own rate."""
 
 
-def record_corrected(
-    cell: Cell, source: Source, episode: int, attempt: int
-) -> tuple[dict[str, np.ndarray], str, bool]:
-    """Run and record one episode; returns its arrays, its kind and whether the task succeeded."""
+def record_corrected(cell: Cell, source: Source, episode: int, attempt: int) -> tuple[Recorder, str, bool]:
+    """Run and record one motion; returns its record, its kind and whether the task succeeded."""
     assert source.model is not None
     task, rng = source.task, episode_rng("train", source.seed, episode, attempt)
     case = Case(int(source.seed * 2**20 + attempt * 2**16 + episode), _kind(rng, task), task, source.setting, "train")
@@ -118,10 +117,11 @@ def record_corrected(
     model = _model(source.model, cell.spec)
     model.session.epoch = case.seed
     relay = Relay(model, ExpertPolicy(cell, task), acts_s)
-    recorder = Recorder(cell, task, make_expert(task, cell), source.depth)
+    shots = films(cell, source.further_looks(episode, attempt), source.depth)
+    recorder = Recorder(cell, task, make_expert(task, cell), shots)
     result = run_episode(relay, cell, case, loop, _Watcher(recorder, relay, cell, task))
     wanted = relay.taken_over or attempt == ATTEMPTS - 1 or rng.random() < ALONE
-    return recorder.arrays(), KIND, result.success and wanted
+    return recorder, KIND, result.success and wanted
 
 
 def _kind(rng: np.random.Generator, task: str) -> Kind:

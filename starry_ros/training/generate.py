@@ -1,6 +1,7 @@
 """Make demonstrations of a task with the scripted expert: `generate` writes a folder of episodes and a meta.json.
 
-Every episode has its own seed, so the same call gives the same data; a broken run resumes with the missing episodes.
+Every motion has its own seed, so the same call gives the same data; a broken run resumes with what is missing. With
+K looks, motion i gives the episodes i K to i K + K - 1.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import draw_layout, episode_rng, make_check, sentence, task_of
 from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, TICKS_PER_FRAME, Recorder, Source
+from starry_ros.training.film import films
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.summary import summary
 from starry_ros.types import Record
@@ -36,19 +38,15 @@ BESIDE_PAD, BESIDE_M = 0.25, 0.115
 
 @dataclass(frozen=True)
 class Outcome:
-    """One finished episode: number, kind, frames, frames with an empty closed jaw, failed attempts before it."""
+    """One finished motion: its kind, its frames and the failed attempts before it."""
 
-    episode: int
     kind: str
     frames: int
-    empty_closed: int
     failed: int
 
 
-def record_episode(
-    cell: Cell, source: Source, episode: int, attempt: int
-) -> tuple[dict[str, np.ndarray], str, bool]:
-    """Run and record one episode; returns its arrays, its kind (drawn if None) and whether the task succeeded."""
+def record_episode(cell: Cell, source: Source, episode: int, attempt: int) -> tuple[Recorder, str, bool]:
+    """Run and record one motion; returns its record, its kind (drawn if None) and whether the task succeeded."""
     task = source.task
     rng = episode_rng("train", source.seed, episode, attempt)
     kinds = kinds_of(task)
@@ -60,7 +58,8 @@ def record_episode(
     expert = make_expert(task, cell)
     disturber = make_disturber(task, rng, kind, expert, str(targets[0]))
     cell.reset(layout, disturber.start(cell.spec, layout))
-    recorder, check = Recorder(cell, task, expert, source.depth), make_check(task, disturber.colour)
+    recorder = Recorder(cell, task, expert, films(cell, source.further_looks(episode, attempt), source.depth))
+    check = make_check(task, disturber.colour)
     done_s = float("inf")
     tail_s = 2.0 if rng.random() < 0.15 else 0.6
     ramp, tick = Ramp(cell.spec), 0
@@ -77,7 +76,7 @@ def record_episode(
         if check.update(cell):
             done_s = min(done_s, cell.sim_time_s)
         tick += 1
-    return recorder.arrays(), kind, bool(np.isfinite(done_s))
+    return recorder, kind, bool(np.isfinite(done_s))
 
 
 def _layout(rng: np.random.Generator, task: str, target: str, setting: str) -> Layout:
@@ -97,44 +96,44 @@ _CELLS: dict[str, Cell] = {}
 
 
 def _work(source: Source, folder: str, episode: int) -> Outcome:
-    """Record one episode, trying further seeds until it succeeds, and write it in one move."""
+    """Record one motion, trying further seeds until it succeeds, and write each of its episodes in one move."""
     robot = str(source.robot)
     cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
     for attempt in range(ATTEMPTS):
         record = record_episode if source.model is None else _corrected
-        arrays, drawn, success = record(cell, source, episode, attempt)
+        recorder, drawn, success = record(cell, source, episode, attempt)
         if success:
-            part = Path(folder) / f"{episode:06d}.npz.partial"
-            with part.open("wb") as file:
-                np.savez(file, **arrays, kind=np.array(drawn), failed=np.array(attempt))  # type: ignore[arg-type]
-            part.rename(Path(folder) / f"{episode:06d}.npz")
-            return Outcome(episode, drawn, len(arrays["time_s_T"]), int(arrays["empty_closed_T"].sum()), attempt)
+            for number, arrays in enumerate(recorder.episodes(), episode * source.looks):
+                part = Path(folder) / f"{number:06d}.npz.partial"
+                with part.open("wb") as file:
+                    np.savez(file, **arrays, kind=np.array(drawn), failed=np.array(attempt))  # type: ignore[arg-type]
+                part.rename(Path(folder) / f"{number:06d}.npz")
+            return Outcome(drawn, len(recorder), attempt)
     raise DataError(f"episode {episode}", f"the expert failed {ATTEMPTS} times in a row", fix="use another seed")
 
 
-def _corrected(
-    cell: Cell, source: Source, episode: int, attempt: int
-) -> tuple[dict[str, np.ndarray], str, bool]:
+def _corrected(cell: Cell, source: Source, episode: int, attempt: int) -> tuple[Recorder, str, bool]:
     from starry_ros.training.correct import record_corrected  # needs torch, which the expert alone does not
 
     return record_corrected(cell, source, episode, attempt)
 
 
-def generate(out: Path, source: Source, episodes: int, workers: int = 1) -> Record:
-    """Write `episodes` demonstrations under `out` and return the contents of its meta.json.
+def generate(out: Path, source: Source, motions: int, workers: int = 1) -> Record:
+    """Write the demonstrations of `motions` motions under `out` and return the contents of its meta.json.
 
     Raises DataError if `out` holds data of another source.
     """
     spec, folder = load_robot_spec(source.robot), out / "episodes"
     folder.mkdir(parents=True, exist_ok=True)
     _claim(out, source.claim(spec))
-    missing = [i for i in range(episodes) if not (folder / f"{i:06d}.npz").exists()]
+    files = [folder / f"{i:06d}.npz" for i in range(motions * source.looks)]
+    missing = sorted({i // source.looks for i, path in enumerate(files) if not path.exists()})
     started = time.monotonic()
     for count, outcome in enumerate(run_jobs(partial(_work, source, str(folder)), missing, workers), 1):
         _progress(count, len(missing), outcome, time.monotonic() - started)
     made_by = {"tasks": [source.task], "setting": source.setting, "seed": source.seed,
                "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__}}
-    meta = made_by | summary([folder / f"{i:06d}.npz" for i in range(episodes)], spec)
+    meta = made_by | summary(files, spec)
     (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
     return meta
 
@@ -152,7 +151,7 @@ def _claim(out: Path, claim: Record) -> None:
 def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> None:
     """One line that stays in place on a terminal; every twentieth episode elsewhere."""
     left_s = elapsed_s / count * (total - count)
-    line = f"{count}/{total} episodes, {outcome.kind}, {outcome.frames} frames; {elapsed_s:.0f} s, {left_s:.0f} s left"
+    line = f"{count}/{total} motions, {outcome.kind}, {outcome.frames} frames; {elapsed_s:.0f} s, {left_s:.0f} s left"
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="" if count < total else "\n", file=sys.stderr, flush=True)
     elif count % 20 == 0 or count == total:
@@ -164,7 +163,8 @@ def generate_command(args: argparse.Namespace) -> int:
     if args.episodes < 1 or args.workers < 1 or args.seed < 0:
         raise ConfigError("starry data generate", "--episodes and --workers must be positive, --seed not negative")
     model = None if args.model is None else model_dir(args.model)
-    source = Source(args.task, args.seed, robot_file(args.robot), args.setting, args.kind, args.depth, model)
+    robot = robot_file(args.robot)
+    source = Source(args.task, args.seed, robot, args.setting, args.kind, args.depth, model, args.looks)
     meta = generate(args.out, source, args.episodes, args.workers)
     print(f"{args.out}: {meta['episodes']} episodes, {meta['frames']} frames, data hash {meta['data_hash']}")
     return 0
