@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 
+from starry_ros.ros.priority import yield_cores
+
 
 def main() -> None:
     """Import and run the node named by the first argument."""
     try:
         node = sys.argv.pop(1)
+        yield_cores(node)
         importlib.import_module(f"starry_ros.ros.{node}_node").main()
     except KeyboardInterrupt:
         raise SystemExit(0) from None

@@ -1,0 +1,26 @@
+"""Who waits when the cores are busy: pictures for the model, and both for what moves the arms.
+
+Raising one's own niceness needs no privilege. The executor and the robot's driver keep the niceness they were given; a
+real-time priority for them is the system's to grant (`chrt`, systemd, limits.conf).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+NICENESS = {"world_action": 5, "recorder": 5, "value_map_visualizer": 10}
+"""Added to the niceness of these nodes; each step is about a tenth of a share of a busy core."""
+AUTOGROUP = Path("/proc/self/autogroup")
+
+
+def yield_cores(node: str) -> None:
+    """Let nodes that move the arms go before this one, and before every thread and library that it starts."""
+    niceness = NICENESS.get(node, 0)
+    if not niceness:
+        return
+    os.nice(niceness)
+    if os.getsid(0) == os.getpid():  # Linux groups tasks by session: inside a group of its own, nice alone is idle
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(str(niceness))
