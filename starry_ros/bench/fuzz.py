@@ -22,6 +22,7 @@ from starry_ros.control.schedule import Refusal
 from starry_ros.control.space import Space
 from starry_ros.control.status import LookAhead
 from starry_ros.paths import robot_file
+from starry_ros.ranges import COUNT, WHOLE
 from starry_ros.report import BENCH_COLUMNS, add_json_argument, bench_row, print_table, write_report
 from starry_ros.robot_spec import COMMAND_INTERFACES, NO_KINEMATICS, KinematicsSpec, RobotSpec, load_robot_spec
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
@@ -358,8 +359,8 @@ class ExecutorFuzzer:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `starry fuzz executor`."""
     parser.add_argument("--robot", default="bimanual_sim", help="contract: a name or a file (default: %(default)s)")
-    parser.add_argument("--chunks", type=int, default=20_000, help="chunks to offer in all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="first seed; every 1000 chunks take another (default: 0)")
+    parser.add_argument("--chunks", type=COUNT, default=20_000, help="chunks to offer in all (default: %(default)s)")
+    parser.add_argument("--seed", type=WHOLE, default=0, help="first seed; every 1000 chunks take another (default: 0)")
     add_json_argument(parser)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from starry_ros.ranges import NOT_NEGATIVE, POSITIVE, WHOLE
 from starry_ros.report import add_json_argument
 from starry_ros.sim.choices import TASKS
 
@@ -46,7 +47,7 @@ def add_merge_command_arguments(parser: argparse.ArgumentParser) -> None:
 def add_show_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry data show`."""
     parser.add_argument("folder", metavar="DIR", type=Path, help="a data folder")
-    parser.add_argument("--episode", type=int, default=None, metavar="N", help="one episode, by its place")
+    parser.add_argument("--episode", type=WHOLE, default=None, metavar="N", help="one episode, by its place")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write its frames and labelled contacts as a picture")
     _add_robot(parser)
     add_json_argument(parser)
@@ -61,16 +62,16 @@ def add_check_command_arguments(parser: argparse.ArgumentParser) -> None:
 def add_trim_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry data trim`."""
     _add_change(parser)
-    parser.add_argument("--keep", type=float, default=0.3, metavar="S",
+    parser.add_argument("--keep", type=NOT_NEGATIVE, default=0.3, metavar="S",
                         help="rest to keep at each end (default: %(default)s s)")
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="cut everything before")
-    parser.add_argument("--end", type=float, default=None, metavar="S", help="cut everything after")
+    parser.add_argument("--start", type=NOT_NEGATIVE, default=0.0, metavar="S", help="cut everything before")
+    parser.add_argument("--end", type=NOT_NEGATIVE, default=None, metavar="S", help="cut everything after")
 
 
 def add_resample_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry data resample`."""
     _add_change(parser)
-    parser.add_argument("--speed", type=float, default=1.0, help="how many times as fast (default: %(default)s)")
+    parser.add_argument("--speed", type=POSITIVE, default=1.0, help="how many times as fast (default: %(default)s)")
 
 
 def add_annotate_command_arguments(parser: argparse.ArgumentParser) -> None:

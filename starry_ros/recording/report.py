@@ -9,6 +9,7 @@ import cv2
 
 from starry_ros.errors import DataError
 from starry_ros.paths import robot_file
+from starry_ros.ranges import NOT_NEGATIVE
 from starry_ros.recording.figures import measure, summary
 from starry_ros.recording.page import moment_picture, page
 from starry_ros.recording.reader import Recording
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", help="robot contract (default: the one in the recording)")
     parser.add_argument("--screenshot", type=Path, metavar="FILE.png",
                         help="also open the page in a browser without a screen and keep its top; needs Playwright")
-    parser.add_argument("--picture", type=float, metavar="S", help="write only the cameras with overlays then")
+    parser.add_argument("--picture", type=NOT_NEGATIVE, metavar="S", help="write only the cameras with overlays then")
     add_json_argument(parser)
 
 

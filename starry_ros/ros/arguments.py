@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from starry_ros.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WHOLE
 from starry_ros.report import add_json_argument
 from starry_ros.sim.choices import SETTINGS, TASKS
 from starry_ros.wam.choices import RUNTIMES
@@ -51,13 +52,15 @@ def add_demo_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", default="place_block_pad", choices=("all", *TASKS),
                         help="what to do; all: one task after the other (default: %(default)s)")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="how hard (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=5, metavar="N", help="how many episodes (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; others follow (default: 0)")
+    parser.add_argument("--episodes", type=COUNT, default=5, metavar="N",
+                        help="how many episodes (default: %(default)s)")
+    parser.add_argument("--seed", type=WHOLE, default=0, help="seed of the first scene; others follow (default: 0)")
     parser.add_argument("--model", default="tiny", help="name in models/ or path of a folder (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
     parser.add_argument("--swap", action="store_true", help="change the sentence in motion; the new one counts")
-    parser.add_argument("--swap-after", type=float, default=1.2, metavar="S", help="seconds from arm to change (1.2)")
-    parser.add_argument("--time-limit", type=float, metavar="S",
+    parser.add_argument("--swap-after", type=NOT_NEGATIVE, default=1.2, metavar="S",
+                        help="seconds from arm to change (1.2)")
+    parser.add_argument("--time-limit", type=POSITIVE, metavar="S",
                         help="seconds an episode may take (default: the task's own limit, and 3)")
     parser.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder of the results (demo)")
     parser.add_argument("--sheet", type=_picture, metavar="FILE", help="also write the contact sheet to a .png or .jpg")
@@ -71,7 +74,7 @@ def add_top_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="bimanual_sim", help="robot contract (default: %(default)s)")
     parser.add_argument("--namespace", default="", help="namespace of the graph (default: none)")
     parser.add_argument("--images", action="store_true", help="count camera frames, too; costs their transport")
-    parser.add_argument("--once", type=float, metavar="S", help="listen for S seconds, print once and end")
+    parser.add_argument("--once", type=POSITIVE, metavar="S", help="listen for S seconds, print once and end")
 
 
 def add_chaos_command_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +82,7 @@ def add_chaos_command_arguments(parser: argparse.ArgumentParser) -> None:
     listing = "; ".join(f"{name}: {summary}" for name, summary in SCENARIOS.items())
     names = [*SCENARIOS, "all"]
     parser.add_argument("--scenario", default="all", choices=names, metavar="NAME", help=f"all, or {listing}")
-    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often each is played (default: 1)")
+    parser.add_argument("--times", type=COUNT, default=1, metavar="N", help="how often each is played (default: 1)")
     parser.add_argument("--model", default="tiny", help="model that plans (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the nodes print there")

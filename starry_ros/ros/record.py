@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from starry_ros.paths import model_dir, robot_file
+from starry_ros.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WHOLE
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.ros.graph import dds_environment
 from starry_ros.wam.choices import RUNTIMES
@@ -19,17 +20,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="bimanual_sim", help="robot contract of the graph (default: %(default)s)")
     parser.add_argument("--model", default="tiny", help="model that the graph runs (default: %(default)s)")
     parser.add_argument("--exclude", metavar="REGEX", help="topics to leave out; '' records what is painted, too")
-    parser.add_argument("--ring", type=float, default=0.0, metavar="S",
+    parser.add_argument("--ring", type=NOT_NEGATIVE, default=0.0, metavar="S",
                         help="keep only the last S seconds in memory, and write them when a fault comes")
-    parser.add_argument("--after", type=float, default=3.0, metavar="S", help="seconds to write after a fault (3)")
+    parser.add_argument("--after", type=NOT_NEGATIVE, default=3.0, metavar="S",
+                        help="seconds to write after a fault (3)")
     parser.add_argument("--recover", type=Path, nargs="+", metavar="FILE",
                         help="do not record: write FILE.recovered.mcap with everything readable in FILE")
     parser.add_argument("--simulate", type=Path, metavar="FILE",
                         help="do not record the graph: play episodes in simulated time, at any speed of this machine")
-    parser.add_argument("--episodes", type=int, default=1, metavar="N", help="episodes with --simulate (1)")
-    parser.add_argument("--time-limit", type=float, default=12.0, metavar="S", help="longest episode (12)")
-    parser.add_argument("--seed", type=int, default=0, help="first scene with --simulate (0)")
-    parser.add_argument("--swap-after", type=float, default=0.0, metavar="S",
+    parser.add_argument("--episodes", type=COUNT, default=1, metavar="N", help="episodes with --simulate (1)")
+    parser.add_argument("--time-limit", type=POSITIVE, default=12.0, metavar="S", help="longest episode (12)")
+    parser.add_argument("--seed", type=WHOLE, default=0, help="first scene with --simulate (0)")
+    parser.add_argument("--swap-after", type=NOT_NEGATIVE, default=0.0, metavar="S",
                         help="with --simulate: change the sentence so long after the start; 0 never")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="runtime with --simulate (auto)")
 

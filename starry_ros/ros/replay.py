@@ -9,6 +9,7 @@ from typing import Any
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
+from starry_ros.ranges import NOT_NEGATIVE, POSITIVE
 from starry_ros.recording.reader import Recording
 from starry_ros.recording.replay import (
     PARITY_RAD,
@@ -30,11 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="name in models/ or path of a folder (default: the one recorded)")
     parser.add_argument("--runtime", default="auto", help="torch, onnxruntime, openvino (default: the one recorded)")
     parser.add_argument("--robot", help="robot contract (default: the one in the recording)")
-    parser.add_argument("--bound", type=float, metavar="RAD", help="largest difference allowed, 0 for the same bits "
+    parser.add_argument("--bound", type=NOT_NEGATIVE, metavar="RAD",
+                        help="largest difference allowed, 0 for the same bits "
                         f"(default: 0 on the recorded runtime, else {PARITY_RAD:g})")
     parser.add_argument("--to-ros", action="store_true",
                         help="instead, publish the recorded cameras and joint states to the graph that is running")
-    parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="speed with --to-ros (default: 1)")
+    parser.add_argument("--rate", type=POSITIVE, default=1.0, metavar="X", help="speed with --to-ros (default: 1)")
     add_json_argument(parser)
 
 

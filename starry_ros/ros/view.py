@@ -22,6 +22,7 @@ from typing import Any
 
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
+from starry_ros.ranges import NOT_NEGATIVE, PORT, POSITIVE
 from starry_ros.recording.page_server import LOCAL, passing_on
 from starry_ros.recording.reader import Recording
 from starry_ros.recording.screenshot import screenshot
@@ -40,17 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", help="robot contract (default: the recording's, or bimanual_sim)")
     parser.add_argument("--namespace", default="", help="namespace of the graph (default: none)")
     parser.add_argument("--host", default=LOCAL, help=f"address to serve on; {LOCAL} is this machine alone (default)")
-    parser.add_argument("--port", type=int, default=9090, help="port of the page (default: %(default)s)")
-    parser.add_argument("--data-port", type=int, default=9876, help="port of the data (default: %(default)s)")
+    parser.add_argument("--port", type=PORT, default=9090, help="port of the page (default: %(default)s)")
+    parser.add_argument("--data-port", type=PORT, default=9876, help="port of the data (default: %(default)s)")
     parser.add_argument("--save", type=Path, metavar="FILE.rrd", help="do not serve: write a file for the Rerun viewer")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
-    parser.add_argument("--begin", type=float, default=0.0, metavar="S",
+    parser.add_argument("--begin", type=NOT_NEGATIVE, default=0.0, metavar="S",
                         help="leave out what FILE has before (0), or what the graph sends before, from now on")
-    parser.add_argument("--end", type=float, metavar="S",
+    parser.add_argument("--end", type=NOT_NEGATIVE, metavar="S",
                         help="leave out what FILE has, or the graph sends, after it, and show this moment")
     parser.add_argument("--screenshot", type=Path, metavar="FILE.png",
                         help="show it to a browser without a screen, and end with its picture; needs Playwright")
-    parser.add_argument("--wait", type=float, default=30.0, metavar="S", help="time before the screenshot (30)")
+    parser.add_argument("--wait", type=POSITIVE, default=30.0, metavar="S", help="time before the screenshot (30)")
     parser.add_argument("--size", type=_size, default=(1600, 1000), metavar="WxH", help="of the screenshot (1600x1000)")
 
 

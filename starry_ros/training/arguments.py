@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from starry_ros.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE
 from starry_ros.report import add_json_argument
 from starry_ros.sim.choices import KINDS, SETTINGS, TASKS, Kind, LoopConfig
 from starry_ros.training.ablate import ABLATIONS
@@ -37,19 +38,19 @@ def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ablation", action="append", default=[], choices=ABLATIONS,
                         help="also play the model without this part; may be given several times")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=50, help="episodes a policy (default: %(default)s)")
+    parser.add_argument("--episodes", type=COUNT, default=50, help="episodes a policy (default: %(default)s)")
     parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
     parser.add_argument("--policy", default="all", choices=("all", *POLICIES), help="who plays (default: %(default)s)")
     parser.add_argument("--case", default="normal", choices=KINDS, help="forced case (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="first evaluation seed (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--seed", type=WHOLE, default=0, help="first evaluation seed (default: %(default)s)")
+    parser.add_argument("--workers", type=COUNT, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
     parser.add_argument("--geometry", choices=GASAM_MODES,
                         help="weigh the actions' attention by what is measured or predicted (default: as trained)")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--latency", type=float, nargs="+", default=[LoopConfig.latency_s], metavar="S",
+    parser.add_argument("--latency", type=NOT_NEGATIVE, nargs="+", default=[LoopConfig.latency_s], metavar="S",
                         help="seconds from an observation to the arrival of its plan (default: %(default)s)")
-    parser.add_argument("--replan", type=float, default=LoopConfig.replan_s, metavar="S",
+    parser.add_argument("--replan", type=POSITIVE, default=LoopConfig.replan_s, metavar="S",
                         help="seconds from observation to observation (default: %(default)s)")
     parser.add_argument("--mode", nargs="+", default=[LoopConfig.mode], choices=[mode.value for mode in PlanMode],
                         help="planning mode; every mode plays every latency (default: async_naive)")
@@ -67,11 +68,11 @@ def add_generate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
     parser.add_argument("--kind", help="only this kind of episode, such as twist or drop (default: the task's mixture)")
     parser.add_argument("--model", help="let this model act first; the expert labels every frame, then takes over")
-    parser.add_argument("--episodes", type=int, default=600, help="motions in all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=2026, help="of layouts and disturbances (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--episodes", type=COUNT, default=600, help="motions in all (default: %(default)s)")
+    parser.add_argument("--seed", type=WHOLE, default=2026, help="of layouts and disturbances (default: %(default)s)")
+    parser.add_argument("--workers", type=COUNT, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--depth", action="store_true", help="also record depth, cameras and hands of every frame")
-    parser.add_argument("--looks", type=int, default=1,
+    parser.add_argument("--looks", type=COUNT, default=1,
                         help="film every motion under so many looks of the hard setting, an episode each")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
 
@@ -84,15 +85,15 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--autoencoder", type=Path, required=True,
                         help="folder of `starry train-autoencoder`, or a model folder whose autoencoder to use")
-    parser.add_argument("--steps", type=int, default=TrainConfig.steps, help="optimiser steps in all")
-    parser.add_argument("--batch", type=int, default=TrainConfig.batch, help="samples a step over all processes")
-    parser.add_argument("--learning-rate", type=float, default=TrainConfig.learning_rate, help="peak learning rate")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, batches and noise")
-    parser.add_argument("--minutes", type=float, default=None, help="stop after so many minutes (resume later)")
-    parser.add_argument("--save-every", type=int, default=250, help="steps between checkpoints")
-    parser.add_argument("--eval-every", type=int, default=500, metavar="STEPS",
+    parser.add_argument("--steps", type=COUNT, default=TrainConfig.steps, help="optimiser steps in all")
+    parser.add_argument("--batch", type=COUNT, default=TrainConfig.batch, help="samples a step over all processes")
+    parser.add_argument("--learning-rate", type=POSITIVE, default=TrainConfig.learning_rate, help="peak learning rate")
+    parser.add_argument("--seed", type=WHOLE, default=0, help="seed of weights, batches and noise")
+    parser.add_argument("--minutes", type=POSITIVE, default=None, help="stop after so many minutes (resume later)")
+    parser.add_argument("--save-every", type=COUNT, default=250, help="steps between checkpoints")
+    parser.add_argument("--eval-every", type=WHOLE, default=500, metavar="STEPS",
                         help="steps between closed-loop evaluations, which choose best/; 0 for none")
-    parser.add_argument("--eval-episodes", type=int, default=20, help="episodes of each task in such an evaluation")
+    parser.add_argument("--eval-episodes", type=COUNT, default=20, help="episodes of each task in such an evaluation")
     parser.add_argument("--init", type=Path, default=None,
                         help="run folder or model folder whose weights to start from")
     _add_tint(parser)
@@ -116,10 +117,10 @@ def add_part_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--paths", action="store_true", help="draw the hands' paths into the views (needs depth data)")
     group.add_argument("--states", type=Path, metavar="RUN",
                        help="keep past frames as compact states of this `starry train-state-tokens` run")
-    group.add_argument("--video-steps", type=int, help="denoising steps of the imagined frame")
-    group.add_argument("--value-steps", type=int, help="denoising steps of the value map")
-    group.add_argument("--action-steps", type=int, help="denoising steps of the chunk")
-    group.add_argument("--prefix", type=int, default=0, metavar="STEPS",
+    group.add_argument("--video-steps", type=COUNT, help="denoising steps of the imagined frame")
+    group.add_argument("--value-steps", type=COUNT, help="denoising steps of the value map")
+    group.add_argument("--action-steps", type=COUNT, help="denoising steps of the chunk")
+    group.add_argument("--prefix", type=WHOLE, default=0, metavar="STEPS",
                        help="also learn to go on from up to so many committed steps, for mode async_grounded (0: none)")
     group.add_argument("--narrow-from-video", action="store_true",
                        help="start the value and action streams from the video stream's weights, interpolated")
@@ -127,7 +128,8 @@ def add_part_arguments(parser: argparse.ArgumentParser) -> None:
                        help="also learn from episodes of images without actions, labelled by their motions")
     group.add_argument("--video-states", type=Path, metavar="RUN",
                        help="`starry train-state-tokens` run that labels them (default: that of --states)")
-    group.add_argument("--video-weight", type=float, default=0.3, help="weight of their losses (default: %(default)s)")
+    group.add_argument("--video-weight", type=NOT_NEGATIVE, default=0.3,
+                       help="weight of their losses (default: %(default)s)")
 
 
 def add_train_autoencoder_command_arguments(parser: argparse.ArgumentParser) -> None:
@@ -135,21 +137,21 @@ def add_train_autoencoder_command_arguments(parser: argparse.ArgumentParser) -> 
     plan = AutoencoderTraining()
     parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
-    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=plan.batch, help="canvases a step (default: %(default)s)")
+    parser.add_argument("--steps", type=COUNT, default=plan.steps, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--batch", type=COUNT, default=plan.batch, help="canvases a step (default: %(default)s)")
     parser.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
                         help="canvas of colour, or of colour beside depth (default: %(default)s)")
     parser.add_argument("--paths", action="store_true", help="draw the hands' paths into the views")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
+    parser.add_argument("--seed", type=WHOLE, default=plan.seed, help="random seed (default: %(default)s)")
+    parser.add_argument("--minutes", type=POSITIVE, help="stop after so long; run again to continue")
     parser.add_argument("--init", type=Path, help="autoencoder or model folder to start from, as for further tasks")
     _add_tint(parser)
 
 
 def _add_tint(parser: argparse.ArgumentParser) -> None:
     """Augmentation."""
-    parser.add_argument("--tint", type=float, default=0.0, metavar="SHARE",
+    parser.add_argument("--tint", type=SHARE, default=0.0, metavar="SHARE",
                         help="share of the episodes to show in another light (default: %(default)s)")
 
 
@@ -161,7 +163,7 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", choices=TASKS, help="task; may be given several times")
     parser.add_argument("--setting", default=default.setting, choices=SETTINGS, help="setting (default: %(default)s)")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
-    parser.add_argument("--workers", type=int, default=2, help="processes that play (default: %(default)s)")
+    parser.add_argument("--workers", type=COUNT, default=2, help="processes that play (default: %(default)s)")
     for name, text in (
         ("iterations", "iterations in all"), ("groups", "layouts an iteration"), ("group_size", "episodes a layout"),
         ("plans_kept", "plans an episode that are learned from"), ("epochs", "passes over the plans an iteration"),
@@ -171,7 +173,9 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
         ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
     ):
         value = getattr(default, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value,
+        whole, fraction = (WHOLE, NOT_NEGATIVE) if name == "seed" or name.endswith("_weight") else (COUNT, POSITIVE)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=whole if isinstance(value, int) else fraction,
+                            default=value,
                             help=f"{text} (default: %(default)s)")
 
 
@@ -180,21 +184,21 @@ def add_train_state_tokens_command_arguments(parser: argparse.ArgumentParser) ->
     plan = StatesTraining()
     _add_frames(parser)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; an unfinished run in it continues")
-    parser.add_argument("--steps", type=int, default=plan.steps, help="optimiser steps (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=plan.batch, help="frames a step (default: %(default)s)")
-    parser.add_argument("--action-weight", type=float, default=plan.action_weight,
+    parser.add_argument("--steps", type=COUNT, default=plan.steps, help="optimiser steps (default: %(default)s)")
+    parser.add_argument("--batch", type=COUNT, default=plan.batch, help="frames a step (default: %(default)s)")
+    parser.add_argument("--action-weight", type=NOT_NEGATIVE, default=plan.action_weight,
                         help="weight of telling the joints' displacement; 0 learns from images alone "
                              "(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=plan.seed, help="random seed (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="stop after so long; run again to continue")
+    parser.add_argument("--seed", type=WHOLE, default=plan.seed, help="random seed (default: %(default)s)")
+    parser.add_argument("--minutes", type=POSITIVE, help="stop after so long; run again to continue")
 
 
 def add_eval_state_tokens_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `starry eval-state-tokens`."""
     _add_frames(parser)
     parser.add_argument("--states", type=Path, required=True, help="folder written by `starry train-state-tokens`")
-    parser.add_argument("--horizons", type=int, nargs="+", default=[1, 4, 8], help="steps between the two frames")
-    parser.add_argument("--pairs", type=int, default=6000, help="pairs to fit on (default: %(default)s)")
+    parser.add_argument("--horizons", type=COUNT, nargs="+", default=[1, 4, 8], help="steps between the two frames")
+    parser.add_argument("--pairs", type=COUNT, default=6000, help="pairs to fit on (default: %(default)s)")
     add_json_argument(parser)
 
 
@@ -210,9 +214,9 @@ def add_calibrate_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry calibrate`."""
     parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
     parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
-    parser.add_argument("--episodes", type=int, default=24, help="undisturbed episodes (default: %(default)s)")
-    parser.add_argument("--pushed", type=int, default=24, help="episodes with a nudged block (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=CALIBRATION_SEED, help="first seed (default: %(default)s)")
+    parser.add_argument("--episodes", type=COUNT, default=24, help="undisturbed episodes (default: %(default)s)")
+    parser.add_argument("--pushed", type=COUNT, default=24, help="episodes with a nudged block (default: %(default)s)")
+    parser.add_argument("--seed", type=WHOLE, default=CALIBRATION_SEED, help="first seed (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--dry-run", action="store_true", help="measure, but leave the model's folder as it is")

@@ -270,8 +270,6 @@ def write_strip(folder: Path, score: Score) -> None:
 
 def evaluate_command(args: argparse.Namespace) -> int:
     """`starry eval`: prints the table and returns 0."""
-    if args.episodes < 1 or args.workers < 1 or args.seed < 0:
-        raise ConfigError("starry eval", "--episodes and --workers must be positive, --seed not negative")
     policies = POLICIES if args.policy == "all" else (args.policy,)
     policies = (*policies, *(ABLATED + name for name in args.ablation))
     spec = load_robot_spec(robot_file(args.robot))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from starry_ros.errors import ConfigError, DataError
+from starry_ros.errors import DataError
 from starry_ros.kinematics.backend import mujoco
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import load_robot_spec
@@ -160,8 +160,6 @@ def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> Non
 
 def generate_command(args: argparse.Namespace) -> int:
     """`starry data generate`: returns 0 when all episodes are written."""
-    if args.episodes < 1 or args.workers < 1 or args.seed < 0:
-        raise ConfigError("starry data generate", "--episodes and --workers must be positive, --seed not negative")
     model = None if args.model is None else model_dir(args.model)
     robot = robot_file(args.robot)
     source = Source(args.task, args.seed, robot, args.setting, args.kind, args.depth, model, args.looks)

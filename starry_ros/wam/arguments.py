@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from starry_ros.ranges import COUNT
 from starry_ros.report import add_json_argument
 from starry_ros.wam.choices import WEIGHT_BYTES
 from starry_ros.wam.config import PRESETS
@@ -25,7 +26,7 @@ def add_inspect_command_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a model folder, a name in models/, or a folder of public Wan or LingBot-VA weights")
     parser.add_argument("--preset", choices=[*PRESETS, *WAN_PRESETS], help="describe a preset instead of a folder")
     parser.add_argument("--robot", default="bimanual_sim", help="contract whose canvas a preset gets (%(default)s)")
-    parser.add_argument("--history", type=int, metavar="N", help="history slots instead of the model's own")
+    parser.add_argument("--history", type=COUNT, metavar="N", help="history slots instead of the model's own")
     parser.add_argument("--weights", choices=WEIGHT_BYTES, help="type of the weights (default: the model's own)")
     parser.add_argument("--cache", choices=WEIGHT_BYTES, help="type of the history (default: that of the weights)")
     parser.add_argument("--device", help="whose memory it must fit (default: cuda where there is one, else cpu)")
