@@ -26,11 +26,16 @@ LIMIT = FULL_SPEC.limit("velocity")
 class Watched:
     """A theatre whose simulated robot did what a test says."""
 
-    def __init__(self, speed_of_t: Any, mode: str = "RUN", position_J: np.ndarray = HOME) -> None:
+    def __init__(
+        self, speed_of_t: Any, mode: str = "RUN", position_J: np.ndarray = HOME, told_of_t: Any = None
+    ) -> None:
         self.spec, self.mode, self.reason = FULL_SPEC, mode, ""
         times = np.arange(0.0, 5.0, 0.02)
         speeds = np.array([speed_of_t(t) for t in times])[:, None] * LIMIT
-        self.relays = SimpleNamespace(since=lambda _: (times, np.tile(position_J, (len(times), 1)), speeds))
+        seen = times, np.tile(position_J, (len(times), 1)), speeds
+        told = speeds if told_of_t is None else np.array([told_of_t(t) for t in times])[:, None] * LIMIT
+        steps = np.cumsum(told * 0.02, axis=0)
+        self.relays = SimpleNamespace(since=lambda _: seen, told_since=lambda _: (times, HOME + steps, speeds))
         executor = SimpleNamespace(reason="x", conditions=["joint_state_stale"], refused_reasons=["not_finite"])
         self.operator = SimpleNamespace(heard=SimpleNamespace(executor=executor, session=SimpleNamespace(reason="")))
 
@@ -49,7 +54,9 @@ def test_arms_that_come_to_rest_in_time_pass_and_the_time_is_told() -> None:
 
 @pytest.mark.parametrize(("watched", "outcome", "words"), [
     (Watched(lambda t: 0.5 * (t < 2.0)), RESTS, "still moving"),
-    (Watched(lambda t: 1.4 * (t < 0.5)), RESTS, "outside the limits"),
+    (Watched(lambda t: 1.2 * (t < 0.5)), RESTS, "is told to move at"),
+    (Watched(lambda t: 0.5 * (t < 0.5), told_of_t=lambda t: 1.2 * (0.2 < t < 0.23)), RESTS, "is told to move at"),
+    (Watched(lambda t: 3.1 * (t < 0.5), told_of_t=lambda t: 0.0), RESTS, "outside the limits.* moves at"),
     (Watched(lambda t: 0.0, position_J=FULL_SPEC.limit("upper") + 0.1), RESTS, "outside the limits"),
     (Watched(lambda t: 0.5, mode="FAULT"), GOES_ON, "did not go on"),
 ])
@@ -59,23 +66,24 @@ def test_the_judge_goes_by_what_the_arms_did(watched: Watched, outcome: str, wor
 
 
 @pytest.mark.parametrize(("joint", "velocity", "off", "words"), [
-    ("left_gripper", 3.3, 0.0, ""),
-    ("left_gripper", 4.1, 0.0, "left_gripper moves at"),
+    ("left_gripper", 7.9, 0.0, ""),
+    ("left_gripper", 8.1, 0.0, "left_gripper moves at"),
     ("left_gripper", 0.0, 0.007, ""),
-    ("left_gripper", 0.0, 0.009, "left_gripper stands at"),
-    ("left_waist", 1.1, 0.01, ""),
-    ("left_waist", 1.2, 0.0, "left_waist moves at"),
-    ("left_waist", 0.0, 0.03, "left_waist stands at"),
+    ("left_gripper", 0.0, 0.009, "left_gripper stands off"),
+    ("left_waist", 2.9, 0.01, ""),
+    ("left_waist", 3.1, 0.0, "left_waist moves at"),
+    ("left_waist", 0.0, 0.03, "left_waist stands off"),
 ])
 def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float, off: float, words: str) -> None:
     j, times = FULL_SPEC.joint_names.index(joint), np.arange(3.0)
     positions, velocities = np.tile(HOME, (3, 1)), np.zeros((3, len(HOME)))
     velocities[1, j], positions[1, j] = -velocity * LIMIT[j], FULL_SPEC.limit("lower")[j] - off
+    told, seen = (times, np.tile(HOME, (3, 1)), velocities), (times, positions, velocities)
     if words:
         with pytest.raises(chaos.Failed, match=words + ".* 1.00 s after"):
-            chaos._within_limits(FULL_SPEC, times, positions, velocities)
+            chaos._within_limits(FULL_SPEC, told, seen, 0.0, 1.15)
     else:
-        worst = chaos._within_limits(FULL_SPEC, times, positions, velocities)
+        worst = chaos._within_limits(FULL_SPEC, told, seen, 0.0, 1.15)
         assert worst == pytest.approx(0.0 if "gripper" in joint else velocity)
 
 

@@ -60,6 +60,22 @@ def test_an_accepted_trajectory_moves_its_arm_and_not_the_other(driver: Simulate
     assert np.abs(np.delete(moved, index)).max() < 0.02
 
 
+def test_the_reference_is_what_the_controllers_ask_for_and_how_fast_it_goes(
+    driver: SimulatedDriver, spec: RobotSpec
+) -> None:
+    driver.accept("right", turn(spec, 0.4))
+    positions, velocities = [], []
+    for now_ms in range(10, 600, 10):
+        run_until(driver, START + now_ms * MS)
+        positions.append(driver.reference().position_J)
+        velocities.append(driver.reference().velocity_J)
+        assert np.array_equal(positions[-1], driver.desired())
+    index = spec.joint_names.index("right_waist")
+    np.testing.assert_allclose(np.gradient(positions, 0.01, axis=0)[1:-1], velocities[1:-1], atol=0.02)
+    fastest = 1.875 * 0.4 / 0.5  # of a quintic from rest to rest
+    assert np.max(velocities, axis=0)[index] == pytest.approx(fastest, rel=0.01)
+
+
 def test_missed_ticks_are_run_at_once_and_stamped_with_the_physics_instant(driver: SimulatedDriver) -> None:
     assert run_until(driver, START + 205 * MS) == 20
     assert driver.state().stamp_ns == driver.time_ns == START + 200 * MS

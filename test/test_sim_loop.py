@@ -68,6 +68,13 @@ def test_the_expert_succeeds_through_the_executor(blind):
     assert not result.refused
 
 
+def test_an_episode_goes_on_after_success_for_as_long_as_it_is_told(blind):
+    usual = run_episode(ExpertPolicy(blind), blind, Case(1))
+    longer = run_episode(ExpertPolicy(blind), blind, Case(1), LoopConfig(after_s=1.5))
+    assert longer.success
+    assert longer.duration_s == pytest.approx(usual.duration_s + 1.5, abs=0.03)
+
+
 def test_the_same_case_gives_the_same_episode_whatever_came_before(blind):
     def end(case: Case) -> tuple:
         result = run_episode(ExpertPolicy(blind), blind, case, LoopConfig(limit_s=1.5))

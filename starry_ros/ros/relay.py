@@ -1,7 +1,7 @@
 """Relays between the simulated robot and the rest of the graph, on which faults are injected.
 
 Messages pass as bytes; a fault is a function from a message's bytes to those to send instead, none or several. What the
-simulated robot itself says of its joints is kept: that is what scenarios judge.
+simulated robot itself says of its joints and of what its controllers ask of them is kept: scenarios judge by that.
 
 Shapes: J joints in contract order.
 """
@@ -29,6 +29,8 @@ from starry_ros.ros.qos import COMMAND, SENSOR, STATE
 from starry_ros.types import F64
 
 Fault = Callable[[bytes], list[bytes]]
+Motion = tuple[float, F64, F64]
+"""Stamp in s, positions [J] and velocities [J]."""
 SIM_SIDE, NODE_SIDE = "sim_side", "node_side"
 """Prefixes of the topics that end at a relay: what the simulated robot sends, and what the executor sends."""
 
@@ -40,11 +42,14 @@ class Relays(Node):
         super().__init__("chaos_relays")
         self._spec = spec
         self.faults: dict[str, Fault] = {}
-        self.heard: deque[tuple[float, F64, F64]] = deque(maxlen=20_000)
+        self.heard: deque[Motion] = deque(maxlen=20_000)
+        self.told: deque[Motion] = deque(maxlen=20_000)
         for camera in spec.cameras:
             self._relay(Image, camera.topic, SIM_SIDE, SENSOR)
             self._relay(CameraInfo, camera.info_topic, SIM_SIDE, SENSOR)
         self._relay(JointState, spec.joint_state_topic, SIM_SIDE, STATE)
+        self.create_subscription(JointState, "ground_truth/reference", lambda data: self._keep(data, self.told), STATE,
+                                 raw=True)
         for arm in spec.arms:
             self._relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND)
         self._executor = SingleThreadedExecutor()
@@ -58,21 +63,21 @@ class Relays(Node):
 
         def passed(data: bytes) -> None:
             if states:
-                self._keep(data)
+                self._keep(data, self.heard)
             fault = self.faults.get(topic)
             for message in [data] if fault is None else fault(data):
                 out.publish(message)
 
         self.create_subscription(kind, f"{side}/{topic}", passed, qos, raw=True)
 
-    def _keep(self, data: bytes) -> None:
+    def _keep(self, data: bytes, motions: deque[Motion]) -> None:
         message = deserialize_message(data, JointState)
         try:
             position_J = self._spec.order_joints(message.name, message.position)
             velocity_J = self._spec.order_joints(message.name, message.velocity)
         except InputError:
             return
-        self.heard.append((stamp_ns(message.header.stamp) * 1e-9, position_J, velocity_J))
+        motions.append((stamp_ns(message.header.stamp) * 1e-9, position_J, velocity_J))
 
     def _spin(self) -> None:
         while rclpy.ok():
@@ -87,7 +92,14 @@ class Relays(Node):
 
     def since(self, stamp_s: float) -> tuple[F64, F64, F64]:
         """Times [N] and the simulated robot's positions and velocities [N, J] after a stamp."""
-        rows = [row for row in list(self.heard) if row[0] > stamp_s]
+        return self._after(stamp_s, self.heard)
+
+    def told_since(self, stamp_s: float) -> tuple[F64, F64, F64]:
+        """The same of what its controllers asked of the joints."""
+        return self._after(stamp_s, self.told)
+
+    def _after(self, stamp_s: float, motions: deque[Motion]) -> tuple[F64, F64, F64]:
+        rows = [row for row in list(motions) if row[0] > stamp_s]
         empty = np.zeros((0, len(self._spec.joint_names)))
         if not rows:
             return np.zeros(0), empty, empty

@@ -26,14 +26,16 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 class LoopConfig:
     """`latency_s` is from the observation to the arrival of its chunk, `replan_s` from observation to observation.
 
-    `limit_s` ends an episode; None takes the task's own limit. `mode` and `splice` are the planner's, for policies that
-    have one; in mode "sync" the next observation is taken when the last chunk is over, and `replan_s` means nothing.
+    `limit_s` ends an episode; None takes the task's own limit. After success it goes on for `after_s`. `mode` and
+    `splice` are the planner's, for policies that have one; in mode "sync" the next observation is taken when the last
+    chunk is over, and `replan_s` means nothing.
     """
 
     latency_s: float = 0.15
     replan_s: float = 0.4
     command_hz: float = 25.0
     limit_s: float | None = None
+    after_s: float = 0.0
     keep_frames: bool = False
     mode: str = "async_naive"
     splice: str = "auto"

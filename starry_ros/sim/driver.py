@@ -62,6 +62,12 @@ class SimulatedDriver:
         """What the controllers ask of the joints now, in contract order."""
         return np.concatenate([self._controllers[arm.name].sample(self.time_ns).position_J for arm in self.spec.arms])
 
+    def reference(self) -> RobotState:
+        """What the controllers ask for at the physics instant, with its velocities (0 between set-points)."""
+        points = [self._controllers[arm.name].sample(self.time_ns) for arm in self.spec.arms]
+        rest = [np.zeros_like(point.position_J) if point.velocity_J is None else point.velocity_J for point in points]
+        return RobotState(self.time_ns, np.concatenate([point.position_J for point in points]), np.concatenate(rest))
+
     def behind(self, now_ns: int) -> bool:
         """Whether a tick is due; drops a gap that is too long to catch up with."""
         gap_ns = now_ns - self.time_ns

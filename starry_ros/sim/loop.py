@@ -114,6 +114,7 @@ class _Episode:
         self._frames: list[U8] = []
         self._delay_s, self._was_held = 0.0, False
         self._ages_s: list[float] = []
+        self._done_ns: int | None = None
 
     def run(self) -> EpisodeResult:
         """Tick until the end."""
@@ -137,7 +138,10 @@ class _Episode:
 
     def _over(self) -> bool:
         late = seconds(self.driver.time_ns - self._start_ns) >= self._limit_s
-        return self.scene.success or late or self.executor.status(self.driver.time_ns).mode is Mode.FAULT
+        if self.scene.success and self._done_ns is None:
+            self._done_ns = self.driver.time_ns
+        done = self._done_ns is not None and seconds(self.driver.time_ns - self._done_ns) >= self.config.after_s
+        return done or late or self.executor.status(self.driver.time_ns).mode is Mode.FAULT
 
     def _look(self, now_ns: int) -> None:
         """The scene's success test, and what the forced cases do to it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -32,6 +32,8 @@ from starry_ros.wam.load import load_session
 from starry_ros.wam.surprise import Dream, Ints, calibrate, roc_area
 
 MOVED_M, STAYED_M = 0.01, 0.002
+AFTER_S = 4.0
+"""Undisturbed episodes go on after success: aims wander where nothing is left to do, and that must not stop arms."""
 
 
 @dataclass
@@ -100,7 +102,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
     tokens_M = still_tokens(model, {camera.name for camera in spec.cameras if camera.role == "head"})
     dreams, shifts = list[tuple[Dream, F32]](), list[list[float]]()
     for i in range(args.episodes):
-        run_episode(play, cell, Case(args.seed + i, task=args.task), loop)
+        run_episode(play, cell, Case(args.seed + i, task=args.task), replace(loop, after_s=AFTER_S))
         dreams += play.pairs if i % 3 else []
         shifts.append([moved for moved, _ in play.samples()])
         print(f"undisturbed {i + 1}/{args.episodes}: {len(shifts[-1])} samples", file=sys.stderr, flush=True)
