@@ -81,6 +81,7 @@ def arguments(*words: str) -> argparse.Namespace:
 PARTS: list[tuple[str, ...]] = [
     (),
     ("--coupling", "joint", "--prefix", "3"),
+    ("--intent", "video", "--geometry", "predicted", "--states", "STATES"),
     ("--coupling", "joint", "--geometry", "predicted", "--layout", "rgbd", "--paths", "--value-start", "black"),
     ("--geometry", "predicted", "--value-steps", "2", "--video-steps", "3"),
     ("--geometry", "measured", "--narrow-from-video", "--states", "STATES"),
@@ -217,8 +218,9 @@ def test_parts_that_do_not_fit_are_refused_with_a_way_out(folder: Path, tmp_path
     args.data, args.out = folder / "d", tmp_path
     with pytest.raises(ConfigError, match=r"another canvas.*train-autoencoder --layout rgbd"):
         chosen_data(args, SPEC, chosen_config(args, SPEC), plain)
+    args.value_steps = 0
     with pytest.raises(ConfigError, match="--value-steps: is not positive"):
-        chosen_config(arguments("--value-steps", "0"), SPEC)
+        chosen_config(args, SPEC)
     without = write_episodes(tmp_path / "plain", (5,))
     with pytest.raises(DataError, match="starry data generate --depth"):
         load_scenes(without, 8, 20)

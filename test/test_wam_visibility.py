@@ -22,6 +22,7 @@ from starry_ros.wam.joint import Noised, Tables, denoise_jointly
 from starry_ros.wam.layers import Keys
 from starry_ros.wam.masks import (
     ACTION,
+    BY_INTENT,
     CURRENT_FRAME,
     FUTURE_FRAMES,
     KEYS,
@@ -103,10 +104,11 @@ def one(level: float) -> torch.Tensor:
     return torch.full((1,), level)
 
 
+@pytest.mark.parametrize("intent", ["value", "video"])
 @torch.no_grad()
-def test_intent_causal_every_pair_at_every_step_exactly_as_the_table_says() -> None:
+def test_intent_causal_every_pair_at_every_step_exactly_as_the_table_says(intent: str) -> None:
     """Streams in order; every group is offered to every stream, and perturbed in turn."""
-    model = make(CONFIG)
+    model = make(dataclasses.replace(CONFIG, intent=intent))
     w, ropes = World(model), Ropes(CONFIG)
     stand_in = {ACTION: shaken(w.groups[PAST_ACTIONS]), VALUE: shaken(w.groups[CURRENT_FRAME])}
     offered = {**w.groups, **stand_in}
@@ -126,7 +128,7 @@ def test_intent_causal_every_pair_at_every_step_exactly_as_the_table_says() -> N
             else:
                 continue
             tried.add((query, key, step))
-            assert moved == (key in VISIBLE[query]), (query, key, step)
+            assert moved == (key in BY_INTENT[intent][query]), (query, key, step)
 
     x = w.x
     offered[FUTURE_FRAMES] = shaken(w.groups[CURRENT_FRAME])
@@ -167,6 +169,16 @@ def poke(tokens: torch.Tensor) -> torch.Tensor:
     moved = tokens.clone()
     moved[:, -1] += 0.7
     return moved
+
+
+def test_without_the_value_path_language_reaches_actions_by_way_of_future_frames_alone() -> None:
+    assert BY_INTENT["value"] is BY_INTENT["blind"] is VISIBLE
+    table = BY_INTENT["video"]
+    assert {query: table[query] for query in QUERIES if query != ACTION} == {
+        query: VISIBLE[query] for query in QUERIES if query != ACTION}
+    assert reaches(ACTION, table) == set(KEYS) - {VALUE}
+    closed = {**table, ACTION: tuple(key for key in table[ACTION] if key != FUTURE_FRAMES)}
+    assert reaches(ACTION, closed) == {CURRENT_FRAME, PAST_ACTIONS, ACTION}
 
 
 @torch.no_grad()
@@ -220,7 +232,7 @@ def test_joint_levels_run_every_branch_on_its_own_grid_and_hold_the_finished() -
 
 
 @pytest.mark.parametrize("change", [
-    {"coupling": "joint"}, {"value_start": "black"}, {"coupling": "joint", "value_start": "black"},
+    {"coupling": "joint"}, {"value_start": "black"}, {"coupling": "joint", "value_start": "black"}, {"intent": "video"},
 ])
 def test_the_runtime_samples_each_coupling_as_a_naive_loop_does(change: dict[str, str]) -> None:
     config = dataclasses.replace(CONFIG, layers=2, **change)
@@ -252,6 +264,8 @@ def test_after_the_video_no_graph_is_given_words_and_finished_streams_come_as_ke
     assert "x" not in inputs["predict_value"]
     assert {"value_k", "value_v"} <= inputs["act"]
     assert not {"x", "m", "future_k", "past_k"} & inputs["act"]
+    by_video = {spec.name: set(spec.inputs) for spec in graph_specs(dataclasses.replace(CONFIG, intent="video"))}
+    assert by_video["act"] ^ inputs["act"] == {"value_k", "value_v", "future_k", "future_v"}
     together = {spec.name for spec in graph_specs(dataclasses.replace(CONFIG, coupling="joint"))}
     assert together == {"encode_text", "observe", "remember_actions", "denoise", "decode"}
 

@@ -11,7 +11,7 @@ from starry_ros.sim.choices import KINDS, SETTINGS, TASKS, Kind, LoopConfig
 from starry_ros.training.ablate import ABLATIONS
 from starry_ros.training.budgets import AutoencoderTraining, RlConfig, StatesTraining, TrainConfig
 from starry_ros.wam.choices import RUNTIMES, PlanMode, SpliceMethod
-from starry_ros.wam.options import COUPLINGS, GASAM_MODES, LAYOUTS, VALUE_STARTS
+from starry_ros.wam.options import COUPLINGS, GASAM_MODES, INTENTS, LAYOUTS, VALUE_STARTS
 
 POLICIES = ("model", "expert", "untrained")
 ABLATED = "model-"
@@ -105,6 +105,9 @@ def add_part_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("parts of the model")
     group.add_argument("--coupling", default=COUPLINGS[0], choices=COUPLINGS,
                        help="who sees whom: one stream after the other, or all at once (default: %(default)s)")
+    group.add_argument("--intent", default=INTENTS[0], choices=INTENTS,
+                       help="what tells the actions what to do: the value map, value tokens that learn without a map, "
+                            "or the imagined frame; the last two are ablations (default: %(default)s)")
     group.add_argument("--value-start", default=VALUE_STARTS[0], choices=VALUE_STARTS,
                        help="what the value map is denoised from (default: %(default)s)")
     group.add_argument("--geometry", choices=GASAM_MODES,
@@ -169,11 +172,14 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
         ("plans_kept", "plans an episode that are learned from"), ("epochs", "passes over the plans an iteration"),
         ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
         ("kl_weight", "weight of the divergence from the first weights"), ("noise_level", "noise of the sampler"),
-        ("sampler_steps", "steps of the sampler"), ("dense_weight", "weight of the value map's reward"),
+        ("sampler_steps", "steps of the sampler; 0: as many as the model's"),
+        ("temperature", "size of the noise that actions start from; 0: as served"),
+        ("dense_weight", "weight of the value map's reward"),
         ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
     ):
         value = getattr(default, name)
-        whole, fraction = (WHOLE, NOT_NEGATIVE) if name == "seed" or name.endswith("_weight") else (COUNT, POSITIVE)
+        none = name in ("seed", "sampler_steps", "temperature") or name.endswith("_weight")
+        whole, fraction = (WHOLE, NOT_NEGATIVE) if none else (COUNT, POSITIVE)
         parser.add_argument(f"--{name.replace('_', '-')}", type=whole if isinstance(value, int) else fraction,
                             default=value,
                             help=f"{text} (default: %(default)s)")

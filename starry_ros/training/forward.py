@@ -3,8 +3,9 @@
 The streams are run in the order of serving (video, value, action) with the keys of each handed to the next at the noise
 level it was run at. Nine in ten video and value draws are pure noise (s = 1), which a one-step sampler serves; at
 lower levels the label shines through its noise and nothing is learned about words. The landing points that the actions
-see are the model's own predictions, never the labels. In joint coupling all streams run side by side, each at a uniform
-time of its own.
+see are the model's own predictions, never the labels. A blind model (`WamConfig.intent`) has no loss of the value map
+and is never shown one: its value stream always starts from pure noise, and learns from the action loss alone. In joint
+coupling all streams run side by side, each at a uniform time of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from starry_ros.wam.gasam import biased, log_bias, token_weights
 from starry_ros.wam.geometry import geometry_losses
 from starry_ros.wam.joint import Biases, Noised, Tables, action_biases, denoise_jointly
 from starry_ros.wam.layers import MASKED, Keys
-from starry_ros.wam.masks import ACTION, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE, VISIBLE
+from starry_ros.wam.masks import ACTION, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
 from starry_ros.wam.model import Groups, Ropes, Sentence, WorldActionModel
 from starry_ros.wam.normalise import NormStats
 
@@ -55,15 +56,15 @@ def losses(
     x_noise, s_x = torch.randn(given.future.shape, generator=noise), _levels(size, noise, config.video_steps)
     velocity, keys = model.imagine(noised(given.future, x_noise, s_x), s_x, ropes.future(0), groups, given.text)
     groups[FUTURE_FRAMES] = keys
-    terms = {"video": velocity_loss(velocity, given.future, x_noise)}
+    terms, blind = {"video": velocity_loss(velocity, given.future, x_noise)}, config.intent == "blind"
 
     m_noise, s_m = torch.randn(given.map.shape, generator=noise), _levels(size, noise, config.value_steps)
-    m_noise = model.value_source(m_noise)
+    m_noise, s_m = model.value_source(m_noise), torch.ones(size) if blind else s_m
     value, keys = model.predict_value(noised(given.map, m_noise, s_m), s_m, ropes.frame(0), groups, pixels)
     groups[VALUE] = keys
-    terms |= value_losses(value, given.target)
+    terms |= {} if blind else value_losses(value, given.target)
 
-    if batch.rivalled_B.any():
+    if batch.rivalled_B.any() and not blind:
         seen = {name: keys for name, keys in groups.items() if name not in (FUTURE_FRAMES, VALUE)}
         terms["value_rival"] = _rival_term(model, batch, texts, given, seen, (x_noise, m_noise))
 
@@ -71,7 +72,7 @@ def losses(
     a_noise, s_a = torch.randn(clean.shape, generator=noise), torch.rand(size, generator=noise)
     geometry, biases = geometry_terms(model, batch, given, s_x, s_a)
     for (_, name), bias in biases.items():
-        if name in VISIBLE[ACTION]:
+        if name in model.visible[ACTION]:
             groups[name] = biased(groups[name], bias)
     chunk = ropes.chunk(0, DRAWS)
     velocity = model.act(noised(clean, a_noise, s_a), s_a, chunk, groups, given.state, value.landing, value.seen)

@@ -75,7 +75,7 @@ class Meter:
         head = self._layout.tiles[0].camera
         errors, hits = [], []
         for (u_px, v_px, sigma_px, _inside, visible), value_map in zip(labels[:, 0, 0], self._maps, strict=True):
-            points = [p for p in value_map.landing if p.camera == head and p.event == 0]
+            points = [p for p in value_map.landing if p.camera == head and p.event == 0 and p.confidence > 0]
             if visible and points:
                 errors.append(float(np.hypot(points[0].u_px - u_px, points[0].v_px - v_px)))
                 hits.append(float(np.exp(-0.5 * (errors[-1] / max(float(sigma_px), 1.0)) ** 2) > REGION))

@@ -40,7 +40,7 @@ from starry_ros.training.train_options import (
     start_parts,
 )
 from starry_ros.wam.autoencoder import Autoencoder
-from starry_ros.wam.checkpoint import WEIGHTS, Checkpoint, contract_fields, load_checkpoint, save_checkpoint
+from starry_ros.wam.checkpoint import CONFIG, WEIGHTS, Checkpoint, contract_fields, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
 from starry_ros.wam.normalise import fit
@@ -254,6 +254,8 @@ def _prepare(args: argparse.Namespace) -> Trainer:
         trainer.video = VideoPart(sampler, embed_texts(video.texts), args.video_weight)
     if trainer.progress.step == 0:
         _start_from(trainer, args)
+    else:
+        _require_same_run(trainer)
     if args.only_geometry:
         _keep_all_but_geometry(trainer, args)
     return trainer
@@ -279,6 +281,17 @@ def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
             trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
     start_parts(args, trainer.model)
     trainer.average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def _require_same_run(trainer: Trainer) -> None:
+    """Refuse to go on with weights that learned who sees whom otherwise: their names and shapes do not tell."""
+    folder = trainer.out / "checkpoint"
+    kept = load_checkpoint(folder).config if (folder / CONFIG).exists() else trainer.wam
+    for name in ("coupling", "intent"):
+        got, expected = getattr(trainer.wam, name), getattr(kept, name)
+        if got != expected:
+            raise ConfigError(f"--{name}", "is another than that of the run in --out", got=got, expected=expected,
+                              fix="give the option that it was begun with, or another folder")
 
 
 def _keep_all_but_geometry(trainer: Trainer, args: argparse.Namespace) -> None:

@@ -31,12 +31,14 @@ def chosen_config(args: argparse.Namespace, spec: RobotSpec) -> WamConfig:
             raise ConfigError(f"--{name.replace('_', '-')}", "is not positive", got=value, expected=">= 1")
     if not 0 <= args.prefix <= config.history_actions:
         raise ConfigError("--prefix", "is out of range", got=args.prefix, expected=f"0 to {config.history_actions}")
+    if args.intent == "blind":
+        steps.setdefault("value_steps", 1)
     geometry = None if args.geometry is None else GeometryConfig(mode=args.geometry, hands=len(spec.arms))
     states = None if args.states is None else load_states(args.states).config
     width_px = config.canvas_width_px * (2 if args.layout == "rgbd" else 1)
     return dataclasses.replace(
-        config, coupling=args.coupling, value_start=args.value_start, layout=args.layout, paths=args.paths,
-        geometry=geometry, states=states, prefix_steps=args.prefix, canvas_width_px=width_px, **steps)
+        config, coupling=args.coupling, intent=args.intent, value_start=args.value_start, layout=args.layout,
+        paths=args.paths, geometry=geometry, states=states, prefix_steps=args.prefix, canvas_width_px=width_px, **steps)
 
 
 def chosen_data(args: argparse.Namespace, spec: RobotSpec, config: WamConfig, autoencoder: Autoencoder

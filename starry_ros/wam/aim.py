@@ -44,7 +44,8 @@ def hands_free(spec: RobotSpec, state: RobotState) -> bool:
 
 def aim_of(value_map: ValueMap, view: ViewConfig, free: bool) -> Aim | None:
     """The aim of a plan in one view; None where the plan names no landing point there."""
-    points = {point.event: (point.u_px, point.v_px) for point in value_map.landing if point.camera == view.camera}
+    points = {point.event: (point.u_px, point.v_px) for point in value_map.landing
+              if point.camera == view.camera and point.confidence > 0}
     events = len(value_map.values_EHW)
     if set(points) != set(range(events)):
         return None

@@ -9,7 +9,7 @@ from typing import Any
 
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.errors import ConfigError
-from starry_ros.wam.options import COUPLINGS, LAYOUTS, VALUE_STARTS, GeometryConfig, StatesConfig, require
+from starry_ros.wam.options import COUPLINGS, INTENTS, LAYOUTS, VALUE_STARTS, GeometryConfig, StatesConfig, require
 
 
 def added(default: Any) -> Any:
@@ -51,6 +51,8 @@ class WamConfig:
     Options, off by default (see `options`): `coupling` "joint" lets all streams attend to each other; `value_start`
     "black" starts the value stream from a black map and a learned token; `layout` "rgbd" puts depth beside the canvas;
     `paths` draws where the hands have been; `geometry` adds the geometry expert; `states` compresses the history.
+    `intent` is what tells the actions what to do; other than "value" are ablations with the same weights: "blind" knows
+    no value map, its value tokens say what the action loss teaches them; in "video" actions read the imagined frame.
     """
 
     name: str
@@ -85,6 +87,7 @@ class WamConfig:
     sink_slots: int = added(0)
     prefix_steps: int = added(0)
     coupling: str = added("intent_causal")
+    intent: str = added("value")
     value_start: str = added("noise")
     layout: str = added("rgb")
     paths: bool = added(False)
@@ -93,6 +96,7 @@ class WamConfig:
 
     def __post_init__(self) -> None:
         require("coupling", self.coupling, COUPLINGS)
+        require("intent", self.intent, INTENTS)
         require("value_start", self.value_start, VALUE_STARTS)
         require("layout", self.layout, LAYOUTS)
         for name in ("canvas_height_px", "canvas_width_px"):
@@ -115,6 +119,13 @@ class WamConfig:
         if not 0 <= self.sink_slots < self.history_slots:
             raise ConfigError("model config", "sink_slots leaves no slot that moves on", got=self.sink_slots,
                               expected=f"0 to {self.history_slots - 1}")
+
+        if self.intent != "value" and self.coupling != "intent_causal":
+            raise ConfigError("intent", "is chosen where streams run one after the other", got=self.intent,
+                              expected="value", fix="use coupling intent_causal")
+        if self.intent == "blind" and self.value_steps != 1:
+            raise ConfigError("intent", "blind has no value map to denoise in several steps", got=self.value_steps,
+                              expected=1, fix="leave out --value-steps")
 
     @property
     def rows(self) -> int:

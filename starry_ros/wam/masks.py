@@ -2,7 +2,7 @@
 
 `VISIBLE` is intent-causal (AIM equation (10) and its table): language reaches actions only by way of future frames and
 the value map. `VISIBLE_JOINTLY` is STARRY's joint attention: all streams see each other, and only the video stream
-reads the sentence.
+reads the sentence. `VISIBLE_BY_VIDEO` is the ablation of the value path: actions read the future frames themselves.
 Observed frames and executed actions are encoded slot by slot, each seeing only itself: then a cached slot depends on
 nothing that may be evicted, and no query sees a key through an observed token that the table hides from it.
 """
@@ -30,7 +30,11 @@ VISIBLE_JOINTLY: dict[str, tuple[str, ...]] = {
     FUTURE_FRAMES: (*_ALL_BUT_LANGUAGE, LANGUAGE), VALUE: _ALL_BUT_LANGUAGE, ACTION: _ALL_BUT_LANGUAGE,
 }
 
+VISIBLE_BY_VIDEO: dict[str, tuple[str, ...]] = {**VISIBLE, ACTION: (CURRENT_FRAME, PAST_ACTIONS, FUTURE_FRAMES, ACTION)}
+
 TABLES = {"intent_causal": VISIBLE, "joint": VISIBLE_JOINTLY}
+BY_INTENT = {"value": VISIBLE, "blind": VISIBLE, "video": VISIBLE_BY_VIDEO}
+"""Tables of the intent-causal coupling, by the configuration's `intent`."""
 
 
 def reaches(query: str, table: dict[str, tuple[str, ...]] = VISIBLE) -> frozenset[str]:

@@ -27,9 +27,9 @@ from starry_ros.wam.config import WamConfig
 from starry_ros.wam.detail import DetailStem, patchify
 from starry_ros.wam.geometry import GeometryExpert
 from starry_ros.wam.layers import MASKED, Keys, Stream, rope_table
-from starry_ros.wam.masks import ACTION, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE, VISIBLE
+from starry_ros.wam.masks import ACTION, BY_INTENT, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
 from starry_ros.wam.state_tokens import StateEncoder
-from starry_ros.wam.value_head import LandingEmbedding, ValueHead, ValueOutput
+from starry_ros.wam.value_head import LandingEmbedding, ValueHead, ValueOutput, unseen
 
 Groups = dict[str, Keys]
 """Keys by the group names of `masks`."""
@@ -62,7 +62,7 @@ class WorldActionModel(nn.Module):
 
     def __init__(self, config: WamConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.visible = config, BY_INTENT[config.intent]
         c = config
         self.detail = DetailStem(c.detail_channels, c.token_px, c.video.width)
         self.latent_in = nn.Linear(c.latent_token_width, c.video.width)
@@ -146,17 +146,18 @@ class WorldActionModel(nn.Module):
     def imagine(self, x_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, text: Sentence) -> tuple[Tensor, Keys]:
         """Velocity of the future frame's latent tokens [B, N, C patch patch] at noise level s, and its keys."""
         h = self.latent_in(x_BND) + self.frame_position + self.imagined + text.vectors[:, :1]
-        visible = _visible(FUTURE_FRAMES, groups)
+        visible = self._visible(FUTURE_FRAMES, groups)
         h, keys = self.video(h, s_B, rope, visible, text=text.keys, condition=text.vectors[:, 1:])
         return self.latent_out(h), keys
 
     def predict_value(
         self, m_BND: Tensor, s_B: Tensor, rope: Tensor, groups: Groups, pixels_BCYX: Tensor
     ) -> tuple[ValueOutput, Keys]:
-        """Clean value map from its noised tokens, and the stream's keys."""
+        """Clean value map from its noised tokens, and the stream's keys. A blind model's map is black."""
         h, rope = self.value_inputs(m_BND, rope)
-        h, keys = self.value(h, s_B, rope, _visible(VALUE, groups))
-        return self.value_head(h[:, : m_BND.shape[1]], pixels_BCYX), keys
+        h, keys = self.value(h, s_B, rope, self._visible(VALUE, groups))
+        output = self.value_head(h[:, : m_BND.shape[1]], pixels_BCYX)
+        return unseen(output) if self.config.intent == "blind" else output, keys
 
     def value_inputs(self, m_BND: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         """The value stream's tokens and their rotation.
@@ -184,14 +185,21 @@ class WorldActionModel(nn.Module):
         """Velocity of G independently noised chunks [B, G, K, J] that share one observation.
 
         The draws share a noise level. The measured state is one token; a draw sees it and itself, never another draw.
+        Landing points count only where the intent is the value map.
         """
+        if self.config.intent != "value":
+            landing_BEV2, seen_BEV = torch.zeros_like(landing_BEV2), torch.full_like(seen_BEV, -torch.inf)
         draws, steps = a_BGKJ.shape[1:3]
         aim = self.landing(landing_BEV2, seen_BEV, state_BJ)[:, None, :]
         actions = (self.action_in(a_BGKJ) + self.step_position).flatten(1, 2)
         h = torch.cat([self.state_in(state_BJ)[:, None, :], actions], dim=1) + aim
-        h, _ = self.action(h, s_B, rope, _visible(ACTION, groups), own_bias=draw_bias(draws, steps).to(h))
+        h, _ = self.action(h, s_B, rope, self._visible(ACTION, groups), own_bias=draw_bias(draws, steps).to(h))
         velocity: Tensor = self.action_out(h[:, 1:]).unflatten(1, (draws, steps))
         return velocity
+
+    def _visible(self, query: str, groups: Groups) -> list[Keys]:
+        """The groups at hand that the visibility table lets `query` see."""
+        return [groups[name] for name in self.visible[query] if name in groups]
 
 
 def pool(tokens_BTD: Tensor, mask_BT: Tensor) -> Tensor:
@@ -204,11 +212,6 @@ def draw_bias(draws: int, steps: int) -> Tensor:
     owner = torch.cat([torch.tensor([-1]), torch.arange(draws).repeat_interleave(steps)])
     visible = (owner[:, None] == owner[None, :]) | (owner[None, :] == -1)
     return ((~visible).float() * MASKED)[None, None]
-
-
-def _visible(query: str, groups: Groups) -> list[Keys]:
-    """The groups at hand that `masks.VISIBLE` lets `query` see."""
-    return [groups[name] for name in VISIBLE[query] if name in groups]
 
 
 def _clean(h_BND: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from starry_ros.errors import ConfigError
 
 COUPLINGS = ("intent_causal", "joint")
 VALUE_STARTS = ("noise", "black")
+INTENTS = ("value", "blind", "video")
 LAYOUTS = ("rgb", "rgbd")
 GASAM_MODES = ("off", "measured", "predicted")
 

@@ -33,6 +33,12 @@ class ValueOutput:
     landing: Tensor
 
 
+def unseen(output: ValueOutput) -> ValueOutput:
+    """What stands in an output's place where there is no value map: black, and no view shows a contact."""
+    return ValueOutput(torch.zeros_like(output.log_probability), torch.full_like(output.seen, -torch.inf),
+                       torch.zeros_like(output.map), torch.full_like(output.landing, 0.5))
+
+
 class ValueHead(nn.Module):
     """Value tokens and pixel embeddings to a `ValueOutput`."""
 

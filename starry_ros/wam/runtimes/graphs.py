@@ -49,7 +49,8 @@ def graph_specs(c: WamConfig) -> tuple[GraphSpec, ...]:
     pixels = {"pixels": (1, c.detail_channels, *cells)}
     views = len(c.views)
     aim = {"landing": (1, c.value_events, views, 2), "seen": (1, c.value_events, views)}
-    bias = {} if not c.gasam else {"current_bias": (1, n), "value_bias": (1, n)}
+    intent, keys = ("future", n) if c.intent == "video" else ("value", c.value_keys)
+    bias = {} if not c.gasam else {"current_bias": (1, n), f"{intent}_bias": (1, n)}
     text = {**kv("text", t), "mask": (1, t), "sentence": (1, 7, c.video.width)}
     rope = {"rope": (2, n, p // 2)}
     streams = (
@@ -60,8 +61,7 @@ def graph_specs(c: WamConfig) -> tuple[GraphSpec, ...]:
                                     **kv("future", n), **pixels},
                   ("m_next", "value_k", "value_v", "map", "landing", "seen")),
         GraphSpec("act", {"a": (1, c.chunk_steps, c.joints), **level, "rope": (2, 1 + c.chunk_steps, p // 2),
-                          **kv("current", n), **executed, **kv("value", c.value_keys), "state": (1, c.joints), **aim,
-                          **bias},
+                          **kv("current", n), **executed, **kv(intent, keys), "state": (1, c.joints), **aim, **bias},
                   ("a_next",)),
     )
     together = GraphSpec("denoise", {
@@ -171,19 +171,20 @@ class PredictValue(_Graph):
 
 
 class Act(_Graph):
-    """One Euler step of the action chunk."""
+    """One Euler step of the action chunk, told what to do by the value map's keys or those of the imagined frame."""
 
     def forward(
         self, a: Tensor, s: Tensor, ds: Tensor, rope: Tensor, current_k: Tensor, current_v: Tensor,
-        executed_k: Tensor, executed_v: Tensor, executed_valid: Tensor, value_k: Tensor, value_v: Tensor,
+        executed_k: Tensor, executed_v: Tensor, executed_valid: Tensor, intent_k: Tensor, intent_v: Tensor,
         state: Tensor, landing: Tensor, seen: Tensor, current_bias: Tensor | None = None,
-        value_bias: Tensor | None = None,
+        intent_bias: Tensor | None = None,
     ) -> Tensor:
+        intent = FUTURE_FRAMES if self.model.config.intent == "video" else VALUE
         groups = {
             CURRENT_FRAME: _keys(current_k, current_v), PAST_ACTIONS: _keys(executed_k, executed_v, executed_valid),
-            VALUE: _keys(value_k, value_v),
+            intent: _keys(intent_k, intent_v),
         }
-        for name, bias in ((CURRENT_FRAME, current_bias), (VALUE, value_bias)):
+        for name, bias in ((CURRENT_FRAME, current_bias), (intent, intent_bias)):
             if bias is not None:
                 groups[name] = biased(groups[name], bias[:, None, None, :])
         return a + ds * self.model.act(a[:, None], s, rope, groups, state, landing, seen)[:, 0]
