@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
-from wam_kit import make_checkpoint
+from wam_kit import LetterEncoder, make_checkpoint
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import CheckpointError
@@ -19,9 +19,13 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.tasks import drawn_case, task_of
+from starry_ros.training import rl_rollout, train_rl
 from starry_ros.training.budgets import RlConfig
-from starry_ros.training.rl_rollout import Rollout, landing_reward
+from starry_ros.training.rl_layouts import PLAYS_MOST, next_layouts
+from starry_ros.training.rl_rollout import Rollout, RolloutJob, executed_steps, landing_reward, play_rollout
 from starry_ros.training.rl_sampler import (
     StochasticAct,
     deviation,
@@ -84,6 +88,23 @@ def test_advantages_have_mean_zero_and_deviation_one_or_are_zero():
     assert (advantages([0.7, 0.7]) == 0).all()
 
 
+def test_where_all_succeed_the_rest_of_the_return_is_not_blown_up():
+    rest = np.array([0.297, 0.295, 0.299, 0.296])
+    assert np.abs(advantages(1 + rest)).max() < 0.05
+    assert np.abs(advantages([1.297, 0.295, 1.299, 1.296])).max() > 1
+
+
+def test_layouts_whose_outcomes_differ_are_played_again_a_few_times():
+    assert next_layouts([], 3) == [0, 1, 2]
+    past = [{"0": [8, 8], "1": [5, 8], "2": [0, 8]}]
+    assert next_layouts(past, 3) == [1, 3, 4]
+    past += [{"1": [7, 8], "3": [1, 8], "4": [2, 8]}]
+    assert next_layouts(past, 2) == [1, 3]
+    assert next_layouts([*past, {"1": [8, 8], "3": [2, 8]}], 3) == [3, 4, 5]
+    assert next_layouts([{"0": [1, 2]}] * (PLAYS_MOST - 1), 1) == [0]
+    assert next_layouts([{"0": [1, 2]}] * PLAYS_MOST, 1) == [1]
+
+
 @pytest.mark.parametrize(("ratio", "advantage", "gain", "clipped"), [
     (1.1, 1.0, 1.1, False), (1.5, 1.0, 1.2, True), (0.5, 1.0, 0.5, False),
     (0.5, -1.0, -0.8, True), (1.5, -1.0, -1.5, False),
@@ -107,10 +128,10 @@ def start(folder):
     return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
 
 
-def draws(checkpoint, count=2):
+def draws(checkpoint, count=2, credited=None):
     """Plans of a narrow model on random canvases, and how they were drawn."""
     runner, rng = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), np.random.default_rng(0)
-    act = runner.engines["act"] = StochasticAct(runner.engines["act"], CONFIG.noise_level, seed=3)
+    act = runner.engines["act"] = StochasticAct(runner.engines["act"], CONFIG.noise_level, 3, credited)
     c = runner.config
 
     def normal(*shape):
@@ -138,6 +159,20 @@ def test_the_likelihood_of_a_plan_can_be_computed_again_from_what_was_kept(start
         assert np.allclose(again, draw.log_p_N, atol=2e-2)
         exact = Normal(mean, deviations(draw, CONFIG.noise_level)[:, None, None])
         assert np.allclose(exact.log_prob(torch.from_numpy(draw.following_NKJ)).sum((1, 2)).detach(), again, atol=2e-2)
+
+
+def test_only_steps_that_are_executed_get_credit(start):
+    """A chunk is in force until the next one arrives, 0.55 s after its observation: 0.1 to 0.5 s, and up to 0.6 s."""
+    assert executed_steps(LoopConfig(0.15, 0.4), 0.1) == 6
+    assert executed_steps(LoopConfig(0.2, 0.4), 0.1) == 6
+    learner = Learner(start, CONFIG)
+    names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
+    draw = draws(start, 1, credited=6)[0]
+    mean = means(learner._act, names, draw, CONFIG.noise_level).detach()
+    exact = Normal(mean, deviations(draw, CONFIG.noise_level)[:, None, None])
+    wanted = exact.log_prob(torch.from_numpy(draw.following_NKJ))[:, :6].sum((1, 2))
+    assert np.allclose(wanted, draw.log_p_N, atol=2e-2)
+    assert np.allclose(wanted, log_likelihoods(draw, mean, CONFIG.noise_level), atol=2e-2)
 
 
 def test_an_update_follows_the_advantage_and_touches_the_action_stream_alone(start):
@@ -177,6 +212,44 @@ def test_the_reward_is_the_map_where_the_hand_will_be():
     assert landing_reward(cell, plan) == 0.0
 
 
+def test_a_hand_that_hangs_over_the_contact_earns_nothing():
+    cell = Cell(SPEC)
+    cell.advance(0.002)
+    values = np.full((2, 48, 40), 0.9, np.float32)
+    plan = SimpleNamespace(value_map=SimpleNamespace(values_EHW=values, stride_px=4),
+                           chunk=SimpleNamespace(positions_KJ=np.tile(cell.state(0).position_J, (16, 1))))
+    assert landing_reward(cell, plan) == 0.0
+
+
+def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(folder, monkeypatch):
+    """The noise of the imagined frame and of the value map is that of `starry eval`; actions start from no noise."""
+    seen = []
+
+    def run(policy, cell, case, config, harvest):
+        policy.reset("take red")
+        seen.append((policy.session.epoch, policy.session._noise(), harvest.act._rng.standard_normal()))
+        harvest.rewards.append(0.5)
+        return SimpleNamespace(success=True)
+
+    monkeypatch.setattr(rl_rollout, "run_episode", run)
+    monkeypatch.setattr(rl_rollout, "load_text_encoder", lambda name, tokens: LetterEncoder())
+    monkeypatch.setitem(rl_rollout._CELLS, SPEC.content_hash, None)
+    jobs = [RolloutJob(folder, SPEC, Case(5_000_007, split="train"), seed, 4, 0.7, 2) for seed in (11, 12)]
+    found = [play_rollout(job) for job in jobs]
+    assert [rollout.noise_seed for rollout in found] == [11, 12]
+    (epoch, first, drawn), (other_epoch, second, other_drawn) = seen
+    assert epoch == other_epoch == 5_000_008
+    assert np.array_equal(first.video, second.video)
+    assert np.array_equal(first.value, second.value)
+    assert not first.action.any()
+    assert not second.action.any()
+    assert drawn != other_drawn
+    kept = rl_rollout._session(jobs[0])
+    assert rl_rollout._session(jobs[1])[0] is kept[0]
+    save_checkpoint(folder, make_checkpoint())
+    assert rl_rollout._session(jobs[0])[0] is not kept[0]
+
+
 def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(start, folder, tmp_path, monkeypatch):
     made = draws(start, 2)
 
@@ -196,9 +269,59 @@ def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(start, folder, tm
     assert all(torch.equal(first[name], second[name]) for name in first)
     records = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
     assert [record["iteration"] for record in records] == [1, 2]
+    assert [record["layouts"] for record in records] == [{"0": [1, 2]}, {"0": [1, 2]}]
     assert records[1]["success"] == 0.5
     with torch.no_grad():
         trainer.learner.model.latent_out.weight[0, 0] += 1e-3
     with pytest.raises(CheckpointError, match="frozen tensor has changed"):
         trainer.iterate(1)
     assert Case(5_000_000).seed == trainer._jobs(0)[0].case.seed
+
+
+def stub(made, size):
+    """Stands in for `play_rollout`: every other episode succeeds."""
+
+    def play(job):
+        member = job.noise_seed % size
+        return Rollout(job.case, 0.5, bool(member % 2), (made[member % 2],), 1, job.noise_seed)
+
+    return play
+
+
+def test_the_order_in_which_episodes_finish_changes_nothing(start, folder, tmp_path, monkeypatch):
+    config = dataclasses.replace(CONFIG, groups=2, group_size=2, learning_rate=1e-4)
+    monkeypatch.setattr(train_rl, "play_rollout", stub(draws(start, 2), 2))
+    weights = []
+    for name, order in (("forth", 1), ("back", -1)):
+        monkeypatch.setattr(train_rl, "run_jobs", lambda work, jobs, workers, order=order: map(work, jobs[::order]))
+        trainer = RlTrainer(folder, SPEC, config, tmp_path / name)
+        trainer.iterate(2)
+        weights.append(trainer.learner.model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_layouts_and_sentences_are_of_training(folder, tmp_path):
+    config = dataclasses.replace(CONFIG, groups=12, setting="hard", tasks=("place_dual_blocks",))
+    cases = {job.case for job in RlTrainer(folder, SPEC, config, tmp_path)._jobs(0)}
+    assert {case.split for case in cases} == {"train"}
+    unseen = {template.format("red", "blue") for template in task_of("place_dual_blocks").hard_templates}
+    sentences = {drawn_case(case.split, case.seed, case.task, case.setting)[2] for case in cases}
+    assert len(sentences) == 12
+    assert not sentences & unseen
+
+
+def test_an_iteration_that_was_cut_off_while_saving_is_forgotten(start, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_rl, "play_rollout", stub(draws(start, 2), 2))
+    config = dataclasses.replace(CONFIG, groups=1, group_size=2)
+    RlTrainer(folder, SPEC, config, tmp_path).iterate(1)
+    metrics = tmp_path / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole + json.dumps({"iteration": 2, "layouts": {"0": [0, 2], "1": [1, 2]}}) + "\n")
+    trainer = RlTrainer(folder, SPEC, config, tmp_path)
+    assert metrics.read_text() == whole
+    assert {job.case.seed for job in trainer._jobs(1)} == {5_000_000}
+
+
+def test_as_many_sampler_steps_are_taken_as_the_model_has(folder, tmp_path):
+    trainer = RlTrainer(folder, SPEC, dataclasses.replace(CONFIG, sampler_steps=0), tmp_path)
+    assert {job.steps for job in trainer._jobs(0)} == {load_checkpoint(folder).config.action_steps}

@@ -91,21 +91,26 @@ class StatesTraining:
 
 @dataclass(frozen=True)
 class RlConfig:
-    """Everything that decides the weights, besides the model that it starts from."""
+    """Everything that decides the weights, besides the model that it starts from.
+
+    `sampler_steps` 0 takes the model's own number; `temperature` scales the noise that the actions start from, which
+    earns no credit: 0 as in serving.
+    """
 
     tasks: tuple[str, ...] = ("place_block_pad",)
     setting: str = "easy"
     iterations: int = 20
-    groups: int = 2
+    groups: int = 3
     group_size: int = 8
-    plans_kept: int = 8
+    plans_kept: int = 12
     epochs: int = 2
-    batch: int = 16
+    batch: int = 48
     learning_rate: float = 1e-5
     clip: float = 0.2
     kl_weight: float = 0.01
-    noise_level: float = 0.3
-    sampler_steps: int = 5
+    noise_level: float = 0.7
+    sampler_steps: int = 0
+    temperature: float = 0.0
     dense_weight: float = 0.3
     success_weight: float = 1.0
     clip_norm: float = 1.0

@@ -1,7 +1,12 @@
 """Episodes played for reinforcement learning: how every plan was drawn, and what it earned.
 
+An episode runs as `starry eval` runs it (latency, re-planning, history, noise of the imagined frame and of the value
+map, actions from the middle of their noise), except for the noise of the sampler's steps. So the episodes of a group
+differ by nothing but what their plans are given credit for.
+
 The reward of a plan is the model's own value map of the next contact where the chunk brings a hand (AIM equation 12:
-M_t at the projected point); an episode earns a bonus for success.
+M_t at the projected point), less what the map is where the hand is: an arm that hangs over the contact, as in most
+failures, earns nothing more. An episode earns a bonus for success.
 
 Shapes: K chunk steps, J joints, A = 6 arm joints.
 """
@@ -9,6 +14,7 @@ Shapes: K chunk steps, J joints, A = 6 arm joints.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,14 +31,16 @@ from starry_ros.sim.loop import run_episode
 from starry_ros.training.annotate import project
 from starry_ros.training.evaluate import SessionPolicy
 from starry_ros.training.rl_sampler import Draw, StochasticAct
-from starry_ros.types import Canvas, Plan
-from starry_ros.wam.checkpoint import load_checkpoint
+from starry_ros.types import F64, Canvas, Plan, ValueMap
+from starry_ros.wam.checkpoint import CONFIG, load_checkpoint
+from starry_ros.wam.runtimes.runner import Engine, GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
-from starry_ros.wam.session import Session, SessionConfig
+from starry_ros.wam.session import Session
 from starry_ros.wam.text import load_text_encoder
 
 FIRST_SEED = 5_000_000
-"""Layouts of reinforcement learning begin here, far from those of `starry eval` and of early evaluation."""
+"""Layouts of reinforcement learning begin here. They are of the training split, sentences included."""
+LOOP = LoopConfig()
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class RolloutJob:
     steps: int
     level: float
     plans_kept: int
+    temperature: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,7 @@ class Rollout:
     success: bool
     draws: tuple[Draw, ...]
     plans: int
+    noise_seed: int = 0
 
 
 @dataclass
@@ -78,21 +88,32 @@ class Harvest:
 
 
 def landing_reward(cell: Cell, plan: Plan) -> float:
-    """The highest that a hand's path over the chunk gets on the map of the next contact, in the head view."""
-    layout, best = t_pose_layout(cell.spec), 0.0
-    head, values = cell.camera_model(layout.tiles[0].camera), plan.value_map.values_EHW[0]
-    stride, (rows, columns) = plan.value_map.stride_px, values.shape
-    for arm in cell.spec.arms:
-        kinematics = ArmKinematics.from_model(cell.model, arm.name)
-        for joints in plan.chunk.positions_KJ[:, cell.spec.arm_slice(arm.name)]:
-            u_px, v_px, _, inside, _ = project(kinematics.pinch(joints[:-1]), head, layout, True)
-            row, column = (round((at - (stride - 1) / 2) / stride) for at in (v_px, u_px))
-            if inside:
-                best = max(best, float(values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)]))
-    return best
+    """How much higher on the map of the next contact, in the head view, a hand gets over the chunk than it is now."""
+    arms = {arm: ArmKinematics.from_model(cell.model, arm.name) for arm in cell.spec.arms}
+    steps = [(kinematics, joints[:-1]) for arm, kinematics in arms.items()
+             for joints in plan.chunk.positions_KJ[:, cell.spec.arm_slice(arm.name)]]
+    ahead = max(_height(cell, plan.value_map, kinematics.pinch(joints)) for kinematics, joints in steps)
+    now = max(_height(cell, plan.value_map, cell.pinch_position(arm.name)) for arm in arms)
+    return max(0.0, ahead - now)
+
+
+def _height(cell: Cell, value_map: ValueMap, point: F64) -> float:
+    """The map of the next contact at a world point's place in the head view; 0 outside."""
+    layout, values = t_pose_layout(cell.spec), value_map.values_EHW[0]
+    u_px, v_px, _, inside, _ = project(point, cell.camera_model(layout.tiles[0].camera), layout, True)
+    stride, (rows, columns) = value_map.stride_px, values.shape
+    row, column = (round((at - (stride - 1) / 2) / stride) for at in (v_px, u_px))
+    return float(values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)]) if inside else 0.0
+
+
+def executed_steps(loop: LoopConfig, step_s: float) -> int:
+    """How many steps of a chunk can be in force before the next chunk arrives."""
+    return math.ceil((loop.latency_s + loop.replan_s) / step_s - 1e-9)
 
 
 _CELLS: dict[str, Cell] = {}
+_KEPT: dict[tuple[Path, int, int], tuple[Session, GraphRunner, Engine]] = {}
+"""The newest weights of this process: a session, its runtime, and the runtime's own engine of the action stream."""
 
 
 def play_rollout(job: RolloutJob) -> Rollout:
@@ -101,19 +122,30 @@ def play_rollout(job: RolloutJob) -> Rollout:
     if spec.content_hash not in _CELLS:
         _CELLS[spec.content_hash] = Cell(spec)
     cell = _CELLS[spec.content_hash]
-    checkpoint = load_checkpoint(job.model, spec)
-    if checkpoint.config.coupling == "joint":
-        raise ConfigError("train-rl", "needs a model whose streams run one after the other", got="coupling joint")
-    config = dataclasses.replace(checkpoint.config, action_steps=job.steps)
-    checkpoint = dataclasses.replace(checkpoint, config=config)
-    runner = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
-    act = StochasticAct(runner.engines["act"], job.level, job.noise_seed)
+    session, runner, engine = _session(job)
+    act = StochasticAct(engine, job.level, job.noise_seed, executed_steps(LOOP, spec.action.step_s))
     runner.engines["act"] = act
-    texts = load_text_encoder(checkpoint.text_encoder, config.text_tokens)
-    session = Session(runner, checkpoint.stats, texts, spec, checkpoint.layout_hash,
-                      SessionConfig(seed=job.noise_seed, temperature=1.0))
+    session.config = dataclasses.replace(session.config, temperature=job.temperature)
+    session.epoch = job.case.seed
     harvest = Harvest(cell, act)
-    result = run_episode(SessionPolicy(session), cell, job.case, LoopConfig(), harvest)
+    result = run_episode(SessionPolicy(session), cell, job.case, LOOP, harvest)
     kept = np.linspace(0, len(harvest.draws) - 1, min(job.plans_kept, len(harvest.draws))).round().astype(int)
     draws = tuple(harvest.draws[int(i)] for i in kept)
-    return Rollout(job.case, float(np.mean(harvest.rewards)), result.success, draws, len(harvest.draws))
+    dense = float(np.mean(harvest.rewards))
+    return Rollout(job.case, dense, result.success, draws, len(harvest.draws), job.noise_seed)
+
+
+def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine]:
+    """A session of the job's weights as they are on disk now."""
+    key = job.model, (job.model / CONFIG).stat().st_mtime_ns, job.steps
+    if key not in _KEPT:
+        checkpoint = load_checkpoint(job.model, job.spec)
+        if checkpoint.config.coupling == "joint":
+            raise ConfigError("train-rl", "needs a model whose streams run one after the other", got="coupling joint")
+        config = dataclasses.replace(checkpoint.config, action_steps=job.steps)
+        runner = torch_runtime(dataclasses.replace(checkpoint, config=config).build_model(), checkpoint.autoencoder)
+        texts = load_text_encoder(checkpoint.text_encoder, config.text_tokens)
+        _KEPT.clear()
+        session = Session(runner, checkpoint.stats, texts, job.spec, checkpoint.layout_hash)
+        _KEPT[key] = session, runner, runner.engines["act"]
+    return _KEPT[key]

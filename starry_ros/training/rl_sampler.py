@@ -6,7 +6,8 @@ as they are if the drift makes up for it (Flow-GRPO, arXiv 2505.05470, equation 
     mean = x + ds (v + sigma^2 / (2 s) (x + (1 - s) v)),  deviation = sigma sqrt(-ds),  sigma = level sqrt(s / (1 - s))
 
 so that a step from s to s + ds has log p = -|x' - mean|^2 / (2 deviation^2) + const. The last step adds no noise and
-has no likelihood.
+has no likelihood. The dimensions of a step are independent, so the likelihood of the chunk steps that are executed is
+exact by itself; the noise of later ones, which the next plan replaces, would only blur it.
 
 Shapes: N noisy steps of one plan, K chunk steps, J joints.
 """
@@ -48,7 +49,10 @@ def log_likelihood(following: Tensor, mean: Tensor, std: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Draw:
-    """How one plan's actions were drawn: what the action stream saw, and each noisy step from `x` to `following`."""
+    """How one plan's actions were drawn: what the action stream saw, and each noisy step from `x` to `following`.
+
+    `log_p_N` is of the first `credited` chunk steps, those that are executed; None: of all.
+    """
 
     inputs: Arrays
     x_NKJ: F32
@@ -56,13 +60,17 @@ class Draw:
     s_N: tuple[float, ...]
     ds_N: tuple[float, ...]
     log_p_N: F32
+    credited: int | None = None
 
 
 class StochasticAct:
     """Stands in for the `act` engine of a runtime: takes noisy steps, and keeps how the newest plan was drawn."""
 
-    def __init__(self, engine: Callable[[Arrays], Arrays], level: float, seed: int) -> None:
+    def __init__(
+        self, engine: Callable[[Arrays], Arrays], level: float, seed: int, credited: int | None = None
+    ) -> None:
         self._engine, self._level, self._rng = engine, level, np.random.default_rng(seed)
+        self._credited = credited
         self._steps: list[tuple[F32, F32, float, float, float]] = []
         self._inputs: Arrays = {}
 
@@ -78,13 +86,14 @@ class StochasticAct:
         mean = step_mean(torch.from_numpy(np.array(x)), torch.from_numpy(velocity), s, ds, self._level)
         std = deviation(s, self._level) * math.sqrt(-ds)
         following = mean + std * torch.from_numpy(self._rng.standard_normal(x.shape, dtype=np.float32))
-        self._steps.append((x[0], following[0].numpy(), s, ds, float(log_likelihood(following, mean, std)[0])))
+        log_p = log_likelihood(following[:, : self._credited], mean[:, : self._credited], std)
+        self._steps.append((x[0], following[0].numpy(), s, ds, float(log_p[0])))
         return {"a_next": following.numpy()}
 
     def draw(self) -> Draw:
         """How the newest plan was drawn."""
         x, following, s, ds, log_p = zip(*self._steps, strict=True)
-        return Draw(self._inputs, np.stack(x), np.stack(following), s, ds, np.array(log_p, np.float32))
+        return Draw(self._inputs, np.stack(x), np.stack(following), s, ds, np.array(log_p, np.float32), self._credited)
 
 
 def means(act: nn.Module, names: tuple[str, ...], draw: Draw, level: float) -> Tensor:
@@ -115,6 +124,6 @@ def deviations(draw: Draw, level: float) -> Tensor:
 
 def log_likelihoods(draw: Draw, mean_NKJ: Tensor, level: float) -> Tensor:
     """log p [N] of what was drawn, for means under other weights."""
-    following = torch.from_numpy(draw.following_NKJ)
-    parts = zip(following, mean_NKJ, deviations(draw, level).tolist(), strict=True)
+    following = torch.from_numpy(draw.following_NKJ)[:, : draw.credited]
+    parts = zip(following, mean_NKJ[:, : draw.credited], deviations(draw, level).tolist(), strict=True)
     return torch.cat([log_likelihood(one[None], mean[None], std) for one, mean, std in parts])

@@ -59,6 +59,13 @@ def load_state(
     return Progress(int(progress["step"]), float(progress["seconds"]))
 
 
+def write_text(path: Path, text: str) -> None:
+    """A text file that is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
 def load_average(folder: Path) -> dict[str, Tensor]:
     """The running average of a run's weights."""
     path = folder / "state.safetensors"

@@ -1,9 +1,9 @@
 """Stage two: `starry train-rl`. GRPO on the action stream alone, everything else frozen and proven so (AIM 3.6).
 
-A group is one layout and sentence played several times with different noise. An episode's return is the mean reward of
-its plans plus the bonus for success; its advantage is the return, normalised within the group. Every noisy step of the
-sampler is an action with an exact likelihood ratio, clipped as in PPO; the divergence from the first weights is exact
-too, between Gaussians of one width.
+A group is one layout and sentence played several times with different noise; layouts whose outcomes differ are played
+again (`rl_layouts`). An episode's return is the mean reward of its plans plus the bonus for success; its advantage is
+the return, normalised within the group. Every noisy step of the sampler is an action with an exact likelihood ratio,
+clipped as in PPO; the divergence from the first weights is exact too, between Gaussians of one width.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.pool import run_jobs
+from starry_ros.training.rl_layouts import next_layouts
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
 from starry_ros.training.rl_sampler import Draw, deviations, log_likelihoods, means
-from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.store import Progress, load_state, save_state, write_text
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from starry_ros.wam.model import WorldActionModel
@@ -38,13 +39,19 @@ from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
 ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing.", "action_out.")
 """Parameters that stage two may change. Keys of executed actions come from the same stream; they are part of what a
 plan saw, so no gradient flows through them."""
+METRICS = "metrics.jsonl"
+
+
+LEAST_SPREAD = 0.1
+"""Returns that differ by less are not blown up: where every episode of a group succeeds, or none, what is left is the
+third digit of the value map's reward, and it must not weigh as much as success."""
 
 
 def advantages(returns: Sequence[float]) -> np.ndarray:
-    """Returns of one group less their mean, over their deviation; all 0 when they are equal."""
+    """Returns of one group less their mean, over their deviation or `LEAST_SPREAD`; all 0 when they are equal."""
     values = np.array(returns, dtype=np.float64)
-    spread = values.std()
-    return np.zeros_like(values) if spread < 1e-6 else (values - values.mean()) / spread
+    advantage: np.ndarray = (values - values.mean()) / max(float(values.std()), LEAST_SPREAD)
+    return advantage
 
 
 def grpo_loss(log_p_N: Tensor, old_N: Tensor, advantage: float, clip: float) -> tuple[Tensor, Tensor]:
@@ -134,42 +141,58 @@ class RlTrainer:
     def __init__(self, model: Path, spec: RobotSpec, config: RlConfig, out: Path) -> None:
         self.spec, self.config, self.out = spec, config, out
         self.start = load_checkpoint(model, spec)
+        if not config.sampler_steps:
+            config = self.config = dataclasses.replace(config, sampler_steps=self.start.config.action_steps)
+        if config.sampler_steps < 2:
+            raise ConfigError("train-rl", "needs two or more sampler steps: the last one has no noise",
+                              got=config.sampler_steps, fix="add --sampler-steps 6")
         self.learner = Learner(self.start, config)
         self.frozen = frozen_fingerprint(self.learner.model, self.learner.trained)
         self.progress: Progress = load_state(out, self.learner.model, {}, self.learner.optimiser)
         self._prove()
+        self._records = _records(out / METRICS, self.progress.step)
         self.save()
 
     def iterate(self, workers: int) -> Record:
         """One iteration: every group's episodes, then the update. Returns what goes into metrics.jsonl."""
         config, step = self.config, self.progress.step
-        rollouts = list(run_jobs(play_rollout, self._jobs(step), workers))
+        rollouts = sorted(run_jobs(play_rollout, self._jobs(step), workers), key=lambda r: (r.case.seed, r.noise_seed))
         samples, returns = self._samples(rollouts)
         rng = np.random.default_rng([config.seed, step])
         statistics = self.learner.update(samples, rng) if samples else {}
         self.progress.step += 1
         self._prove()
-        self.save()
+        layouts = self._outcomes(rollouts)
         record = {
             "iteration": self.progress.step, "success": float(np.mean([r.success for r in rollouts])),
             "dense": float(np.mean([r.dense for r in rollouts])), "return": float(np.mean(returns)),
             "episodes": len(rollouts), "plans": sum(r.plans for r in rollouts), "samples": len(samples), **statistics,
+            "mixed": sum(0 < successes < episodes for successes, episodes in layouts.values()), "layouts": layouts,
             "frozen": self.frozen[:16],
         }
-        with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        self._records.append(record)
+        self.save()
         return record
+
+    def _outcomes(self, rollouts: Sequence[Rollout]) -> dict[str, list[int]]:
+        """Successes and episodes by the layout's number."""
+        found: dict[str, list[int]] = {}
+        for rollout in rollouts:
+            counts = found.setdefault(str(rollout.case.seed - FIRST_SEED), [0, 0])
+            counts[0] += rollout.success
+            counts[1] += 1
+        return found
 
     def _jobs(self, step: int) -> list[RolloutJob]:
         config, folder = self.config, self.out / "checkpoint"
         jobs = []
-        for group in range(config.groups):
-            number = step * config.groups + group
-            case = Case(FIRST_SEED + number, "normal", config.tasks[number % len(config.tasks)], config.setting)
+        for number in next_layouts((record.get("layouts", {}) for record in self._records), config.groups):
+            task = config.tasks[number % len(config.tasks)]
+            case = Case(FIRST_SEED + number, "normal", task, config.setting, "train")
             for member in range(config.group_size):
-                noise = (config.seed * 1_000_003 + number) * config.group_size + member
+                noise = ((config.seed * 1_000_003 + step) * 1_000_003 + number) * config.group_size + member
                 jobs.append(RolloutJob(folder, self.spec, case, noise, config.sampler_steps, config.noise_level,
-                                       config.plans_kept))
+                                       config.plans_kept, config.temperature))
         return jobs
 
     def _samples(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Draw, float]], list[float]]:
@@ -191,7 +214,9 @@ class RlTrainer:
                                   expected=self.frozen[:16], fix="resume with the model that this run began with")
 
     def save(self) -> None:
-        """State to resume from, and a checkpoint to serve."""
+        """What was measured, state to resume from, and a checkpoint to serve, in this order: see `_records`."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_text(self.out / METRICS, "".join(json.dumps(record) + "\n" for record in self._records))
         save_state(self.out, self.learner.model, {}, self.learner.optimiser, self.progress)
         training = {**self.start.training, "stage_2": {"iterations_done": self.progress.step,
                                                        **dataclasses.asdict(self.config)}}
@@ -199,16 +224,22 @@ class RlTrainer:
         save_checkpoint(self.out / "checkpoint", dataclasses.replace(self.start, model=weights, training=training))
 
 
+def _records(path: Path, done: int) -> list[Record]:
+    """The metrics of the iterations that the saved state knows of; one that was cut off while saving is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [record for record in map(json.loads, lines) if record["iteration"] <= done]
+
+
 def train_rl_command(args: argparse.Namespace) -> int:
     """`starry train-rl`: returns 0 when the run is saved."""
-    if min(args.iterations, args.groups, args.workers) < 1 or args.group_size < 2 or args.sampler_steps < 2:
-        raise ConfigError("starry train-rl", "needs groups of two or more, and two or more sampler steps")
+    if args.group_size < 2:
+        raise ConfigError("starry train-rl", "needs groups of two or more", got=args.group_size)
     names = {field.name for field in dataclasses.fields(RlConfig)} - {"tasks", "clip_norm"}
     config = RlConfig(tasks=tuple(args.task or TASKS[:1]), **{name: getattr(args, name) for name in names})
     trainer = RlTrainer(model_dir(args.model), load_robot_spec(robot_file(args.robot)), config, args.out)
     while trainer.progress.step < config.iterations:
         record = trainer.iterate(args.workers)
-        shown = ("success", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
+        shown = ("success", "mixed", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
         text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
         print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
     print(f"{args.out / 'checkpoint'}: {len(trainer.learner.trained)} tensors trained, the others unchanged "
