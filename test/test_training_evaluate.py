@@ -1,5 +1,8 @@
 """Evaluation: rows, order, untrained copies, and the measures beside success."""
 
+import argparse
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +16,9 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.choices import COLOURS, LoopConfig
 from starry_ros.sim.loop import EpisodeResult
 from starry_ros.sim.tasks import evaluation_case
+from starry_ros.training import evaluate as evaluate_module
 from starry_ros.training.ablate import ABLATIONS, UNSEEN, ablate
+from starry_ros.training.arguments import add_evaluate_command_arguments
 from starry_ros.training.evaluate import Score, evaluate, row, untrained_copy, write_strip
 from starry_ros.training.measure import Quality
 from starry_ros.training.report_page import write_page
@@ -148,6 +153,34 @@ def test_the_page_shows_every_row_and_links_every_picture(tmp_path):
     assert "1 dropped" in page
     assert page.index("## Failures") < page.index("pictures/model_place_failure.png") < page.index("## Successes")
     assert page.index("## Successes") < page.index("pictures/model_place_success.png")
+
+
+def test_several_models_stand_in_one_table_and_expert_and_untrained_play_once(model, tmp_path, monkeypatch, capsys):
+    second, played = tmp_path / "other", []
+    second.mkdir()
+    (second / "config.json").write_bytes((model / "config.json").read_bytes())
+
+    def stand_in(folder, *_, policies, strips, **__):
+        played.append((folder, tuple(policies), strips))
+        return [row(policy, [score(0, True)]) for policy in policies]
+
+    monkeypatch.setattr(evaluate_module, "evaluate", stand_in)
+    parser = argparse.ArgumentParser()
+    add_evaluate_command_arguments(parser)
+    words = ["--model", str(model), str(second), "--report", str(tmp_path / "report"), "--ablation", "no_value"]
+    assert evaluate_module.evaluate_command(parser.parse_args(words)) == 0
+    assert [(folder, policies) for folder, policies, _ in played] == [
+        (model, ("model", "expert", "untrained", "model-no_value")), (second, ("model", "model-no_value"))]
+    assert len({strips for _, _, strips in played}) == 2
+    names = [str(model), None, str(model), str(model), str(second), str(second)]
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [found["model"] for found in report["rows"]] == names
+    assert report["meta"]["model"] == f"{model}, {second}"
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in printed[:7]] == ["model", *(name or "-" for name in names)]
+    assert f"| {second} | model |" in (tmp_path / "report" / "report.md").read_text()
+    assert evaluate_module.evaluate_command(parser.parse_args(["--model", str(model)])) == 0
+    assert capsys.readouterr().out.startswith("policy"), "one model needs no column"
 
 
 def test_a_model_policy_without_a_model_is_refused():

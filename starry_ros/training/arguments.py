@@ -39,7 +39,8 @@ def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
                         help="also play the model without this part; may be given several times")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
     parser.add_argument("--episodes", type=COUNT, default=50, help="episodes a policy (default: %(default)s)")
-    parser.add_argument("--model", default="tiny", help="model: a name in models/ or a folder (default: %(default)s)")
+    parser.add_argument("--model", nargs="+", default=["tiny"], metavar="MODEL",
+                        help="model: a name in models/ or a folder; several are compared in one table (default: tiny)")
     parser.add_argument("--policy", default="all", choices=("all", *POLICIES), help="who plays (default: %(default)s)")
     parser.add_argument("--case", default="normal", choices=KINDS, help="forced case (default: %(default)s)")
     parser.add_argument("--seed", type=WHOLE, default=0, help="first evaluation seed (default: %(default)s)")

@@ -51,6 +51,8 @@ COLUMNS = (
     "plan_p95_ms", "failures",
 )
 STRIP_FRAMES = 10
+PLAYED_ONCE = ("expert", "untrained")
+"""Policies that play beside the first model only, where several are compared."""
 SUCCESSES_SHOWN = 10
 """One in so many seeds is pictured also when it succeeds."""
 DEFAULTS = LoopConfig()
@@ -273,28 +275,35 @@ def evaluate_command(args: argparse.Namespace) -> int:
     policies = POLICIES if args.policy == "all" else (args.policy,)
     policies = (*policies, *(ABLATED + name for name in args.ablation))
     spec = load_robot_spec(robot_file(args.robot))
-    model = None if policies == ("expert",) else model_dir(args.model)
+    models: dict[str, Path | None] = {"": None} if policies == ("expert",) else {
+        name: model_dir(name) for name in args.model}
+    several = len(models) > 1
     strips = args.report / "pictures" if args.report else args.strips
     rows = []
     loops = [LoopConfig(latency_s, args.replan, mode=mode, splice=args.splice)
              for mode, latency_s in product(args.mode, args.latency)]
-    for (task, setting, case), loop in product(_suite(args), loops):
-        rows += evaluate(
-            model, spec, args.episodes, args.seed, args.workers, case, policies=policies, task=task, setting=setting,
-            runtime=args.runtime, strips=strips, geometry=args.geometry, config=loop,
+    for (task, setting, case), loop, (i, name) in product(_suite(args), loops, enumerate(models)):
+        found = evaluate(
+            models[name], spec, args.episodes, args.seed, args.workers, case, task=task, setting=setting,
+            policies=[policy for policy in policies if i == 0 or policy not in PLAYED_ONCE], runtime=args.runtime,
+            strips=strips / name.strip("/").replace("/", "_") if strips and several else strips,
+            geometry=args.geometry, config=loop,
         )
+        rows += [{**r, "model": None if r["policy"] == "expert" else name} for r in found] if several else found
     columns = COLUMNS if len(loops) == 1 else ("mode", "latency_s", *COLUMNS)
+    columns = ("model", *columns) if several else columns
     print_table([{**r, "failures": _words(r["failures"])} for r in rows], columns)
     meta = {
-        "seed": args.seed, "case": args.case, "model": model, "runtime": args.runtime, "geometry": args.geometry,
-        "robot": spec.name, "contract_hash": spec.content_hash, "layout_hash": t_pose_layout(spec).layout_hash,
+        "seed": args.seed, "case": args.case, "model": ", ".join(str(path) for path in models.values() if path) or None,
+        "runtime": args.runtime, "geometry": args.geometry, "robot": spec.name,
+        "contract_hash": spec.content_hash, "layout_hash": t_pose_layout(spec).layout_hash,
         "latency_s": args.latency, "replan_s": args.replan, "mode": args.mode, "splice": args.splice,
     }
     if args.json:
         write_report(args.json, rows, **meta)
     if args.report:
         write_report(args.report / "report.json", rows, **meta)
-        print(write_page(args.report, rows, sorted((args.report / "pictures").glob("*.png")), meta))
+        print(write_page(args.report, rows, sorted((args.report / "pictures").rglob("*.png")), meta))
     return 0
 
 

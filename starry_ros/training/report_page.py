@@ -11,8 +11,8 @@ from starry_ros.report import conditions
 from starry_ros.types import Record
 
 COLUMNS = (
-    ("policy", "policy"), ("task", "task"), ("setting", "setting"), ("case", "case"), ("mode", "planning"),
-    ("latency_s", "latency, s"), ("episodes", "episodes"),
+    ("model", "model"), ("policy", "policy"), ("task", "task"), ("setting", "setting"), ("case", "case"),
+    ("mode", "planning"), ("latency_s", "latency, s"), ("episodes", "episodes"),
     ("success", "success"), ("interval", "95 % (Wilson)"), ("mean_s", "seconds"),
     ("stall", "stalls"), ("hit", "map hit"), ("landing_px", "map to contact, px"), ("imagined", "imagined error"),
     ("copied", "copied error"), ("plan_p50_ms", "plan p50, ms"), ("plan_p95_ms", "p95, ms"), ("failures", "failures"),
