@@ -154,11 +154,22 @@ def test_the_likelihood_of_a_plan_can_be_computed_again_from_what_was_kept(start
     names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
     for draw in draws(start):
         assert len(draw.s_N) == CONFIG.sampler_steps - 1
-        mean = means(learner._act, names, draw, CONFIG.noise_level)
+        mean = means(learner._act, names, [draw], CONFIG.noise_level)[0]
         again = log_likelihoods(draw, mean, CONFIG.noise_level).detach().numpy()
         assert np.allclose(again, draw.log_p_N, atol=2e-2)
         exact = Normal(mean, deviations(draw, CONFIG.noise_level)[:, None, None])
         assert np.allclose(exact.log_prob(torch.from_numpy(draw.following_NKJ)).sum((1, 2)).detach(), again, atol=2e-2)
+
+
+def test_plans_in_one_pass_have_the_means_of_plans_one_by_one(start):
+    learner, made = Learner(start, CONFIG), draws(start, 3)
+    names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
+    together = means(learner._act, names, made, CONFIG.noise_level)
+    for draw, found in zip(made, together, strict=True):
+        alone = means(learner._act, names, [draw], CONFIG.noise_level)[0]
+        assert torch.allclose(found, alone, atol=1e-5)
+        off = torch.from_numpy(draw.following_NKJ) - found.detach()
+        assert 0.9 < float((off / deviations(draw, CONFIG.noise_level)[:, None, None]).std()) < 1.1
 
 
 def test_only_steps_that_are_executed_get_credit(start):
@@ -168,7 +179,7 @@ def test_only_steps_that_are_executed_get_credit(start):
     learner = Learner(start, CONFIG)
     names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
     draw = draws(start, 1, credited=6)[0]
-    mean = means(learner._act, names, draw, CONFIG.noise_level).detach()
+    mean = means(learner._act, names, [draw], CONFIG.noise_level)[0].detach()
     exact = Normal(mean, deviations(draw, CONFIG.noise_level)[:, None, None])
     wanted = exact.log_prob(torch.from_numpy(draw.following_NKJ))[:, :6].sum((1, 2))
     assert np.allclose(wanted, draw.log_p_N, atol=2e-2)
@@ -185,7 +196,7 @@ def test_an_update_follows_the_advantage_and_touches_the_action_stream_alone(sta
     assert changed <= set(learner.trained)
     names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
     gains = [
-        float((log_likelihoods(draw, means(learner._act, names, draw, CONFIG.noise_level), CONFIG.noise_level)
+        float((log_likelihoods(draw, means(learner._act, names, [draw], CONFIG.noise_level)[0], CONFIG.noise_level)
                - torch.from_numpy(draw.log_p_N)).sum().detach()) for draw in samples
     ]
     assert gains[0] > gains[1]

@@ -104,11 +104,11 @@ class RlConfig:
     group_size: int = 8
     plans_kept: int = 12
     epochs: int = 2
-    batch: int = 48
+    batch: int = 96
     learning_rate: float = 1e-5
     clip: float = 0.2
     kl_weight: float = 0.01
-    noise_level: float = 0.7
+    noise_level: float = 0.5
     sampler_steps: int = 0
     temperature: float = 0.0
     dense_weight: float = 0.3

@@ -9,13 +9,13 @@ so that a step from s to s + ds has log p = -|x' - mean|^2 / (2 deviation^2) + c
 has no likelihood. The dimensions of a step are independent, so the likelihood of the chunk steps that are executed is
 exact by itself; the noise of later ones, which the next plan replaces, would only blur it.
 
-Shapes: N noisy steps of one plan, K chunk steps, J joints.
+Shapes: D plans, N noisy steps of one plan, K chunk steps, J joints.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,24 +96,28 @@ class StochasticAct:
         return Draw(self._inputs, np.stack(x), np.stack(following), s, ds, np.array(log_p, np.float32), self._credited)
 
 
-def means(act: nn.Module, names: tuple[str, ...], draw: Draw, level: float) -> Tensor:
-    """Means [N, K, J] of a plan's noisy steps under the weights of `act`, in one pass; gradients flow to them."""
-    steps = len(draw.s_N)
-    tensors = {name: _repeated(name, torch.from_numpy(value), steps) for name, value in draw.inputs.items()}
-    s, ds = torch.tensor(draw.s_N), torch.tensor(draw.ds_N)
-    x = torch.from_numpy(draw.x_NKJ)
-    tensors |= {"a": x, "s": s, "ds": torch.ones(steps)[:, None, None]}
-    velocity = act(*(tensors[name] for name in names)) - x
-    rows = zip(x, velocity, s.tolist(), ds.tolist(), strict=True)
-    return torch.stack([step_mean(one, v, s_n, ds_n, level) for one, v, s_n, ds_n in rows])
+def means(act: nn.Module, names: tuple[str, ...], draws: Sequence[Draw], level: float) -> Tensor:
+    """Means [D, N, K, J] of the noisy steps of D plans under the weights of `act`, in one pass; gradients flow to them.
+
+    All plans were drawn at the same noise levels.
+    """
+    s_N, ds_N = draws[0].s_N, draws[0].ds_N
+    tensors = {name: _together(name, draws, len(s_N)) for name in draws[0].inputs}
+    x_DNKJ = torch.from_numpy(np.stack([draw.x_NKJ for draw in draws]))
+    s = torch.tensor(s_N).repeat(len(draws))
+    tensors |= {"a": x_DNKJ.flatten(0, 1), "s": s, "ds": torch.ones(len(s))[:, None, None]}
+    v_DNKJ = (act(*(tensors[name] for name in names)) - tensors["a"]).view_as(x_DNKJ)
+    steps = zip(x_DNKJ.unbind(1), v_DNKJ.unbind(1), s_N, ds_N, strict=True)
+    return torch.stack([step_mean(x, v, s_n, ds_n, level) for x, v, s_n, ds_n in steps], dim=1)
 
 
-def _repeated(name: str, value: Tensor, steps: int) -> Tensor:
-    """An input for a batch of steps: keys and values have their batch second, rotation tables have none."""
+def _together(name: str, draws: Sequence[Draw], steps: int) -> Tensor:
+    """An input of all plans, `steps` times each: keys and values have their batch second, rotation tables have none."""
+    values = [torch.from_numpy(draw.inputs[name]) for draw in draws]
     if name == "rope":
-        return value
+        return torch.stack(values)[:, :, None].repeat_interleave(steps, dim=0)
     axis = 1 if name.endswith(("_k", "_v")) else 0
-    return value.repeat_interleave(steps, dim=axis)
+    return torch.cat(values, dim=axis).repeat_interleave(steps, dim=axis)
 
 
 def deviations(draw: Draw, level: float) -> Tensor:
