@@ -105,7 +105,7 @@ class RlConfig:
     plans_kept: int = 12
     epochs: int = 2
     batch: int = 96
-    learning_rate: float = 1e-5
+    learning_rate: float = 2e-5
     clip: float = 0.2
     kl_weight: float = 0.01
     noise_level: float = 0.5
