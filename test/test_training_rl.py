@@ -94,13 +94,13 @@ def test_where_all_succeed_the_rest_of_the_return_is_not_blown_up():
     assert np.abs(advantages([1.297, 0.295, 1.299, 1.296])).max() > 1
 
 
-def test_layouts_whose_outcomes_differ_are_played_again_a_few_times():
+def test_layouts_whose_outcomes_differ_are_played_once_more():
     assert next_layouts([], 3) == [0, 1, 2]
     past = [{"0": [8, 8], "1": [5, 8], "2": [0, 8]}]
     assert next_layouts(past, 3) == [1, 3, 4]
     past += [{"1": [7, 8], "3": [1, 8], "4": [2, 8]}]
-    assert next_layouts(past, 2) == [1, 3]
-    assert next_layouts([*past, {"1": [8, 8], "3": [2, 8]}], 3) == [3, 4, 5]
+    assert next_layouts(past, 1) == [3]
+    assert next_layouts([*past, {"3": [1, 8]}], 3) == [4, 5, 6]
     assert next_layouts([{"0": [1, 2]}] * (PLAYS_MOST - 1), 1) == [0]
     assert next_layouts([{"0": [1, 2]}] * PLAYS_MOST, 1) == [1]
 

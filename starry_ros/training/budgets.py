@@ -108,7 +108,7 @@ class RlConfig:
     learning_rate: float = 2e-5
     clip: float = 0.2
     kl_weight: float = 0.01
-    noise_level: float = 0.5
+    noise_level: float = 0.4
     sampler_steps: int = 0
     temperature: float = 0.0
     dense_weight: float = 0.3

@@ -1,7 +1,7 @@
 """Which layouts reinforcement learning plays.
 
 Only a group whose episodes ended differently teaches what succeeds, and most layouts are won or lost by every member.
-So a layout whose outcomes differed is played again, a few times at most, and the other places go to new layouts. (The
+So a layout whose outcomes differed is played once more, and the other places go to new layouts. (The
 aim is that of DAPO's dynamic sampling, Yu et al. 2025, arXiv 2503.14476: no batch without information.)
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-PLAYS_MOST = 4
-"""A layout is played so often at most: what is learned must not be one layout."""
+PLAYS_MOST = 2
+"""A layout is played so often at most: what is learned must hold in others, too."""
 Outcomes = Mapping[str, Sequence[int]]
 """Successes and episodes by the layout's number, of one iteration."""
 
