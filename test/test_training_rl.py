@@ -262,13 +262,7 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
 
 
 def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(start, folder, tmp_path, monkeypatch):
-    made = draws(start, 2)
-
-    def play(job):
-        member = job.noise_seed % CONFIG.group_size
-        return Rollout(job.case, 0.5, bool(member % 2), (made[member % 2],), 1)
-
-    monkeypatch.setattr("starry_ros.training.train_rl.play_rollout", play)
+    monkeypatch.setattr(train_rl, "play_rollout", stub(draws(start, 2), 2))
     config = dataclasses.replace(CONFIG, iterations=2, groups=1, group_size=2, learning_rate=1e-4)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trainer = RlTrainer(folder, SPEC, config, whole)
@@ -286,7 +280,7 @@ def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(start, folder, tm
         trainer.learner.model.latent_out.weight[0, 0] += 1e-3
     with pytest.raises(CheckpointError, match="frozen tensor has changed"):
         trainer.iterate(1)
-    assert Case(5_000_000).seed == trainer._jobs(0)[0].case.seed
+    assert trainer._jobs(2)[0].case.seed == 5_000_001
 
 
 def stub(made, size):

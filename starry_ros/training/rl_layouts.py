@@ -1,8 +1,8 @@
 """Which layouts reinforcement learning plays.
 
 Only a group whose episodes ended differently teaches what succeeds, and most layouts are won or lost by every member.
-So a layout whose outcomes differed is played once more, and the other places go to new layouts. (The
-aim is that of DAPO's dynamic sampling, Yu et al. 2025, arXiv 2503.14476: no batch without information.)
+So a layout whose outcomes differed is played once more, and the other places go to new layouts. (The aim is that of
+DAPO's dynamic sampling, Yu et al. 2025, arXiv 2503.14476: no batch without information.)
 """
 
 from __future__ import annotations
