@@ -19,6 +19,7 @@ from starry_ros.sim.tasks import (
     evaluation_case,
     make_check,
     named_target,
+    same_meaning,
     sentence,
     task_of,
 )
@@ -59,6 +60,11 @@ def test_every_sentence_names_its_target_and_hard_ones_are_never_trained_on(task
     assert spec.hard_templates
     assert not trained & unseen
     for target in spec.targets:
+        same = same_meaning(sentence(target, 0, task))
+        assert len(set(same)) == len(spec.templates) + len(spec.wordings) > len(spec.templates)
+        assert not set(same) & unseen
+        assert all(named_target(text, task) == target for text in same)
+        assert all(same_meaning(text) == same for text in same)
         for i in range(12):
             assert named_target(sentence(target, i, task), task) == target
             assert named_target(sentence(target, i, task, unseen=True), task) == target

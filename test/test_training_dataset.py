@@ -12,6 +12,7 @@ import pytest
 from training_kit import LATENT, SENTENCES, encode, load, write_episodes
 
 from starry_ros.errors import DataError
+from starry_ros.sim.tasks import named_colour
 from starry_ros.training.dataset import (
     Batch,
     Demonstrations,
@@ -19,6 +20,7 @@ from starry_ros.training.dataset import (
     episode_parts,
     fair_weights,
     fresh_sentence,
+    in_other_words,
     load_demonstrations,
     rivals,
 )
@@ -172,6 +174,24 @@ def test_a_rival_sentence_names_another_object_and_counts_only_before_the_pick(d
     alone = make_sampler(dataclasses.replace(data, texts=("wave", "wave again"))).draw(0)
     np.testing.assert_array_equal(alone.rival_B, alone.text_B)
     assert not alone.rivalled_B.any()
+
+
+def test_the_asked_share_of_samples_is_told_in_other_words_that_ask_for_the_same(data: Demonstrations) -> None:
+    wider = in_other_words(data)
+    assert wider.texts[: len(data.texts)] == data.texts
+    plain, mixed = make_sampler(wider, rival_share=1.0), make_sampler(wider, rival_share=1.0, reworded=0.5)
+    told = Counter[bool]()
+    for step in range(60):
+        usual, batch = plain.draw(step), mixed.draw(step)
+        assert frames_of(batch) == frames_of(usual)
+        np.testing.assert_array_equal(usual.text_B, data.text_F[frames_of(usual)])
+        for own, text, rival in zip(usual.text_B, batch.text_B, batch.rival_B, strict=True):
+            said, meant = wider.texts[text], wider.texts[own]
+            assert named_colour(said) == named_colour(meant) != named_colour(wider.texts[rival])
+            told[said != meant] += 1
+    share = told[True] / told.total()
+    options = len(wider.same_S[0])
+    assert share == pytest.approx(0.5 * (options - 1) / options, abs=0.08)
 
 
 def test_images_are_encoded_once_and_again_when_the_files_change(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_part_arguments(parser)
-    parser.set_defaults(preset="narrow", tint=0.0)
+    parser.set_defaults(preset="narrow", tint=0.0, reworded=0.0)
     return parser.parse_args(words)
 
 

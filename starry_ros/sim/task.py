@@ -52,7 +52,8 @@ def colours_in(text: str) -> list[str]:
 class Task:
     """Sentences with gaps for colours, where (x, y ranges in m) blocks and pad may lie, the time that counts.
 
-    `hard_templates` are sentences that training never sees. `targets` are what can be asked for, `named` finds the
+    `wordings` say the same in other words; training may mix them in. `hard_templates` are sentences that training never
+    sees. `targets` are what can be asked for, `named` finds the
     target of a sentence, `named_first` says whether the first contact is with what is named, `draw` lays an episode out
     for a target, `check` is its success test.
     """
@@ -61,6 +62,7 @@ class Task:
     blocks: Region
     pad: Region
     time_limit_s: float
+    wordings: tuple[str, ...] = ()
     hard_templates: tuple[str, ...] = ()
     targets: tuple[str, ...] = COLOURS
     named: Callable[[str], str | None] = named_colour

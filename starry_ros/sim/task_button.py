@@ -102,6 +102,16 @@ BUTTON = Task(
     templates=(
         "press the {} button", "push the {} button", "press down the {} button once", "switch on the {} button",
     ),
+    wordings=(
+        "activate the {} button",
+        "turn the {} button on",
+        "touch and press the {} button",
+        "give the {} button a push",
+        "click the {} button",
+        "tap the {} button down",
+        "use the {} button",
+        "light the {} one up by pressing it",
+    ),
     hard_templates=("hit the {} button", "make the {} button light up"),
     blocks=(REGION_X_M, REGION_Y_M), pad=(REGION_X_M, REGION_Y_M), time_limit_s=8.0, draw=draw, check=ButtonCheck,
 )

@@ -144,6 +144,15 @@ DRAWER = Task(
         "put the {} block in the drawer", "open the drawer and put the {} block in",
         "place the {} block inside the drawer", "pull the drawer open, then put the {} cube into it",
     ),
+    wordings=(
+        "drop the {} block into the drawer",
+        "open the drawer, then move the {} cube inside",
+        "the {} block goes into the drawer",
+        "hide the {} block in the drawer",
+        "lay the {} cube into the open drawer",
+        "get the {} block into the drawer",
+        "with one hand open the drawer, with the other put the {} block in",
+    ),
     hard_templates=("store the {} block in the drawer", "the {} cube belongs in the drawer, put it there"),
     blocks=BLOCKS, pad=BLOCKS, time_limit_s=20.0, draw=draw, check=DrawerCheck, named_first=False,
 )

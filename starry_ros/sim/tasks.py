@@ -64,6 +64,16 @@ PLACE = Task(
         "take the {} block to the pad",
         "set the {} cube down on the white pad",
     ),
+    wordings=(
+        "drop the {} block off on the pad",
+        "the pad is where the {} block belongs",
+        "get the {} cube and lay it on the white pad",
+        "carry the {} cube to the pad",
+        "i want the {} block on the pad",
+        "please put the {} cube onto the white square",
+        "grab the {} one and move it to the pad",
+        "transfer the {} block to the white pad",
+    ),
     hard_templates=("bring the {} block over to the white square", "the {} cube goes on the pad"),
     blocks=(REGION_X_M, REGION_Y_M), pad=(REGION_X_M, REGION_Y_M), time_limit_s=12.0,
 )
@@ -101,8 +111,22 @@ def named_first(text: str) -> bool:
     return all(task.named_first for task in _TASKS.values() if text in _sentences(task))
 
 
+def same_meaning(text: str) -> tuple[str, ...]:
+    """Everything that training says for what this sentence asks for; empty for a sentence that training never says."""
+    for task in _TASKS.values():
+        for target in task.targets:
+            told = _told(task, target)
+            if text in told:
+                return told
+    return ()
+
+
+def _told(task: Task, target: str) -> tuple[str, ...]:
+    return tuple(template.format(*colours_in(target)) for template in (*task.templates, *task.wordings))
+
+
 def _sentences(task: Task) -> set[str]:
-    return {template.format(*colours_in(target)) for template in task.templates for target in task.targets}
+    return {text for target in task.targets for text in _told(task, target)}
 
 
 def draw_layout(

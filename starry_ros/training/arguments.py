@@ -98,6 +98,8 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, default=None,
                         help="run folder or model folder whose weights to start from")
     _add_tint(parser)
+    parser.add_argument("--reworded", type=SHARE, default=0.0, metavar="SHARE",
+                        help="share of the samples to ask for in other words (default: %(default)s)")
     add_part_arguments(parser)
 
 

@@ -44,6 +44,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     average_decay: float = 0.998
     seed: int = 0
+    reworded: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
 
     def rate(self, step: int) -> float:

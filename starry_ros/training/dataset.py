@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from starry_ros.errors import DataError
 from starry_ros.sim.choices import COLOURS, STAGES
 from starry_ros.sim.task import colours_in
-from starry_ros.sim.tasks import named_first
+from starry_ros.sim.tasks import named_first, same_meaning
 from starry_ros.training.prefix import committed, prefix_lengths
 from starry_ros.training.scenes import PLAIN, Scenes, View
 from starry_ros.types import F32, U8
@@ -36,7 +36,10 @@ SAME_LATENT = 0.02
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """All frames of a data folder, episode after episode."""
+    """All frames of a data folder, episode after episode.
+
+    Of `texts`, S sentences, `same_S` names those that ask for the same, if any are to be mixed.
+    """
 
     canvas_FHWC: U8
     latents_FCYX: NDArray[np.float16]
@@ -55,6 +58,7 @@ class Demonstrations:
     task_F: I64
     part_F: I64
     scenes: Scenes | None = None
+    same_S: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.text_F)
@@ -119,6 +123,14 @@ def load_demonstrations(
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
         task_F=np.repeat(tasks, lengths), part_F=np.repeat(parts, lengths), scenes=scenes,
     )
+
+
+def in_other_words(data: Demonstrations) -> Demonstrations:
+    """The same data with everything that training can say for their sentences among the texts (`Sampler.reworded`)."""
+    same = [same_meaning(text) or (text,) for text in data.texts]
+    texts = (*data.texts, *sorted({text for some in same for text in some} - set(data.texts)))
+    index = {text: i for i, text in enumerate(texts)}
+    return replace(data, texts=texts, same_S=tuple(tuple(index[text] for text in some) for some in same))
 
 
 def fresh_sentence(texts: list[str]) -> NDArray[np.bool_]:
@@ -238,10 +250,11 @@ class Sampler:
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
         seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 2.5, no_history: float = 0.5,
         done_weight: float = 0.15, rival_share: float = 0.25, slow_past: float = 0.5, prefix_steps: int = 0,
+        reworded: float = 0.0,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
         self._future, self._slots, self._actions = future_steps, history_slots, history_actions
-        self._prefix_steps = prefix_steps
+        self._prefix_steps, self._reworded = prefix_steps, reworded if data.same_S else 0.0
         self._no_history, self._rival_share, self._slow_past = no_history, rival_share, slow_past
         # Finished episodes rest at home, exactly where new ones start: too many of them teach the arm to stay there.
         weight = np.where(data.empty_closed_F, empty_closed_weight, 1.0) * np.where(data.fresh_F, fresh_weight, 1.0)
@@ -258,7 +271,8 @@ class Sampler:
         spacing = int(rng.integers(self._actions // 2, self._actions + 1))
         slots = 0 if rng.random() < self._no_history else int(rng.integers(1, self._slots + 1))
         past, valid, executed, executed_valid = self._history(frame, slots, spacing, self._paces(rng))
-        rival, rivalled = self._rival(frame, rng)
+        text = self._told(frame, np.random.default_rng([self.seed, step, rank, len(data.texts)]))
+        rival, rivalled = self._rival(frame, text, rng)
         then = np.minimum(frame + self._future, data.last_F[frame])
         last = data.last_F[frame]
         known = prefix_lengths(len(frame), self._prefix_steps, rng) if self._prefix_steps else np.zeros_like(frame)
@@ -268,20 +282,27 @@ class Sampler:
             canvas_BHWC=data.canvas_FHWC[frame], latents_BCYX=data.latents_FCYX[frame].astype(np.float32),
             future_BCYX=data.latents_FCYX[then].astype(np.float32),
             position_BJ=data.position_FJ[frame], plan_BKJ=plan, known_B=known, events_BEV4=data.events_FEV4[frame],
-            text_B=data.text_F[frame], rival_B=rival, rivalled_B=rivalled, history_canvas_BRHWC=data.canvas_FHWC[past],
+            text_B=text, rival_B=rival, rivalled_B=rivalled, history_canvas_BRHWC=data.canvas_FHWC[past],
             history_latents_BRCYX=data.latents_FCYX[past].astype(np.float32), history_valid_BR=valid,
             executed_BRUJ=executed, executed_valid_BRU=executed_valid, spacing=spacing,
             scene=scenes[0], future_scene=scenes[1],
         )
 
-    def _rival(self, frame_B: I64, rng: np.random.Generator) -> tuple[I64, F32]:
+    def _told(self, frame_B: I64, rng: np.random.Generator) -> I64:
+        """The sentence of each frame, in some samples one that asks for the same in other words."""
+        own_B = self.data.text_F[frame_B]
+        if not self._reworded:
+            return own_B
+        other = [int(rng.choice(self.data.same_S[text])) for text in own_B]
+        return np.where(rng.random(len(own_B)) < self._reworded, other, own_B)
+
+    def _rival(self, frame_B: I64, text_B: I64, rng: np.random.Generator) -> tuple[I64, F32]:
         """A sentence naming another object for each frame, and 1 where the next contact would then be elsewhere.
 
         All 0 in most batches: a rival costs a pass of two streams, and a reminder now and then is enough.
         """
-        choices = [self._rivals[text] for text in self.data.text_F[frame_B]]
-        rival = [int(rng.choice(some)) if some else int(own) for some, own in
-                 zip(choices, self.data.text_F[frame_B], strict=True)]
+        choices = [self._rivals[text] for text in text_B]
+        rival = [int(rng.choice(some)) if some else int(own) for some, own in zip(choices, text_B, strict=True)]
         applies = self.data.picking_F[frame_B] & np.array([bool(some) for some in choices])
         applies &= rng.random() < self._rival_share
         return np.array(rival, np.int64), applies.astype(np.float32)

@@ -85,7 +85,7 @@ class Trainer:
         return Sampler(
             data, batch=self.config.batch // self.world, future_steps=self.wam.future_steps,
             history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=self.config.seed,
-            prefix_steps=prefix_steps,
+            prefix_steps=prefix_steps, reworded=self.config.reworded,
         )
 
     def step(self) -> dict[str, float]:
@@ -243,7 +243,7 @@ def _prepare(args: argparse.Namespace) -> Trainer:
         dist.barrier()
     data = chosen_data(args, spec, wam, autoencoder)
     config = TrainConfig(preset=args.preset, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate,
-                         seed=args.seed)
+                         seed=args.seed, reworded=args.reworded)
     world = dist.get_world_size() if dist.is_initialized() else 1
     if config.batch % world:
         raise ConfigError("--batch", "is not a multiple of the processes", got=config.batch, expected=f"n * {world}")

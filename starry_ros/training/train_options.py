@@ -8,7 +8,7 @@ import dataclasses
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.training.dataset import Demonstrations, load_demonstrations
+from starry_ros.training.dataset import Demonstrations, in_other_words, load_demonstrations
 from starry_ros.training.pseudo import fit_labeller, load_video
 from starry_ros.training.scenes import load_scenes, view_of
 from starry_ros.training.tint import tinted
@@ -54,7 +54,8 @@ def chosen_data(args: argparse.Namespace, spec: RobotSpec, config: WamConfig, au
         cell_px = config.geometry.cell_px
         scenes = load_scenes(args.data, cell_px, config.canvas_width_px // cell_px)
     view = tinted(view_of(spec, config.layout, config.paths), args.tint)
-    return load_demonstrations(args.data, args.out / "cache", encoder(autoencoder), view, scenes)
+    data = load_demonstrations(args.data, args.out / "cache", encoder(autoencoder), view, scenes)
+    return in_other_words(data) if args.reworded else data
 
 
 def chosen_video(args: argparse.Namespace, spec: RobotSpec, config: WamConfig, autoencoder: Autoencoder,
