@@ -120,7 +120,7 @@ DUAL = Task(
         "take the {} block with the left hand and the {} block with the right hand and put them on their pads",
         "place both blocks at once, {} at the left and {} at the right",
         "use the left arm for the {} cube and the right arm for the {} cube, and fill both pads",
-        "set the {} one down on the pad on the left side and the {} one on the pad on the right side",
+        "set the {} one down on the left side and the {} one on the right side",
         "the left pad gets the {} cube while the right pad gets the {} cube",
         "carry {} and {} to the left and the right pad",
     ),
