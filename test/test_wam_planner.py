@@ -188,6 +188,12 @@ def test_a_model_without_training_for_prefixes_says_so() -> None:
     assert make_planner(PlanMode.ASYNC_GROUNDED, prefix_steps=6).method is SpliceMethod.TRAINED_PREFIX
 
 
+@pytest.mark.parametrize(("prefix_steps", "mode"), [(0, PlanMode.ASYNC_NAIVE), (6, PlanMode.ASYNC_GROUNDED)])
+def test_the_automatic_mode_is_the_one_that_the_model_was_trained_for(prefix_steps: int, mode: PlanMode) -> None:
+    assert make_planner(PlanMode.AUTO, prefix_steps=prefix_steps).config.mode is mode
+    assert make_planner(PlanMode.SYNC, prefix_steps=prefix_steps).config.mode is PlanMode.SYNC
+
+
 def test_the_pull_is_the_transposed_jacobian_by_finite_differences() -> None:
     """On a denoiser that is far from the identity, in float64."""
     generator = torch.Generator().manual_seed(0)

@@ -47,7 +47,7 @@ from starry_ros.wam.steps import Step
 from starry_ros.wam.surprise import Calibration
 from starry_ros.wam.trace import TracingPlanner
 
-MODES = ("sync", "async_naive", "async_grounded")
+MODES = ("auto", "sync", "async_naive", "async_grounded")
 SPLICES = ("auto", "trained_prefix", "guided", "put_back", "linear_blend", "hard_switch")
 PARAMETERS = (
     ROBOT,
@@ -58,7 +58,7 @@ PARAMETERS = (
     Parameter("replan_s", 0.4, "Time from one plan to the next, in seconds.", 0.05, 5.0),
     Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
     Parameter("max_pair_s", 0.05, "Largest time between the images and the joint state, in seconds.", 0.001, 1.0),
-    Parameter("mode", "async_naive", "When and from what plans are made.", choices=MODES),
+    Parameter("mode", "auto", "When and from what plans are made.", choices=MODES),
     Parameter("splice", "auto", "How a chunk goes on from the last one in mode async_grounded.", choices=SPLICES),
     Parameter("budget_s", 1.0, "Plans that would take longer are made with less effort, in seconds.", 0.05, 60.0),
     Parameter("publish_imagined", False, "Whether to publish what the model imagines."),

@@ -11,8 +11,9 @@ CACHES = ("auto", *WEIGHT_BYTES)
 
 
 class PlanMode(StrEnum):
-    """When and from what plans are made."""
+    """When and from what plans are made; `auto` is async_grounded if the model learned to, else async_naive."""
 
+    AUTO = "auto"
     SYNC = "sync"
     ASYNC_NAIVE = "async_naive"
     ASYNC_GROUNDED = "async_grounded"

@@ -66,9 +66,9 @@ class Planner:
         self, session: Session, config: PlannerConfig | None = None, clock: Clock | None = None,
         calibration: Calibration | None = None,
     ) -> None:
-        self.session, self.config = session, config or PlannerConfig()
+        model, config = session.runtime.config, config or PlannerConfig()
+        self.session, self.config = session, replace(config, mode=mode_of(config.mode, model.prefix_steps))
         self._clock = clock or MonotonicClock()
-        model = session.runtime.config
         self.ladder = Ladder(self.config.ladder, model.video_steps)
         self._whole_only = model.coupling == "joint"
         self._max_prefix = model.history_actions
@@ -198,6 +198,13 @@ class Planner:
         if self.config.mode is PlanMode.SYNC:
             positions = positions[: max(1, round(self.config.execute_s / self.session.spec.action.step_s))]
         return positions
+
+
+def mode_of(asked: PlanMode, prefix_steps: int) -> PlanMode:
+    """The mode in which a model that learned committed prefixes of up to so many steps is served."""
+    if asked is not PlanMode.AUTO:
+        return asked
+    return PlanMode.ASYNC_GROUNDED if prefix_steps else PlanMode.ASYNC_NAIVE
 
 
 def _method(asked: SpliceMethod, prefix_steps: int) -> SpliceMethod:

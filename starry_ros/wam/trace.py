@@ -26,7 +26,8 @@ class TracingPlanner(Planner):
     def __init__(self, session: Session, config: PlannerConfig, *, tell: Callable[[Step], None], **more: Any) -> None:
         super().__init__(session, config, **more)
         self._tell, self._committed = tell, 0
-        tell(Step(OPEN, {"mode": config.mode.value, "splice": config.splice.value, "execute_s": config.execute_s}, {}))
+        values = {"mode": self.config.mode.value, "splice": config.splice.value, "execute_s": config.execute_s}
+        tell(Step(OPEN, values, {}))
 
     def reset(self, instruction: str) -> int:
         """Start an episode; returns its epoch."""
