@@ -44,7 +44,6 @@ from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.choices import PlanMode
 from starry_ros.wam.load import load_session
 from starry_ros.wam.model import WorldActionModel
-from starry_ros.wam.planner import mode_of
 from starry_ros.wam.session import Session, SessionConfig
 
 COLUMNS = (
@@ -237,7 +236,7 @@ def evaluate(
     """
     if set(policies) - {"expert"} and model is None:
         raise ConfigError("evaluate", "no model was given", expected="a model folder")
-    config = dataclasses.replace(config, keep_frames=strips is not None, mode=_mode(config, model, spec))
+    config = dataclasses.replace(config, keep_frames=strips is not None)
     cases = [Case(seed + i, case, task, setting) for i in range(episodes)]
     with tempfile.TemporaryDirectory(prefix="starry_untrained_") as scratch:
         models = dict.fromkeys(policies, model)
@@ -252,12 +251,6 @@ def evaluate(
             write_strip(strips, score)
     loop = {"mode": config.mode, "latency_s": config.latency_s}
     return [{**row(policy, [score for score in scores if score.policy == policy]), **loop} for policy in policies]
-
-
-def _mode(config: LoopConfig, model: Path | None, spec: RobotSpec) -> str:
-    """The planning mode by its own name; that of the expert, who needs none, is the simplest."""
-    prefix_steps = 0 if model is None else load_checkpoint(model, spec).config.prefix_steps
-    return mode_of(PlanMode(config.mode), prefix_steps).value
 
 
 def write_strip(folder: Path, score: Score) -> None:

@@ -11,7 +11,7 @@ CACHES = ("auto", *WEIGHT_BYTES)
 
 
 class PlanMode(StrEnum):
-    """When and from what plans are made; `auto` is async_grounded if the model learned to, else async_naive."""
+    """When and from what plans are made; `planner` says what each does."""
 
     AUTO = "auto"
     SYNC = "sync"
