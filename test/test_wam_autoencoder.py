@@ -204,8 +204,9 @@ def test_command_trains_and_refuses_an_empty_budget(tmp_path: Path, capsys: pyte
     assert train_autoencoder_command(parser.parse_args([*common, "--steps", "2"])) == 0
     assert "moving pixels" in capsys.readouterr().out
     assert load_autoencoder(tmp_path / "out").config.height_px == 48
-    with pytest.raises(ConfigError, match="--steps"):
-        train_autoencoder_command(parser.parse_args([*common, "--steps", "0"]))
+    with pytest.raises(SystemExit):
+        parser.parse_args([*common, "--steps", "0"])
+    assert "--steps" in capsys.readouterr().err
 
 
 def test_a_training_can_start_from_another_and_keeps_its_background(tmp_path: Path) -> None:
