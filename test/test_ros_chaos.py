@@ -27,13 +27,14 @@ class Watched:
     """A theatre whose simulated robot did what a test says."""
 
     def __init__(
-        self, speed_of_t: Any, mode: str = "RUN", position_J: np.ndarray = HOME, told_of_t: Any = None
+        self, speed_of_t: Any, mode: str = "RUN", position_J: np.ndarray = HOME,
+        told_of_t: Any = lambda _: 0.0,
     ) -> None:
         self.spec, self.mode, self.reason = FULL_SPEC, mode, ""
         times = np.arange(0.0, 5.0, 0.02)
         speeds = np.array([speed_of_t(t) for t in times])[:, None] * LIMIT
         seen = times, np.tile(position_J, (len(times), 1)), speeds
-        told = speeds if told_of_t is None else np.array([told_of_t(t) for t in times])[:, None] * LIMIT
+        told = np.array([told_of_t(t) for t in times])[:, None] * LIMIT
         steps = np.cumsum(told * 0.02, axis=0)
         self.relays = SimpleNamespace(since=lambda _: seen, told_since=lambda _: (times, HOME + steps, speeds))
         executor = SimpleNamespace(reason="x", conditions=["joint_state_stale"], refused_reasons=["not_finite"])
@@ -54,9 +55,10 @@ def test_arms_that_come_to_rest_in_time_pass_and_the_time_is_told() -> None:
 
 @pytest.mark.parametrize(("watched", "outcome", "words"), [
     (Watched(lambda t: 0.5 * (t < 2.0)), RESTS, "still moving"),
-    (Watched(lambda t: 1.2 * (t < 0.5)), RESTS, "is told to move at"),
+    (Watched(lambda t: 1.2 * (t < 0.5), told_of_t=lambda t: -1.2 * (t < 0.1)), RESTS, "is told to move at"),
     (Watched(lambda t: 0.5 * (t < 0.5), told_of_t=lambda t: 1.2 * (0.2 < t < 0.23)), RESTS, "is told to move at"),
-    (Watched(lambda t: 3.1 * (t < 0.5), told_of_t=lambda t: 0.0), RESTS, "outside the limits.* moves at"),
+    (Watched(lambda t: 0.5 * (t < 0.5), told_of_t=lambda t: 0.5 * (t < 0.5)), RESTS, "is told to stand off"),
+    (Watched(lambda t: 3.1 * (t < 0.5)), RESTS, "outside the limits.* moves at"),
     (Watched(lambda t: 0.0, position_J=FULL_SPEC.limit("upper") + 0.1), RESTS, "outside the limits"),
     (Watched(lambda t: 0.5, mode="FAULT"), GOES_ON, "did not go on"),
 ])
@@ -85,6 +87,13 @@ def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float,
     else:
         worst = chaos._within_limits(FULL_SPEC, told, seen, 0.0, 1.15)
         assert worst == pytest.approx(0.0 if "gripper" in joint else velocity)
+
+
+def test_a_robot_that_does_not_say_what_its_joints_were_told_fails() -> None:
+    still = Watched(lambda t: 0.0)
+    still.relays.told_since = lambda _: (np.zeros(0), np.zeros((0, len(HOME))), np.zeros((0, len(HOME))))
+    with pytest.raises(chaos.Failed, match="were told"):
+        judge(still)
 
 
 def test_a_reason_that_is_not_told_fails() -> None:

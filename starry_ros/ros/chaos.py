@@ -43,6 +43,8 @@ RESTING_FOR_S = 0.3
 ARM_MARGIN, JAW_MARGIN = 3.0, 8.0
 """Shares at which they may be seen: what arms touch moves them too (a slipping finger at 2.3, a block in a jaw at 4.8).
 """
+TOLD_OUTSIDE = 1e-3
+"""How far outside its range a joint may be told to be: splines overshoot a little between points."""
 OUTSIDE = {"rad": 0.02, "m": 0.008}
 """How far outside its range a joint may be seen, in its own unit: the nudged block opens a jaw 0.007 m too far."""
 READY_S, RESUME_S, REPLY_S = 300.0, 60.0, 3.0
@@ -240,16 +242,18 @@ def _within_limits(spec: RobotSpec, told: Motions, seen: Motions, since_s: float
     What the joints were told has to keep the limits; what they were seen to do, as far as they touched nothing.
     """
     jaw_J = np.isin(np.arange(len(spec.joints)), spec.gripper_indices)
-    times_N, position_NJ, velocity_NJ = told
-    if len(times_N) > 1:
-        step_NJ = np.diff(position_NJ, axis=0) / np.diff(times_N)[:, None]
-        _hold_to(spec, times_N[1:] - since_s, step_NJ, told_margin * spec.limit("velocity"), "is told to move at")
+    middle_J, half_J = (spec.limit("upper") + spec.limit("lower")) / 2, (spec.limit("upper") - spec.limit("lower")) / 2
+    times_N, position_NJ, _ = told
+    if len(times_N) < 2:
+        raise Failed("the simulated robot does not say what its joints were told")
+    step_NJ = np.diff(position_NJ, axis=0) / np.diff(times_N)[:, None]
+    _hold_to(spec, times_N[1:] - since_s, step_NJ, told_margin * spec.limit("velocity"), "is told to move at")
+    _hold_to(spec, times_N - since_s, position_NJ - middle_J, half_J + TOLD_OUTSIDE, "is told to stand off its middle")
     times_N, position_NJ, velocity_NJ = seen
     margin_J = np.where(jaw_J, JAW_MARGIN, ARM_MARGIN) * spec.limit("velocity")
     _hold_to(spec, times_N - since_s, velocity_NJ, margin_J, "moves at")
-    middle_J, half_J = (spec.limit("upper") + spec.limit("lower")) / 2, (spec.limit("upper") - spec.limit("lower")) / 2
     outside_J = half_J + np.array([OUTSIDE[joint.unit] for joint in spec.joints])
-    _hold_to(spec, times_N - since_s, position_NJ - middle_J, outside_J, "stands off its middle by")
+    _hold_to(spec, times_N - since_s, position_NJ - middle_J, outside_J, "stands off its middle")
     return float((np.abs(velocity_NJ) / spec.limit("velocity"))[:, ~jaw_J].max())
 
 
