@@ -11,7 +11,8 @@ from starry_ros.ros.priority import yield_cores
 before = os.getpriority(os.PRIO_PROCESS, 0)
 yield_cores(sys.argv[1])
 group = pathlib.Path("/proc/self/autogroup")
-print(os.getpriority(os.PRIO_PROCESS, 0) - before, group.read_text().split()[-1] if group.exists() else "none")
+said = group.read_text().split() if group.exists() else []  # nothing: this process is in no session's group
+print(os.getpriority(os.PRIO_PROCESS, 0) - before, said[-1] if said else "none")
 """
 
 
