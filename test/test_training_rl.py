@@ -244,7 +244,7 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
 
     monkeypatch.setattr(rl_rollout, "run_episode", run)
     monkeypatch.setattr(rl_rollout, "load_text_encoder", lambda name, tokens: LetterEncoder())
-    monkeypatch.setitem(rl_rollout._CELLS, SPEC.content_hash, None)
+    monkeypatch.setattr(rl_rollout, "kept_cell", lambda spec: None)
     jobs = [RolloutJob(folder, SPEC, Case(5_000_007, split="train"), seed, 4, 0.7, 2) for seed in (11, 12)]
     found = [play_rollout(job) for job in jobs]
     assert [rollout.noise_seed for rollout in found] == [11, 12]

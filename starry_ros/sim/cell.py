@@ -7,6 +7,7 @@ x forward, y to the left, metres.
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 from collections.abc import Mapping
@@ -286,23 +287,27 @@ class Cell:
 
     def render(self, camera: str) -> U8:
         """RGB image [H, W, 3] of a camera, in the size of the contract's cameras."""
-        if self._renderer is None:
-            self._renderer = self._make_renderer()
-        self._renderer.update_scene(self.data, camera=camera)
-        return np.array(self._renderer.render(), dtype=np.uint8)
+        renderer = self._opened()
+        renderer.update_scene(self.data, camera=camera)
+        return np.array(renderer.render(), dtype=np.uint8)
 
     def depth(self, camera: str) -> F32:
         """Depth image [H, W] along the optical axis in m, 0 where nothing is nearer than FAR_M."""
-        if self._renderer is None:
-            self._renderer = self._make_renderer()
-        self._renderer.update_scene(self.data, camera=camera)
-        self._renderer.enable_depth_rendering()
+        renderer = self._opened()
+        renderer.update_scene(self.data, camera=camera)
+        renderer.enable_depth_rendering()
         try:
-            depth: F32 = np.array(self._renderer.render(), dtype=np.float32)
+            depth: F32 = np.array(renderer.render(), dtype=np.float32)
         finally:
-            self._renderer.disable_depth_rendering()
+            renderer.disable_depth_rendering()
         depth[depth >= FAR_M] = 0.0
         return depth
+
+    def _opened(self) -> mujoco.Renderer | RayCaster:
+        if self._renderer is None:
+            self._renderer = self._make_renderer()
+            atexit.register(self.close)  # after OpenGL has registered its own end, so that it runs before it
+        return self._renderer
 
     def _make_renderer(self) -> mujoco.Renderer | RayCaster:
         sizes = {(camera.height_px, camera.width_px) for camera in self.spec.cameras}
@@ -345,6 +350,7 @@ class Cell:
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
+            atexit.unregister(self.close)
 
 
 def compile_scene(scene: str, base: Path = ASSET_DIR / "cell.xml") -> mujoco.MjModel:

@@ -34,6 +34,7 @@ from starry_ros.sim.loop import EpisodeResult, Policy, run_episode
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.ablate import ablate
 from starry_ros.training.arguments import ABLATED, POLICIES, SUITES, Suite
+from starry_ros.training.cells import kept_cell
 from starry_ros.training.measure import Meter, Quality
 from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.pool import run_jobs
@@ -101,15 +102,13 @@ class SessionPolicy:
 
 
 _KEPT: dict[Any, Any] = {}
-"""Cells and policies of this process, so that a worker loads each once."""
+"""Policies of this process, so that a worker loads each once."""
 
 
 def play(job: Job) -> Score:
     """Run one job in this process."""
     spec = job.spec
-    if spec.content_hash not in _KEPT:
-        _KEPT[spec.content_hash] = Cell(spec)
-    cell: Cell = _KEPT[spec.content_hash]
+    cell = kept_cell(spec)
     key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task, job.config, job.geometry)
     if key not in _KEPT:
         _KEPT[key] = _policy(job, cell)

@@ -15,6 +15,7 @@ from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.look import Look
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
+from starry_ros.training.cells import kept_cell
 from starry_ros.training.scenes import observe_scene
 from starry_ros.types import F64
 
@@ -50,14 +51,8 @@ class Film:
         return {**stacked, "events_TEVF": label(self._shots, log, self._layout, task)}
 
 
-_DOUBLES: dict[str, Cell] = {}
-"""A second cell of each robot, which lends its looks; one a process, for its OpenGL context."""
-
-
 def films(cell: Cell, looks: Sequence[Look], depth: bool) -> tuple[Film, ...]:
     """The films of one motion: the cell's own look first, then `looks`."""
     layout = t_pose_layout(cell.spec)
-    if looks and cell.spec.content_hash not in _DOUBLES:
-        _DOUBLES[cell.spec.content_hash] = Cell(cell.spec)
-    further = (Film(_DOUBLES[cell.spec.content_hash], look, layout, depth) for look in looks)
+    further = (Film(kept_cell(cell.spec, "looks"), look, layout, depth) for look in looks)
     return Film(cell, None, layout, depth), *further

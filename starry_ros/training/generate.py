@@ -25,6 +25,7 @@ from starry_ros.sim.cell import Cell, Layout
 from starry_ros.sim.experts import make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import draw_layout, episode_rng, make_check, sentence, task_of
+from starry_ros.training.cells import kept_cell
 from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, TICKS_PER_FRAME, Recorder, Source
 from starry_ros.training.film import films
@@ -91,14 +92,9 @@ def _layout(rng: np.random.Generator, task: str, target: str, setting: str) -> L
             return layout
 
 
-_CELLS: dict[str, Cell] = {}
-"""The one cell of a worker process, by robot contract path."""
-
-
 def _work(source: Source, folder: str, episode: int) -> Outcome:
     """Record one motion, trying further seeds until it succeeds, and write each of its episodes in one move."""
-    robot = str(source.robot)
-    cell = _CELLS.setdefault(robot, Cell(load_robot_spec(robot))) if robot not in _CELLS else _CELLS[robot]
+    cell = kept_cell(load_robot_spec(str(source.robot)))
     for attempt in range(ATTEMPTS):
         record = record_episode if source.model is None else _corrected
         recorder, drawn, success = record(cell, source, episode, attempt)

@@ -29,6 +29,7 @@ from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.loop import run_episode
 from starry_ros.training.annotate import project
+from starry_ros.training.cells import kept_cell
 from starry_ros.training.evaluate import SessionPolicy
 from starry_ros.training.rl_sampler import Draw, StochasticAct
 from starry_ros.types import F64, Canvas, Plan, ValueMap
@@ -111,7 +112,6 @@ def executed_steps(loop: LoopConfig, step_s: float) -> int:
     return math.ceil((loop.latency_s + loop.replan_s) / step_s - 1e-9)
 
 
-_CELLS: dict[str, Cell] = {}
 _KEPT: dict[tuple[Path, int, int], tuple[Session, GraphRunner, Engine]] = {}
 """The newest weights of this process: a session, its runtime, and the runtime's own engine of the action stream."""
 
@@ -119,9 +119,7 @@ _KEPT: dict[tuple[Path, int, int], tuple[Session, GraphRunner, Engine]] = {}
 def play_rollout(job: RolloutJob) -> Rollout:
     """Play one episode in this process."""
     spec = job.spec
-    if spec.content_hash not in _CELLS:
-        _CELLS[spec.content_hash] = Cell(spec)
-    cell = _CELLS[spec.content_hash]
+    cell = kept_cell(spec)
     session, runner, engine = _session(job)
     act = StochasticAct(engine, job.level, job.noise_seed, executed_steps(LOOP, spec.action.step_s))
     runner.engines["act"] = act
