@@ -49,12 +49,12 @@ class SmallPlanner:
         self.text, self.instruction_id = text, self.instruction_id + 1
         return self.instruction_id
 
-    def observe(self, canvas: Canvas, state: RobotState) -> None:
+    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: object = None) -> None:
         self.memory = 0.5 * self.memory + canvas.image_HWC.mean() / 255
         self.canvas, self.state = canvas, state
 
-    def plan_as(self, rung: str, committed: int) -> Plan:
-        assert (rung, committed) == ("full", 0)
+    def plan_as(self, rung: str, committed: int, known: object) -> Plan:
+        assert (rung, committed, known) == ("full", 0, [])
         return self.plan()
 
     def plan(self) -> Plan:
@@ -129,9 +129,9 @@ def write_session(
         writer.write("/canvas_info", at_s + 0.03, info)
         planner.observe(canvas, near)
         log(at_s + 0.05, do="observe", canvas=ORIGIN_NS + at_ns, state=ORIGIN_NS + near.stamp_ns,
-            crc=checksum(canvas))
+            crc=checksum(canvas), executed=None)
         plan = planner.plan()
-        log(at_s + 0.1, do="plan", chunk=plan.chunk.chunk_id, rung="full", committed=0)
+        log(at_s + 0.1, do="plan", chunk=plan.chunk.chunk_id, rung="full", committed=0, known=[])
         status = WorldActionStatus(instruction=planner.text, instruction_id=planner.instruction_id, epoch=planner.epoch,
                                    plans=index + 1, runtime="small", model="tiny")
         writer.write("/action_chunk", at_s + 0.1, convert.chunk_message(plan.chunk, writer.edge))

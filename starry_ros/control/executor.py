@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from starry_ros.control.course import course_of
 from starry_ros.control.figures import RunFigures
 from starry_ros.control.limits import Gate, Limits
 from starry_ros.control.outlook import Outlook, Sent
@@ -42,7 +43,7 @@ class Executor:
     """Control of one robot. Not thread-safe: call everything from one thread. Starts DISARMED."""
 
     def __init__(self, spec: RobotSpec, config: ExecutorConfig | None = None) -> None:
-        self._config = config or ExecutorConfig()
+        self._spec, self._config = spec, config or ExecutorConfig()
         self._joints = len(spec.joint_names)
         self._period_s = 1 / spec.rates.control_hz
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
@@ -61,7 +62,7 @@ class Executor:
         self._last_call_ns: int | None = None
         self._heartbeat_ns: int | None = None
         self._gate_until_ns: int | None = None
-        self._ticks = self._missed_ticks = self._gate_interventions = 0
+        self._ticks = self._missed_ticks = self._gate_interventions = self.turns = 0
         self._begin_run(np.zeros(self._joints), 0)
 
     def _begin_run(self, start_J: F64 | None, now_ns: int) -> None:
@@ -77,7 +78,7 @@ class Executor:
         self._set_curve(Curve.hold(start_J))
 
     def _set_curve(self, curve: Curve) -> None:
-        self._curve, self._curve_ticks = curve, 0
+        self._curve, self._curve_ticks, self.turns = curve, 0, self.turns + 1
 
     @property
     def _curve_s(self) -> float:
@@ -365,6 +366,15 @@ class Executor:
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
         return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
 
+    def course(self) -> ActionChunk | None:
+        """What will be commanded if nothing new comes, as a chunk from the last command on; None before the first.
+
+        It changes when `turns` has changed. Its ids are those of the plan that is followed, 0 without one.
+        """
+        if self._command_ns is None:
+            return None
+        return course_of(self._spec, self._schedule.chunk, self._command_ns, self._curve.cut(self._curve_s))
+
     @property
     def recalls(self) -> int:
         """How often commands went back to an older look-ahead that the arms were still on."""
@@ -378,21 +388,12 @@ class Executor:
             mode=safety.mode,
             reason=Event.NO_CHUNK.value if waiting else safety.reason,
             conditions=tuple(sorted(safety.conditions)),
-            epoch=schedule.epoch,
-            chunk_id=chunk.chunk_id if chunk is not None else None,
+            epoch=schedule.epoch, chunk_id=chunk.chunk_id if chunk is not None else None,
             instruction_id=chunk.instruction_id if chunk is not None else None,
             chunk_age_s=seconds(now_ns - chunk.observation_ns) if chunk is not None else None,
-            slack_s=schedule.slack_s(now_ns),
-            delay_s=run.delay_s,
-            stall_share=run.stall_share,
-            splices=MappingProxyType(dict(run.splices)),
-            borders=MappingProxyType(dict(run.borders)),
-            splice_jump=run.jump,
-            splice_jump_worst=run.jump_worst,
-            refused=schedule.refused,
-            limit_activity_J=run.limit_activity(),
-            tracking_error_J=self._watch.error_J.copy(),
-            gate_interventions=self._gate_interventions,
-            ticks=self._ticks,
-            missed_ticks=self._missed_ticks,
+            slack_s=schedule.slack_s(now_ns), delay_s=run.delay_s, stall_share=run.stall_share,
+            splices=MappingProxyType(dict(run.splices)), borders=MappingProxyType(dict(run.borders)),
+            splice_jump=run.jump, splice_jump_worst=run.jump_worst, refused=schedule.refused,
+            limit_activity_J=run.limit_activity(), tracking_error_J=self._watch.error_J.copy(),
+            gate_interventions=self._gate_interventions, ticks=self._ticks, missed_ticks=self._missed_ticks,
         )

@@ -21,7 +21,7 @@ from starry_ros.errors import DataError, InputError
 from starry_ros.recording.reader import Recording, chunk_of, image_of, stamp_ns, state_of, value_map_of
 from starry_ros.recording.session_file import model_hashes
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.types import ActionChunk, Canvas, Plan, Record, RobotState, ValueMap
+from starry_ros.types import F64, ActionChunk, Canvas, Plan, Record, RobotState, ValueMap
 from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE, checksum
 
 PARITY_RAD = 2e-3
@@ -35,8 +35,8 @@ class Replayer(Protocol):
 
     def reset(self, instruction: str) -> int: ...
     def set_instruction(self, text: str) -> int: ...
-    def observe(self, canvas: Canvas, state: RobotState) -> None: ...
-    def plan_as(self, rung: str, committed: int) -> Plan | None: ...
+    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: F64 | None) -> None: ...
+    def plan_as(self, rung: str, committed: int, known: Sequence[Sequence[float]]) -> Plan | None: ...
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,8 @@ class _Player:
         if canvas is None or state is None:
             self._broken = f"a {'canvas' if canvas is None else 'joint state'} of its epoch was not recorded"
         else:
-            planner.observe(canvas, state)
+            executed = step["executed"]
+            planner.observe(canvas, state, None if executed is None else np.array(executed, dtype=np.float64))
 
     def _plan(self, step: Mapping[str, Any]) -> None:
         self._life += step["chunk"] <= self._last_id
@@ -219,7 +220,7 @@ class _Player:
         if self._broken or self._planner is None:
             self.outcome.skip(self._broken)
             return
-        plan = self._planner.plan_as(step["rung"], step["committed"])
+        plan = self._planner.plan_as(step["rung"], step["committed"], step["known"])
         if plan is None or recorded is None:
             self.outcome.skip("the plan itself was not recorded" if recorded is None else "no plan was made this time")
         else:

@@ -31,6 +31,7 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.ros.convert import (
     EdgeClock,
+    chunk_message,
     chunk_of,
     executor_status_message,
     set_point_message,
@@ -88,6 +89,7 @@ class ActionExecutorNode(StarryNode):
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._rest_J: Any = None
+        self._turns = 0
         self._lateness, self._due_ns = LatencyWindow(512), 0
         self._command_rate = Every(self._values["command_hz"])
         self._status_rate = Every(self._values["status_hz"])
@@ -98,6 +100,7 @@ class ActionExecutorNode(StarryNode):
         self._kind = JointTrajectory if self._streams else Float64MultiArray
         self._topics = {arm.name: self.resolve_topic_name(arm.command_topic) for arm in self._spec.arms}
         self._statuses = self.create_publisher(ExecutorStatus, "executor_status", LATCHED)
+        self._courses = self.create_publisher(ActionChunk, "executor_course", LATCHED)
         self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
         self.create_subscription(WorldActionStatus, "world_action_status", self._on_session, STATE)
         self._hear(JointState, self._spec.joint_state_topic, self._on_state, STATE)
@@ -208,6 +211,8 @@ class ActionExecutorNode(StarryNode):
         if self._due_ns:
             self._lateness.add(abs(seconds(now_ns - self._due_ns)))
         self._due_ns = now_ns + nanoseconds(1.0 / self._spec.rates.control_hz)
+        if self._turns != self._control.turns:
+            self._publish_course()
         if self._commands and self._streams and self._command_rate.due(now_ns):
             self._publish_commands(now_ns)
         elif self._commands and not self._streams and command is not None:
@@ -215,6 +220,12 @@ class ActionExecutorNode(StarryNode):
                 self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
+
+    def _publish_course(self) -> None:
+        """Tell planners where the arms are going, as soon as that changes."""
+        self._turns, course = self._control.turns, self._control.course()
+        if course is not None:
+            self._courses.publish(chunk_message(course, self._edge))
 
     def _publish_commands(self, now_ns: int) -> None:
         """A trajectory an arm. One that only holds a place is sent once: the controller holds by itself."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from rclpy.clock import Clock, ClockType
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
@@ -25,6 +26,7 @@ from starry_ros.ros.convert import (
     EdgeClock,
     canvas_of,
     chunk_message,
+    chunk_of,
     image_message,
     stamp_ns,
     state_of,
@@ -33,13 +35,15 @@ from starry_ros.ros.convert import (
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.pairing import Film, ObservationGate, StampPairs, StateHistory
 from starry_ros.ros.params import ROBOT, Parameter, declare
-from starry_ros.ros.qos import NEWEST, PLAN, SENSOR, STATE
+from starry_ros.ros.qos import LATCHED, NEWEST, PLAN, SENSOR, STATE
 from starry_ros.ros.run import StarryNode, run
 from starry_ros.ros.worker import Calls, Slot, Worker
 from starry_ros.srv import ResetSession, SetInstruction
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
+from starry_ros.types import ActionChunk as Course
 from starry_ros.types import Plan
 from starry_ros.wam.choices import CACHES, RUNTIMES, PlanMode, SpliceMethod
+from starry_ros.wam.course import REMEMBERED
 from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.session import Session, SessionConfig
@@ -106,6 +110,7 @@ class WorldActionNode(StarryNode):
         self._refused: Counter[str] = Counter()
         self._latest_plan_ns = self._observed_ns = 0
         self._states = StateHistory()
+        self._courses: deque[Course] = deque(maxlen=REMEMBERED)
         self._pairs: StampPairs[Image, CanvasInfo] = StampPairs()
         self._newest: Slot[tuple[Image, CanvasInfo]] = Slot()
         self._film: Film[tuple[Image, CanvasInfo]] = Film()
@@ -123,6 +128,7 @@ class WorldActionNode(StarryNode):
         self.create_subscription(Image, "canvas", self._on_canvas, NEWEST)
         self.create_subscription(CanvasInfo, "canvas_info", self._on_info, NEWEST)
         self.create_subscription(JointState, self._spec.joint_state_topic, self._on_state, STATE)
+        self.create_subscription(ActionChunk, "executor_course", self._on_course, LATCHED)
         self.create_service(SetInstruction, "set_instruction", self._on_set_instruction)
         self.create_service(ResetSession, "reset_session", self._on_reset_session)
         self.create_timer(STATUS_PERIOD_S, self._publish_status, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -152,6 +158,16 @@ class WorldActionNode(StarryNode):
             self._states.add(state_of(self._spec, message, self._edge))
         except InputError as error:
             self._refused["joint_state_invalid"] += 1
+            self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
+
+    def _on_course(self, message: ActionChunk) -> None:
+        try:
+            course = chunk_of(message, self._edge)
+            if course.joint_names != self._spec.joint_names or not np.isfinite(course.positions_KJ).all():
+                raise InputError("executor_course", "is not finite, or of another robot", got=course.joint_names)
+            self._courses.append(course)
+        except InputError as error:
+            self._refused["course_invalid"] += 1
             self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
 
     async def _on_set_instruction(
@@ -198,6 +214,8 @@ class WorldActionNode(StarryNode):
             self._load()
         self._calls.serve()
         pair = self._newest.take(WAIT_S)
+        while self._courses:
+            self._planning().told(self._courses.popleft())
         if pair is not None:
             self._catch_up(pair)
             self._take_in(*pair)

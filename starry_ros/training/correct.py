@@ -18,13 +18,13 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import KINDS, Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.experts import make_expert
-from starry_ros.sim.loop import Policy, run_episode
+from starry_ros.sim.loop import Listener, Policy, run_episode
 from starry_ros.sim.tasks import episode_rng, named_target, task_of
 from starry_ros.timing import nanoseconds
 from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, FRAME_S, Recorder, Source
 from starry_ros.training.evaluate import SessionPolicy
 from starry_ros.training.film import films
-from starry_ros.types import Canvas, Plan, RobotState
+from starry_ros.types import ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.load import load_session
 from starry_ros.wam.session import SessionConfig
 
@@ -68,6 +68,12 @@ class Relay:
         for policy in self._policies:
             policy.set_instruction(text)
         return self._instruction_id
+
+    def told(self, course: ActionChunk) -> None:
+        """Hear what the executor makes of the plans."""
+        for policy in self._policies:
+            if isinstance(policy, Listener):
+                policy.told(course)
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """The plan of whose turn it is."""

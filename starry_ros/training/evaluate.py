@@ -40,7 +40,7 @@ from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.report_page import write_page
 from starry_ros.training.scene_policy import ScenePolicy
-from starry_ros.types import Canvas, Plan, Record, RobotState
+from starry_ros.types import ActionChunk, Canvas, Plan, Record, RobotState
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.choices import PlanMode
 from starry_ros.wam.load import load_session
@@ -94,6 +94,10 @@ class SessionPolicy:
     def set_instruction(self, text: str) -> int:
         """Swap the sentence."""
         return self.session.set_instruction(text)
+
+    def told(self, course: ActionChunk) -> None:
+        """Hear what the executor makes of the plans."""
+        self.session.courses.add(course)
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """Observe, and plan from it."""

@@ -6,7 +6,7 @@ import math
 
 from starry_ros.errors import StarryError
 from starry_ros.sim.choices import LoopConfig
-from starry_ros.types import Canvas, Plan, RobotState
+from starry_ros.types import ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.planner import Planner, PlannerConfig
@@ -29,6 +29,10 @@ class PlannerPolicy:
     def set_instruction(self, text: str) -> int:
         """Swap the sentence."""
         return self.planner.set_instruction(text)
+
+    def told(self, course: ActionChunk) -> None:
+        """Hear what the executor makes of the plans."""
+        self.planner.told(course)
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """Observe, and plan from it."""

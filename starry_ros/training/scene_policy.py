@@ -12,7 +12,7 @@ from starry_ros.canvas.paths import LENGTH, draw_paths
 from starry_ros.errors import ConfigError
 from starry_ros.sim.cell import Cell
 from starry_ros.training.scenes import metres, observe_scene, seen_layout
-from starry_ros.types import F64, U8, Canvas, Plan, RobotState
+from starry_ros.types import F64, U8, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.gasam import Scene, scene_of
 from starry_ros.wam.session import Session
@@ -39,6 +39,10 @@ class ScenePolicy:
     def set_instruction(self, text: str) -> int:
         """Swap the sentence."""
         return self.session.set_instruction(text)
+
+    def told(self, course: ActionChunk) -> None:
+        """Hear what the executor makes of the plans."""
+        self.session.courses.add(course)
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """Look at the cell's depth, cameras and hands, observe, and plan from it."""

@@ -104,9 +104,12 @@ class Planner:
         """Whether it is time to observe and plan."""
         return self._next_ns is None or now_ns >= self._next_ns
 
-    def observe(self, canvas: Canvas, state: RobotState) -> None:
-        """Take a real frame into the history. Done between plans too, so that only the last frame is left to a plan."""
-        self.session.observe(canvas, state)
+    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: F64 | None = None) -> None:
+        """Take a real frame into the history. Done between plans too, so that only the last frame is left to a plan.
+
+        `executed_UJ`, if given, overrides what is known of the commands since the frame before.
+        """
+        self.session.observe(canvas, state, executed_UJ=executed_UJ)
         self._free = hands_free(self.session.spec, state)
         self.monitor.compare(canvas.stamp_ns, self.session.runtime.latents())
         if self.monitor.score is not None and self.monitor.score.level >= 1:
@@ -149,10 +152,15 @@ class Planner:
         """Tell how long a plan took from its observation until it was in force, where that is known from outside."""
         self._latency.add(latency_s)
 
+    def told(self, course: ActionChunk) -> None:
+        """Hear what the executor makes of the plans."""
+        self.session.courses.add(course)
+
     def committed(self) -> F64:
         """What will be commanded [D, J] from the moment that a plan starts from until a plan made now is in force.
 
-        That moment may be `lag_steps` older than the newest observation, from which latency counts.
+        That moment may be `lag_steps` older than the newest observation, from which latency counts. It is what the
+        executor said, or what the last chunk asked for where no executor tells its course.
         """
         last, observed_ns = self._running, self.session.observed_ns
         none: F64 = np.zeros((0, len(self.session.spec.joint_names)))
@@ -171,7 +179,7 @@ class Planner:
         return turning or self.config.mode is PlanMode.ASYNC_GROUNDED
 
     def _known(self, last: ActionChunk, observed_ns: int) -> F64:
-        """What the last chunk says of the steps after an observation [<= K, J], by interpolation between its steps."""
+        """What is known of the steps after an observation [<= K, J], as long as the last chunk lasts."""
         steps = self.session.runtime.config.chunk_steps
         step_s = seconds(last.step_ns)
         times_K = seconds(observed_ns - last.start_ns) + step_s * np.arange(1.0, steps + 1)
@@ -179,6 +187,9 @@ class Planner:
         if times_K[0] < -step_s:
             return np.zeros((0, last.positions_KJ.shape[1]))
         inside = times_K <= own_K[-1] + 1e-9
+        told = [self.session.courses.at(observed_ns + (k + 1) * last.step_ns) for k in range(int(inside.sum()))]
+        if told and all(row is not None for row in told):
+            return np.stack([row for row in told if row is not None])
         return np.stack([np.interp(times_K[inside], own_K, column) for column in last.positions_KJ.T], axis=1)
 
     def _planned(self, effort: Effort) -> Plan:
@@ -197,7 +208,9 @@ class Planner:
                 weights_K = soft_weights(steps, len(prefix_DJ), len(known_KJ))
                 effort = replace(effort, target_KJ=self.session.in_model_units(whole), weight_K=weights_K)
         with suppose:
-            return self.session.plan(effort, lambda positions_KJ: self._tied(positions_KJ, prefix_DJ, known_KJ))
+            return self.session.plan(
+                effort, lambda positions_KJ: self._tied(positions_KJ, prefix_DJ, known_KJ), len(prefix_DJ)
+            )
 
     def _tied(self, positions_KJ: F64, prefix_DJ: F64, known_KJ: F64) -> F64:
         """The decoded chunk behind its committed prefix; in sync mode only the part that is executed."""

@@ -3,6 +3,7 @@
     reset(instruction) -> epoch              forget the history and every pending plan
     set_instruction(text) -> instruction id  takes effect at the next plan; the visual history stays valid
     observe(canvas, state)                   encode the newest real frame; older ones go into the ring
+    courses.add(course)                      hear what the executor makes of the plans
     plan() -> Plan                           imagine, predict the value map, decode a chunk
 
 Planning ahead while a chunk runs: what is observed between `branch` and `drop` is only supposed.
@@ -17,6 +18,7 @@ Shapes: K chunk steps, J joints, U actions a history slot, E events, V views.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,6 +30,7 @@ from starry_ros.errors import ContractError, InputError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import nanoseconds
 from starry_ros.types import F32, F64, ActionChunk, Canvas, LandingPoint, Plan, RobotState, ValueMap
+from starry_ros.wam.course import Courses
 from starry_ros.wam.gasam import Scene, scene_arrays
 from starry_ros.wam.normalise import NormStats
 from starry_ros.wam.runtimes.base import WHOLE_PLAN, Effort, Noise, Prediction, Runtime
@@ -52,6 +55,21 @@ class SessionConfig:
 _Moment = tuple[int | None, int | None, RobotState | None, ActionChunk | None, int, int]
 
 
+def jaw_steps(spec: RobotSpec, joint: int) -> int:
+    """Steps of a chunk in which a jaw goes from one end to the other within its limits; odd."""
+    travel, velocity = spec.limit("upper")[joint] - spec.limit("lower")[joint], spec.limit("velocity")[joint]
+    acceleration = spec.limit("acceleration")[joint]
+    cruises = travel > velocity**2 / acceleration
+    takes_s = travel / velocity + velocity / acceleration if cruises else 2 * math.sqrt(travel / acceleration)
+    return math.ceil(takes_s / spec.action.step_s - 1e-9) | 1
+
+
+def ramped(positions_K: F64, steps: int) -> F64:
+    """Jumps as ramps of so many steps around them. A jump is too fast: the executor would slow all joints for it."""
+    ramp: F64 = np.convolve(np.pad(positions_K, steps // 2, mode="edge"), np.full(steps, 1 / steps), mode="valid")
+    return ramp
+
+
 class Session:
     """Plans for one robot with one runtime. Not thread-safe: one thread calls it."""
 
@@ -72,6 +90,9 @@ class Session:
         self._grid = max(1, runtime.config.frame_steps)
         self._spacing = runtime.config.frame_steps or config.min_spacing_steps
         self._lower, self._upper = spec.limit("lower"), spec.limit("upper")
+        self._jaws = {joint: jaw_steps(spec, joint) for joint in spec.gripper_indices}
+        self.courses = Courses()
+        self.executed_UJ: F64 | None = None
         self.epoch = 0
         self.instruction = ""
         self.instruction_id = 0
@@ -96,13 +117,18 @@ class Session:
         self.instruction_id += 1
         return self.instruction_id
 
-    def observe(self, canvas: Canvas, state: RobotState, scene: Scene | None = None) -> None:
+    def observe(
+        self, canvas: Canvas, state: RobotState, scene: Scene | None = None, executed_UJ: F64 | None = None
+    ) -> None:
         """Take the newest frame and joint state. Frames must come in order of time; a refused one changes nothing.
 
         A model with geometry-aware attention also needs the frame's scene. A model that reads video at a fixed rate
-        takes the first frame of every instant of its grid and leaves out the others.
+        takes the first frame of every instant of its grid and leaves out the others. `executed_UJ`, if given, is what
+        was commanded since the frame that now becomes history; otherwise that is what the courses say, or the plans
+        where no executor tells its course. `self.executed_UJ` keeps it, None when no frame became history.
         """
         self._check(canvas, state)
+        self.executed_UJ = None
         if self._origin_ns is None:
             self._origin_ns = canvas.stamp_ns
         step = self._grid * round((canvas.stamp_ns - self._origin_ns) / (self._grid * self._step_ns))
@@ -110,7 +136,7 @@ class Session:
             if self.reads_video and step == self._step:
                 return
             if step - self._step >= self._spacing:
-                self._commit(step)
+                self._commit(step, executed_UJ)
         self.runtime.observe(canvas.image_HWC, step)
         if scene is not None:
             self.runtime.look(scene_arrays(scene))
@@ -166,9 +192,12 @@ class Session:
         valid[: len(positions_DJ)] = 1.0
         return self.runtime.supposing(actions, valid)
 
-    def plan(self, effort: Effort = WHOLE_PLAN, shape: Callable[[F64], F64] | None = None) -> Plan:
+    def plan(
+        self, effort: Effort = WHOLE_PLAN, shape: Callable[[F64], F64] | None = None, committed: int = 0
+    ) -> Plan:
         """Plan from the newest observation; `shape` may change the chunk's positions before it is named.
 
+        The first `committed` positions that it returns stay exactly as they are.
         Raises InputError before the first observation or sentence.
         """
         if self._stamp_ns is None or self._state is None:
@@ -180,7 +209,7 @@ class Session:
         state_J = self._stats.state_to_model(self._state.position_J).astype(np.float32)
         prediction = self.runtime.predict(noise, state_J, effort)
         positions_KJ = self._stats.actions_from_model(prediction.actions_KJ, self._state.position_J)
-        chunk = self._chunk(positions_KJ if shape is None else shape(positions_KJ))
+        chunk = self._chunk(positions_KJ if shape is None else shape(positions_KJ), committed)
         imagined = self.runtime.decode(prediction.latents) if self.config.imagine else None
         ahead_ns = self.runtime.config.future_steps * self._step_ns
         self.dream = Dream(chunk.observation_ns + ahead_ns, self.runtime.latents(), prediction.latents[0])
@@ -220,6 +249,7 @@ class Session:
         return Canvas(stamp_ns, self._layout_hash, plan.imagined_HWC, ()), RobotState(stamp_ns, position_J, velocity_J)
 
     def _forget(self) -> None:
+        self.courses.forget()
         self._origin_ns = self._stamp_ns = self._state = self._last = None
         self._step = self._plans = 0
         self._branches = []
@@ -239,12 +269,13 @@ class Session:
         return Noise(draw(c.frame_tokens, c.latent_token_width), value,
                      self.config.temperature * draw(c.chunk_steps, c.joints))
 
-    def _chunk(self, positions_KJ: F64) -> ActionChunk:
+    def _chunk(self, positions_KJ: F64, committed: int) -> ActionChunk:
         positions = np.clip(positions_KJ, self._lower, self._upper)
         if self.runtime.config.snap_grippers:
-            for joint in self.spec.gripper_indices:
+            for joint, steps in self._jaws.items():
                 middle = (self._lower[joint] + self._upper[joint]) / 2
-                positions[:, joint] = np.where(positions[:, joint] > middle, self._upper[joint], self._lower[joint])
+                snapped = np.where(positions[:, joint] > middle, self._upper[joint], self._lower[joint])
+                positions[committed:, joint] = ramped(snapped, steps)[committed:]
         observed_ns = self.observed_ns
         assert observed_ns is not None
         self._chunk_id += 1
@@ -256,20 +287,23 @@ class Session:
         )
         return self._last
 
-    def _commit(self, step: int) -> None:
+    def _commit(self, step: int, executed_UJ: F64 | None) -> None:
         """Put the current frame into the ring with the actions commanded between it and the frame at `step`."""
-        c = self.runtime.config
-        executed = np.zeros((c.history_actions, c.joints))
-        valid = np.zeros(c.history_actions, np.float32)
-        assert self._stamp_ns is not None
-        for i in range(min(step - self._step, c.history_actions)):
-            executed[i] = self._commanded(self._stamp_ns + (i + 1) * self._step_ns)
-            valid[i] = 1.0
-        self.runtime.commit(self._stats.state_to_model(executed).astype(np.float32), valid)
+        c, stamp_ns = self.runtime.config, self._stamp_ns
+        assert stamp_ns is not None
+        if executed_UJ is None:
+            times_ns = (stamp_ns + (i + 1) * self._step_ns for i in range(min(step - self._step, c.history_actions)))
+            executed_UJ = np.stack([self._commanded(time_ns) for time_ns in times_ns])
+        self.executed_UJ = executed_UJ
+        actions, valid = np.zeros((c.history_actions, c.joints)), np.zeros(c.history_actions, np.float32)
+        actions[: len(executed_UJ)], valid[: len(executed_UJ)] = executed_UJ, 1.0
+        self.runtime.commit(self._stats.state_to_model(actions).astype(np.float32), valid)
 
     def _commanded(self, time_ns: int) -> F64:
-        """What the newest chunk asked for at a time; the measured state where there is none."""
+        """What was commanded at a time, or asked for by the newest chunk; the measured state where there is neither."""
         assert self._state is not None
+        if (told_J := self.courses.at(time_ns)) is not None:
+            return told_J
         if self._last is None or time_ns < self._last.start_ns:
             return self._state.position_J
         index = min(round((time_ns - self._last.start_ns) / self._last.step_ns), len(self._last.positions_KJ) - 1)

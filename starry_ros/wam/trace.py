@@ -1,17 +1,19 @@
 """A planner that tells every step it takes, and one that takes the same steps again.
 
 What a plan is made of is not only its observation: frames that were only taken in, sentences, the effort that the clock
-allowed, and how many steps were committed. With these told, a session can be made again bit for bit on any machine.
+allowed, and what was and would be commanded. With these told, a session can be made again bit for bit on any machine.
+
+Shapes: K steps that were known, J joints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from starry_ros.types import F64, Canvas, Plan, RobotState
+from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.ladder import Ladder, Rung
 from starry_ros.wam.planner import Planner, PlannerConfig
@@ -26,6 +28,7 @@ class TracingPlanner(Planner):
     def __init__(self, session: Session, config: PlannerConfig, *, tell: Callable[[Step], None], **more: Any) -> None:
         super().__init__(session, config, **more)
         self._tell, self._committed = tell, 0
+        self._known_KJ: F64 = np.zeros((0, 0))
         values = {"mode": self.config.mode.value, "splice": config.splice.value, "execute_s": config.execute_s}
         tell(Step(OPEN, values, {}))
 
@@ -41,17 +44,20 @@ class TracingPlanner(Planner):
         self._tell(Step(SENTENCE, {"text": text}, {}))
         return instruction_id
 
-    def observe(self, canvas: Canvas, state: RobotState) -> None:
+    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: F64 | None = None) -> None:
         """Take a real frame into the history."""
-        super().observe(canvas, state)
-        self._tell(Step(OBSERVE, {"crc": checksum(canvas)}, {"canvas": canvas.stamp_ns, "state": state.stamp_ns}))
+        super().observe(canvas, state, executed_UJ)
+        executed_UJ = self.session.executed_UJ
+        values = {"crc": checksum(canvas), "executed": None if executed_UJ is None else executed_UJ.tolist()}
+        self._tell(Step(OBSERVE, values, {"canvas": canvas.stamp_ns, "state": state.stamp_ns}))
 
     def plan(self, now_ns: int, asked_ns: int | None = None) -> Plan | None:
         """Plan from the newest observation."""
         plan = super().plan(now_ns, asked_ns)
         if plan is not None:
+            known = self._known_KJ.tolist() if self._committed else []
             values = {"chunk": plan.chunk.chunk_id, "rung": self.ladder.rung.value, "committed": self._committed}
-            self._tell(Step(PLAN, values, {}))
+            self._tell(Step(PLAN, {**values, "known": known}, {}))
         return plan
 
     def committed(self) -> F64:
@@ -60,28 +66,33 @@ class TracingPlanner(Planner):
         self._committed = len(rows)
         return rows
 
+    def _known(self, last: ActionChunk, observed_ns: int) -> F64:
+        self._known_KJ = super()._known(last, observed_ns)
+        return self._known_KJ
+
 
 class RetracingPlanner(Planner):
-    """A planner that is told the rung and the number of committed steps of each plan."""
+    """A planner that is told the rung of each plan, what it knew, and how many steps of that were committed."""
 
     def __init__(self, session: Session, mode: str, splice: str, execute_s: float) -> None:
         super().__init__(session, PlannerConfig(PlanMode(mode), SpliceMethod(splice), execute_s=execute_s))
         self._fixed = _FixedLadder(self.ladder)
         self.ladder = self._fixed
         self._wanted = 0
+        self._told_KJ: F64 = np.zeros((0, len(session.spec.joint_names)))
 
-    def plan_as(self, rung: str, committed: int) -> Plan | None:
+    def plan_as(self, rung: str, committed: int, known: Sequence[Sequence[float]]) -> Plan | None:
         """Plan as it was planned."""
         self._fixed.rung, self._wanted = Rung(rung), committed
+        self._told_KJ = np.array(known, dtype=np.float64).reshape(-1, len(self.session.spec.joint_names))
         return self.plan(0)
 
     def committed(self) -> F64:
-        """As many of the last chunk's steps as were committed."""
-        last, observed_ns = self._running, self.session.observed_ns
-        if not self._wanted or last is None or observed_ns is None:
-            none: F64 = np.zeros((0, len(self.session.spec.joint_names)))
-            return none
-        return self._known(last, observed_ns)[: self._wanted]
+        """As many of the steps that were known as were committed."""
+        return self._told_KJ[: self._wanted]
+
+    def _known(self, last: ActionChunk, observed_ns: int) -> F64:
+        return self._told_KJ
 
 
 class _FixedLadder(Ladder):

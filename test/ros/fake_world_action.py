@@ -18,6 +18,7 @@ from starry_ros.ros.run import run
 from starry_ros.ros.world_action_node import WorldActionNode
 from starry_ros.timing import nanoseconds
 from starry_ros.types import ActionChunk, Canvas, LandingPoint, Plan, RobotState, ValueMap
+from starry_ros.wam.course import Courses
 from starry_ros.wam.text import check_sentence
 
 SWING_RAD, PERIOD_S = 0.5, 4.0
@@ -37,11 +38,11 @@ class FakeRuntime:
 class FakeSession:
     """Plans a slow swing of one joint around home, as a function of absolute time."""
 
-    dream = None
+    dream = executed_UJ = None
     spacing_s, reads_video = 0.4, False
 
     def __init__(self, spec: RobotSpec) -> None:
-        self.runtime, self.spec, self._spec = FakeRuntime(), spec, spec
+        self.runtime, self.spec, self._spec, self.courses = FakeRuntime(), spec, spec, Courses()
         self.epoch = self.instruction_id = self._chunk_id = 0
         self._origin_ns: int | None = None
 
@@ -56,7 +57,7 @@ class FakeSession:
         self.instruction_id += 1
         return self.instruction_id
 
-    def observe(self, canvas: Canvas, state: RobotState) -> None:
+    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: object = None) -> None:
         if not np.isfinite(state.position_J).all():
             raise InputError("state", "not finite")
         self._canvas = canvas
@@ -68,7 +69,7 @@ class FakeSession:
 
     newest_ns = observed_ns
 
-    def plan(self, effort: object = None, shape: object = None) -> Plan:
+    def plan(self, effort: object = None, shape: object = None, committed: int = 0) -> Plan:
         self._chunk_id += 1
         spec, step_ns = self._spec, nanoseconds(self._spec.action.step_s)
         start_ns = self._canvas.stamp_ns + step_ns
