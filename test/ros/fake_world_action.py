@@ -38,7 +38,8 @@ class FakeRuntime:
 class FakeSession:
     """Plans a slow swing of one joint around home, as a function of absolute time."""
 
-    dream = executed_UJ = None
+    dream = None
+    executed_UJ: np.ndarray | None = None
     spacing_s, reads_video = 0.4, False
 
     def __init__(self, spec: RobotSpec) -> None:
@@ -60,7 +61,8 @@ class FakeSession:
     def observe(self, canvas: Canvas, state: RobotState, executed_UJ: object = None) -> None:
         if not np.isfinite(state.position_J).all():
             raise InputError("state", "not finite")
-        self._canvas = canvas
+        self._canvas, told_J = canvas, self.courses.at(canvas.stamp_ns)
+        self.executed_UJ = None if told_J is None else told_J[None]
         self._origin_ns = self._origin_ns or canvas.stamp_ns
 
     @property

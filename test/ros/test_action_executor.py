@@ -147,6 +147,23 @@ def test_every_command_passes_the_rules_of_joint_trajectory_controller(robot: Ro
     assert max(ends) - min(ends) > 0.15, "the chunk was followed"
 
 
+def test_it_says_where_the_arms_are_going_and_they_go_there(robot: Robot) -> None:
+    robot.armed()
+    courses = robot.world.listen(ActionChunk, "executor_course", LATCHED)
+    offered = robot.chunk()
+    robot.chunks.publish(offered)
+    robot.run(0.3)
+    course = courses[-1]
+    assert (course.chunk_id, course.contract_hash) == (offered.chunk_id, robot.spec.content_hash)
+    rows = np.reshape(course.positions, (-1, len(robot.spec.joint_names)))
+    end = dict(zip(course.joint_names, rows[-1].tolist(), strict=True))
+    heard = len(courses)
+    robot.run(2.5)
+    assert robot.position == pytest.approx(end, abs=1e-6)
+    assert len(courses) == heard, "nothing new came"
+    assert end["right_waist"] - rows[0][robot.spec.joint_names.index("right_waist")] > 0.15
+
+
 def test_jumbled_joint_names_are_matched_by_name(robot: Robot) -> None:
     robot.armed()
     robot.run(0.3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,11 @@ import pytest
 from sensor_msgs.msg import Image, JointState
 from starry_ros.msg import ActionChunk, CanvasInfo, WorldActionStatus
 from starry_ros.srv import ResetSession
+from std_msgs.msg import String
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.ros.convert import EdgeClock, canvas_messages, stamp_ns, state_message, to_stamp
-from starry_ros.ros.qos import PLAN, SENSOR, STATE
+from starry_ros.ros.qos import LATCHED, PLAN, SENSOR, STATE
 from starry_ros.types import Canvas, RobotState, TileStatus
 
 PERIOD_S, AGE_S, PAIR_S = 0.1, 1.0, 0.4
@@ -139,3 +141,27 @@ def test_no_plan_is_made_from_a_joint_state_that_is_unfit(rig: Rig, change: Chan
     rig.send_until(counted, change)
     assert len(rig.chunks) == count
     rig.works()
+
+
+def test_what_the_executor_commands_becomes_history_and_a_course_of_another_robot_does_not(rig: Rig) -> None:
+    rig.works()
+    log = rig.world.listen(String, "planning_log", STATE)
+    courses = rig.world.publisher(ActionChunk, "executor_course", LATCHED)
+    spec, before = rig.spec, int(rig.world.values("world_action").get("refused.course_invalid", 0))
+    told_J = spec.limit("home") + 0.001 * np.arange(len(spec.joint_names))
+
+    def publish(names: list[str], position_J: np.ndarray) -> None:
+        now = rig.world.now()
+        courses.publish(ActionChunk(start=now, step_s=0.05, joint_names=names, positions=array("d", position_J)))
+        rig.world.spin(0.2)
+
+    publish(list(spec.joint_names), np.full(len(told_J), np.nan))
+    publish([*spec.joint_names[:-1], "tail"], told_J)
+    publish(list(spec.joint_names), told_J)
+
+    def history() -> list[list[float]]:
+        steps = [json.loads(message.data) for message in log]
+        return [rows[-1] for rows in (step.get("executed") for step in steps) if rows]
+
+    rig.send_until(lambda: bool(history()) and np.array_equal(history()[-1], told_J))
+    rig.send_until(lambda: int(rig.world.values("world_action").get("refused.course_invalid", 0)) == before + 2)
