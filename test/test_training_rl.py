@@ -128,7 +128,7 @@ def start(folder):
     return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
 
 
-def draws(checkpoint, count=2, credited=None):
+def draws(checkpoint, count=2, credited=(0, None)):
     """Plans of a narrow model on random canvases, and how they were drawn."""
     runner, rng = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), np.random.default_rng(0)
     act = runner.engines["act"] = StochasticAct(runner.engines["act"], CONFIG.noise_level, 3, credited)
@@ -173,15 +173,15 @@ def test_plans_in_one_pass_have_the_means_of_plans_one_by_one(start):
 
 
 def test_only_steps_that_are_executed_get_credit(start):
-    """A chunk is in force until the next one arrives, 0.55 s after its observation: 0.1 to 0.5 s, and up to 0.6 s."""
-    assert executed_steps(LoopConfig(0.15, 0.4), 0.1) == 6
-    assert executed_steps(LoopConfig(0.2, 0.4), 0.1) == 6
+    """Two are committed when it arrives, and it is in force until the next one comes, 0.55 s after its observation."""
+    assert executed_steps(LoopConfig(0.15, 0.4), 0.1) == (2, 6)
+    assert executed_steps(LoopConfig(0.2, 0.4), 0.1) == (3, 6)
     learner = Learner(start, CONFIG)
     names = tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
-    draw = draws(start, 1, credited=6)[0]
+    draw = draws(start, 1, credited=(2, 6))[0]
     mean = means(learner._act, names, [draw], CONFIG.noise_level)[0].detach()
     exact = Normal(mean, deviations(draw, CONFIG.noise_level)[:, None, None])
-    wanted = exact.log_prob(torch.from_numpy(draw.following_NKJ))[:, :6].sum((1, 2))
+    wanted = exact.log_prob(torch.from_numpy(draw.following_NKJ))[:, 2:6].sum((1, 2))
     assert np.allclose(wanted, draw.log_p_N, atol=2e-2)
     assert np.allclose(wanted, log_likelihoods(draw, mean, CONFIG.noise_level), atol=2e-2)
 
@@ -238,7 +238,7 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
 
     def run(policy, cell, case, config, harvest):
         policy.reset("take red")
-        seen.append((policy.session.epoch, policy.session._noise(), harvest.act._rng.standard_normal()))
+        seen.append((policy.planner.session.epoch, policy.planner.session._noise(), harvest.act._rng.standard_normal()))
         harvest.rewards.append(0.5)
         return SimpleNamespace(success=True)
 

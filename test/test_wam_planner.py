@@ -15,7 +15,7 @@ from starry_ros.types import Plan
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.guidance import BETA, pull, soft_weights, strength
 from starry_ros.wam.ladder import LadderConfig, Rung
-from starry_ros.wam.planner import TURNING_PLANS, Planner, PlannerConfig
+from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
@@ -188,18 +188,17 @@ def test_a_model_without_training_for_prefixes_says_so() -> None:
     assert make_planner(PlanMode.ASYNC_GROUNDED, prefix_steps=6).method is SpliceMethod.TRAINED_PREFIX
 
 
-@pytest.mark.parametrize(("prefix_steps", "grounded"), [(0, 0), (8, TURNING_PLANS)])
-def test_the_automatic_mode_is_grounded_for_some_plans_after_a_new_sentence(prefix_steps: int, grounded: int) -> None:
-    planner = make_planner(PlanMode.AUTO, prefix_steps=prefix_steps, latency_s=0.2)
+def test_the_first_plan_of_an_episode_has_nothing_to_go_on_from() -> None:
+    planner = make_planner(PlanMode.ASYNC_GROUNDED, prefix_steps=8, latency_s=0.2)
     committed = []
-    for i in range(TURNING_PLANS + 6):
-        if i == 3:
-            planner.set_instruction(SENTENCE)
+    for i in range(6):
+        if i == 4:
+            planner.reset(SENTENCE)
         now_ns = NS_PER_S + i * 4 * STEP_NS
         planner.observe(make_canvas(now_ns), make_state(now_ns))
-        committed.append(len(planner.committed()) > 0)
+        committed.append(len(planner.committed()))
         planner.plan(now_ns)
-    assert committed == [3 <= i < 3 + grounded for i in range(TURNING_PLANS + 6)]
+    assert committed == [0, 3, 3, 3, 0, 3]
 
 
 def test_the_pull_is_the_transposed_jacobian_by_finite_differences() -> None:

@@ -85,7 +85,8 @@ class SimulatedSession:
         self._status = WorldActionStatus(model=model, runtime=session.runtime.name, contract_hash=spec.content_hash,
                                          rung="full", state="waiting", reason="no_instruction")
         self._accepted = 0
-        patient = PlannerConfig(ladder=LadderConfig(budget_s=60.0))  # a slow machine makes the same plans
+        # with a latency that is given, a slow machine makes the same plans
+        patient = PlannerConfig(latency_s=config.latency_s, ladder=LadderConfig(budget_s=60.0))
         self._planner = TracingPlanner(session, patient, tell=self._tell)
         self._canvas: Canvas | None = None
         self._states = StateHistory()

@@ -51,7 +51,7 @@ from starry_ros.wam.steps import Step
 from starry_ros.wam.surprise import Calibration
 from starry_ros.wam.trace import TracingPlanner
 
-MODES = ("auto", "sync", "async_naive", "async_grounded")
+MODES = tuple(mode.value for mode in PlanMode)
 SPLICES = ("auto", "trained_prefix", "guided", "put_back", "linear_blend", "hard_switch")
 PARAMETERS = (
     ROBOT,
@@ -62,7 +62,7 @@ PARAMETERS = (
     Parameter("replan_s", 0.4, "Time from one plan to the next, in seconds.", 0.05, 5.0),
     Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
     Parameter("max_pair_s", 0.05, "Largest time between the images and the joint state, in seconds.", 0.001, 1.0),
-    Parameter("mode", "auto", "When and from what plans are made.", choices=MODES),
+    Parameter("mode", "async_grounded", "When and from what plans are made.", choices=MODES),
     Parameter("splice", "auto", "How a chunk goes on from the last one in mode async_grounded.", choices=SPLICES),
     Parameter("budget_s", 1.0, "Plans that would take longer are made with less effort, in seconds.", 0.05, 60.0),
     Parameter("publish_imagined", False, "Whether to publish what the model imagines."),

@@ -37,5 +37,5 @@ class LoopConfig:
     limit_s: float | None = None
     after_s: float = 0.0
     keep_frames: bool = False
-    mode: str = "async_naive"
+    mode: str = "async_grounded"
     splice: str = "auto"

@@ -53,10 +53,8 @@ def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
                         help="seconds from an observation to the arrival of its plan (default: %(default)s)")
     parser.add_argument("--replan", type=POSITIVE, default=LoopConfig.replan_s, metavar="S",
                         help="seconds from observation to observation (default: %(default)s)")
-    parser.add_argument("--mode", nargs="+", default=[PlanMode.AUTO.value],
-                        choices=[mode.value for mode in PlanMode],
-                        help="planning mode; every mode plays every latency (default: auto, async_naive but after "
-                             "a new sentence)")
+    parser.add_argument("--mode", nargs="+", default=[LoopConfig.mode], choices=[mode.value for mode in PlanMode],
+                        help="planning mode; every mode plays every latency (default: %(default)s)")
     parser.add_argument("--splice", default=LoopConfig.splice, choices=[method.value for method in SpliceMethod],
                         help="how a chunk goes on from the last one in mode async_grounded (default: %(default)s)")
     parser.add_argument("--strips", type=Path, metavar="DIR", help="write pictures of episodes to DIR")

@@ -25,9 +25,8 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import COLOURS, LoopConfig
 from starry_ros.sim.loop import run_episode
 from starry_ros.training.planner_policy import PlannerPolicy
-from starry_ros.types import F32, F64, Canvas, Plan, RobotState
+from starry_ros.types import F32, F64, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.aim import Aim, shift
-from starry_ros.wam.choices import PlanMode
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.load import load_session
 from starry_ros.wam.surprise import Dream, Ints, calibrate, roc_area
@@ -75,6 +74,9 @@ class Comparisons:
     def set_instruction(self, text: str) -> int:
         return self.policy.set_instruction(text)
 
+    def told(self, course: ActionChunk) -> None:
+        self.policy.told(course)
+
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         return self.policy.plan(canvas, state)
 
@@ -94,7 +96,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
         got = args.episodes, args.pushed
         raise ConfigError("starry calibrate", "too few episodes", got=got, expected=">= 3 undisturbed, 1 pushed")
     spec, folder = load_robot_spec(robot_file(args.robot)), model_dir(args.model)
-    cell, loop = Cell(spec), LoopConfig(mode=PlanMode.AUTO.value)
+    cell, loop = Cell(spec), LoopConfig()
     session = load_session(folder, spec, args.runtime)
     model = session.runtime.config
     if not isinstance(model, WamConfig):

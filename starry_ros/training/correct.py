@@ -22,11 +22,11 @@ from starry_ros.sim.loop import Listener, Policy, run_episode
 from starry_ros.sim.tasks import episode_rng, named_target, task_of
 from starry_ros.timing import nanoseconds
 from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, FRAME_S, Recorder, Source
-from starry_ros.training.evaluate import SessionPolicy
 from starry_ros.training.film import films
+from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.types import ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.load import load_session
-from starry_ros.wam.session import SessionConfig
+from starry_ros.wam.session import Session, SessionConfig
 
 KIND = "corrected"
 FORCED = 0.1
@@ -120,9 +120,9 @@ def record_corrected(cell: Cell, source: Source, episode: int, attempt: int) -> 
     limit_s = task_of(task).time_limit_s
     acts_s = float(rng.uniform(*ACTS_FOR)) * limit_s
     loop = LoopConfig(float(rng.uniform(*LATENCY_S)), float(rng.uniform(*REPLAN_S)), limit_s=limit_s + acts_s + EXTRA_S)
-    model = _model(source.model, cell.spec)
-    model.session.epoch = case.seed
-    relay = Relay(model, ExpertPolicy(cell, task), acts_s)
+    session = _session(source.model, cell.spec)
+    session.epoch = case.seed
+    relay = Relay(PlannerPolicy(session, loop), ExpertPolicy(cell, task), acts_s)
     shots = films(cell, source.further_looks(episode, attempt), source.depth)
     recorder = Recorder(cell, task, make_expert(task, cell), shots)
     result = run_episode(relay, cell, case, loop, _Watcher(recorder, relay, cell, task))
@@ -136,12 +136,12 @@ def _kind(rng: np.random.Generator, task: str) -> Kind:
     return KINDS[rng.choice(len(KINDS), p=shares)] if task == "place_block_pad" else "normal"
 
 
-_MODELS: dict[tuple[Path, str], SessionPolicy] = {}
+_SESSIONS: dict[tuple[Path, str], Session] = {}
 """Models of a worker process, each loaded once."""
 
 
-def _model(folder: Path, spec: RobotSpec) -> SessionPolicy:
+def _session(folder: Path, spec: RobotSpec) -> Session:
     key = folder, spec.content_hash
-    if key not in _MODELS:
-        _MODELS[key] = SessionPolicy(load_session(folder, spec, config=SessionConfig(imagine=False)))
-    return _MODELS[key]
+    if key not in _SESSIONS:
+        _SESSIONS[key] = load_session(folder, spec, config=SessionConfig(imagine=False))
+    return _SESSIONS[key]

@@ -17,8 +17,9 @@ import torch.distributed as dist
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.loop import run_episode
-from starry_ros.training.evaluate import SessionPolicy
+from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
@@ -51,11 +52,12 @@ class EarlyEvaluation:
     def run(self, checkpoint: Checkpoint, step: int, rank: int = 0, world: int = 1) -> Early:
         """Evaluate on all processes together; process 0 keeps the checkpoint if none before was better."""
         self._cell = self._cell or Cell(self._spec)
-        policy = SessionPolicy(_session(checkpoint, self._spec))
+        session = _session(checkpoint, self._spec)
+        policy = PlannerPolicy(session, LoopConfig())
         wins = torch.zeros(len(self._tasks), dtype=torch.int64)
         for number, task in enumerate(self._tasks):
             for i in range(rank, self._episodes, world):
-                policy.session.epoch = i
+                session.epoch = i
                 wins[number] += run_episode(policy, self._cell, Case(FIRST_SEED + i, task=task)).success
         if dist.is_initialized():
             dist.all_reduce(wins)

@@ -40,9 +40,8 @@ from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.report_page import write_page
 from starry_ros.training.scene_policy import ScenePolicy
-from starry_ros.types import ActionChunk, Canvas, Plan, Record, RobotState
+from starry_ros.types import Record
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
-from starry_ros.wam.choices import PlanMode
 from starry_ros.wam.load import load_session
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.session import Session, SessionConfig
@@ -81,30 +80,6 @@ class Score:
     quality: Quality
 
 
-class SessionPolicy:
-    """A session as a policy of the closed loop."""
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
-
-    def reset(self, instruction: str) -> int:
-        """Start an episode."""
-        return self.session.reset(instruction)
-
-    def set_instruction(self, text: str) -> int:
-        """Swap the sentence."""
-        return self.session.set_instruction(text)
-
-    def told(self, course: ActionChunk) -> None:
-        """Hear what the executor makes of the plans."""
-        self.session.courses.add(course)
-
-    def plan(self, canvas: Canvas, state: RobotState) -> Plan:
-        """Observe, and plan from it."""
-        self.session.observe(canvas, state)
-        return self.session.plan()
-
-
 _KEPT: dict[Any, Any] = {}
 """Policies of this process, so that a worker loads each once."""
 
@@ -136,12 +111,9 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, Session | None]:
                            scene=True, geometry=job.geometry)
     if job.policy.startswith(ABLATED):
         ablate(session.runtime, job.policy.removeprefix(ABLATED))
-    policy: Policy = SessionPolicy(session)
     if session.runtime.config.needs_scene:
-        policy = ScenePolicy(session, cell)
-    elif job.config.mode != PlanMode.ASYNC_NAIVE:
-        policy = PlannerPolicy(session, job.config)
-    return policy, session
+        return ScenePolicy(session, cell), session
+    return PlannerPolicy(session, job.config), session
 
 
 def untrained_copy(folder: Path, out: Path, spec: RobotSpec, seed: int) -> Path:

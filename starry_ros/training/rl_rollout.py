@@ -30,10 +30,11 @@ from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.loop import run_episode
 from starry_ros.training.annotate import project
 from starry_ros.training.cells import kept_cell
-from starry_ros.training.evaluate import SessionPolicy
-from starry_ros.training.rl_sampler import Draw, StochasticAct
+from starry_ros.training.planner_policy import PlannerPolicy
+from starry_ros.training.rl_sampler import Draw, Span, StochasticAct
 from starry_ros.types import F64, Canvas, Plan, ValueMap
 from starry_ros.wam.checkpoint import CONFIG, load_checkpoint
+from starry_ros.wam.planner import PlannerConfig
 from starry_ros.wam.runtimes.runner import Engine, GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
@@ -107,9 +108,10 @@ def _height(cell: Cell, value_map: ValueMap, point: F64) -> float:
     return float(values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)]) if inside else 0.0
 
 
-def executed_steps(loop: LoopConfig, step_s: float) -> int:
-    """How many steps of a chunk can be in force before the next chunk arrives."""
-    return math.ceil((loop.latency_s + loop.replan_s) / step_s - 1e-9)
+def executed_steps(loop: LoopConfig, step_s: float) -> Span:
+    """The steps of a chunk that it decides: after what is committed, until the next chunk arrives."""
+    first_s, end_s = loop.latency_s + PlannerConfig.lead_s, loop.latency_s + loop.replan_s
+    return math.ceil(first_s / step_s - 1e-9), math.ceil(end_s / step_s - 1e-9)
 
 
 _KEPT: dict[tuple[Path, int, int], tuple[Session, GraphRunner, Engine]] = {}
@@ -126,7 +128,7 @@ def play_rollout(job: RolloutJob) -> Rollout:
     session.config = dataclasses.replace(session.config, temperature=job.temperature)
     session.epoch = job.case.seed
     harvest = Harvest(cell, act)
-    result = run_episode(SessionPolicy(session), cell, job.case, LOOP, harvest)
+    result = run_episode(PlannerPolicy(session, LOOP), cell, job.case, LOOP, harvest)
     kept = np.linspace(0, len(harvest.draws) - 1, min(job.plans_kept, len(harvest.draws))).round().astype(int)
     draws = tuple(harvest.draws[int(i)] for i in kept)
     dense = float(np.mean(harvest.rewards))

@@ -27,6 +27,9 @@ from starry_ros.types import F32
 S_MOST = 0.9
 """Nearer to pure noise sigma is held, because it grows without bound there."""
 Arrays = dict[str, np.ndarray]
+Span = tuple[int, int | None]
+"""First step and the one after the last."""
+ALL: Span = (0, None)
 
 
 def deviation(s: float, level: float) -> float:
@@ -51,7 +54,7 @@ def log_likelihood(following: Tensor, mean: Tensor, std: float) -> Tensor:
 class Draw:
     """How one plan's actions were drawn: what the action stream saw, and each noisy step from `x` to `following`.
 
-    `log_p_N` is of the first `credited` chunk steps, those that are executed; None: of all.
+    `log_p_N` is of the `credited` chunk steps, those that the plan decides.
     """
 
     inputs: Arrays
@@ -60,14 +63,14 @@ class Draw:
     s_N: tuple[float, ...]
     ds_N: tuple[float, ...]
     log_p_N: F32
-    credited: int | None = None
+    credited: Span = ALL
 
 
 class StochasticAct:
     """Stands in for the `act` engine of a runtime: takes noisy steps, and keeps how the newest plan was drawn."""
 
     def __init__(
-        self, engine: Callable[[Arrays], Arrays], level: float, seed: int, credited: int | None = None
+        self, engine: Callable[[Arrays], Arrays], level: float, seed: int, credited: Span = ALL
     ) -> None:
         self._engine, self._level, self._rng = engine, level, np.random.default_rng(seed)
         self._credited = credited
@@ -84,9 +87,9 @@ class StochasticAct:
         if s + ds < 1e-6:
             return {"a_next": x + ds * velocity}
         mean = step_mean(torch.from_numpy(np.array(x)), torch.from_numpy(velocity), s, ds, self._level)
-        std = deviation(s, self._level) * math.sqrt(-ds)
+        std, credited = deviation(s, self._level) * math.sqrt(-ds), slice(*self._credited)
         following = mean + std * torch.from_numpy(self._rng.standard_normal(x.shape, dtype=np.float32))
-        log_p = log_likelihood(following[:, : self._credited], mean[:, : self._credited], std)
+        log_p = log_likelihood(following[:, credited], mean[:, credited], std)
         self._steps.append((x[0], following[0].numpy(), s, ds, float(log_p[0])))
         return {"a_next": following.numpy()}
 
@@ -128,6 +131,6 @@ def deviations(draw: Draw, level: float) -> Tensor:
 
 def log_likelihoods(draw: Draw, mean_NKJ: Tensor, level: float) -> Tensor:
     """log p [N] of what was drawn, for means under other weights."""
-    following = torch.from_numpy(draw.following_NKJ)[:, : draw.credited]
-    parts = zip(following, mean_NKJ[:, : draw.credited], deviations(draw, level).tolist(), strict=True)
+    following = torch.from_numpy(draw.following_NKJ)[:, slice(*draw.credited)]
+    parts = zip(following, mean_NKJ[:, slice(*draw.credited)], deviations(draw, level).tolist(), strict=True)
     return torch.cat([log_likelihood(one[None], mean[None], std) for one, mean, std in parts])

@@ -13,7 +13,6 @@ CACHES = ("auto", *WEIGHT_BYTES)
 class PlanMode(StrEnum):
     """When and from what plans are made; `planner` says what each does."""
 
-    AUTO = "auto"
     SYNC = "sync"
     ASYNC_NAIVE = "async_naive"
     ASYNC_GROUNDED = "async_grounded"

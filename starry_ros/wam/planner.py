@@ -5,7 +5,6 @@
 | sync | when the executed part of a chunk is over; the arms wait meanwhile |
 | async_naive | while the last chunk runs, as if the arms stood still until the plan is there |
 | async_grounded | while the last chunk runs, knowing what will be commanded until the plan is there |
-| auto | as async_naive; grounded for some plans after a new sentence, if the model was trained with prefixes |
 
 The grounded mode takes what the last chunk commands within the expected latency as a *committed prefix*: it is put at
 the head of the new chunk unchanged, and with `trained_prefix` the model knows it as clean tokens after the newest real
@@ -42,11 +41,6 @@ from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
 from starry_ros.wam.surprise import Calibration, Monitor
 
-TURNING_PLANS = 6
-"""Plans after a new sentence that mode `auto` makes grounded. A hand under way to one object has to turn to another: of
-such turns 23 of 40 succeeded when planned as if it stood still, 32 so. Otherwise `async_naive` does a little better.
-"""
-
 
 @dataclass(frozen=True)
 class PlannerConfig:
@@ -55,7 +49,7 @@ class PlannerConfig:
     and `lead_s`, by which an executor commands ahead of the clock.
     """
 
-    mode: PlanMode = PlanMode.ASYNC_NAIVE
+    mode: PlanMode = PlanMode.ASYNC_GROUNDED
     splice: SpliceMethod = SpliceMethod.AUTO
     replan_s: float = 0.4
     execute_s: float = 0.8
@@ -83,7 +77,7 @@ class Planner:
         self.monitor = Monitor(calibration, nanoseconds(session.spec.action.step_s) // 2)
         still = {camera.name for camera in session.spec.cameras if camera.role == "head"}
         self._still = next((view for view in model.views if view.camera in still), None)
-        self._free, self._knows_prefixes, self._turning = False, bool(model.prefix_steps), 0
+        self._free = False
         self._running: ActionChunk | None = None
         self._next_ns: int | None = None
 
@@ -91,12 +85,12 @@ class Planner:
         """Start an episode; returns its epoch."""
         epoch = self.session.reset(instruction)
         self.monitor.forget()
-        self._running, self._next_ns, self._turning = None, None, 0
+        self._running = self._next_ns = None
         return epoch
 
     def set_instruction(self, text: str) -> int:
         """Swap the sentence and plan at once; the committed prefix of the old one is still carried out."""
-        self._next_ns, self._turning = None, TURNING_PLANS
+        self._next_ns = None
         self.monitor.forget_aim()
         return self.session.set_instruction(text)
 
@@ -137,7 +131,7 @@ class Planner:
         if self.session.dream is not None and self.ladder.effort(rung).video:
             self.monitor.expect(self.session.dream)
         self.monitor.aim(aim_of(plan.value_map, self._still, self._free) if self._still is not None else None)
-        self._running, self._turning = plan.chunk, max(0, self._turning - 1)
+        self._running = plan.chunk
         sync = self.config.mode is PlanMode.SYNC
         self._next_ns = plan.chunk.end_ns if sync else now_ns + nanoseconds(self.config.replan_s)
         return plan
@@ -164,19 +158,13 @@ class Planner:
         """
         last, observed_ns = self._running, self.session.observed_ns
         none: F64 = np.zeros((0, len(self.session.spec.joint_names)))
-        if not self._grounded or last is None or observed_ns is None:
+        if self.config.mode is not PlanMode.ASYNC_GROUNDED or last is None or observed_ns is None:
             return none
         expected_s, step_s = self.config.latency_s, self.session.spec.action.step_s
         if expected_s is None:
             expected_s = self._latency.percentile_s(self.config.latency_percentile) or 0.0
         wanted = self.session.runtime.lag_steps + math.ceil((expected_s + self.config.lead_s) / step_s - 1e-9)
         return self._known(last, observed_ns)[: min(self._max_prefix, wanted)]
-
-    @property
-    def _grounded(self) -> bool:
-        """Whether the next plan goes on from what is committed."""
-        turning = self.config.mode is PlanMode.AUTO and self._knows_prefixes and self._turning > 0
-        return turning or self.config.mode is PlanMode.ASYNC_GROUNDED
 
     def _known(self, last: ActionChunk, observed_ns: int) -> F64:
         """What is known of the steps after an observation [<= K, J], as long as the last chunk lasts."""
