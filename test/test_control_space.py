@@ -84,6 +84,20 @@ def test_arms_that_come_together_are_too_close(space: Space, arms: dict[str, Arm
     assert gaps[0.02][0] is Refusal.ARMS_TOO_CLOSE
 
 
+def test_arms_at_a_border_wait_for_no_plan_while_theirs_goes_on(arms: dict[str, ArmKinematics]) -> None:
+    follower = Follower(Executor(FULL_SPEC))
+    follower.arm()
+    plan = plan_to(reaching(arms, 0.2, -0.1, -0.08), follower.now_ns)
+    longer = replace(plan, positions_KJ=np.concatenate((plan.positions_KJ, np.repeat(plan.positions_KJ[-1:], 6, 0))))
+    assert follower.executor.submit(longer, follower.now_ns).border is Refusal.OUTSIDE_WORKSPACE
+    while follower.executor.status(follower.now_ns).slack_s > 0.1:
+        follower.run(0.05)
+    assert np.ptp(follower.positions[-10:], axis=0).max() == 0, "they stand"
+    assert follower.executor.status(follower.now_ns).stall_share == 0
+    follower.run(0.5)
+    assert follower.executor.status(follower.now_ns).stall_share > 0.1, "now they do"
+
+
 def test_a_plan_that_leaves_the_workspace_is_followed_up_to_a_stop_before_the_border(
     space: Space, arms: dict[str, ArmKinematics]
 ) -> None:

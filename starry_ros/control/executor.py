@@ -159,7 +159,7 @@ class Executor:
         if waiting is not self._run.waiting:
             self._run.waiting = waiting
             self._safety.handle(Event.NO_CHUNK if waiting else Event.CHUNK_AVAILABLE)
-        self._run.ticked(known=self._schedule.chunk is not None)
+        self._run.ticked(self._schedule.slack_s(self._command_ns or 0) if self._schedule.chunk is not None else None)
         if self._config.patience_s is not None and self._run.waited_ticks * self._period_s > self._config.patience_s:
             self._safety.handle(Event.PLANNER_LOST)
 

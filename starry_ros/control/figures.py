@@ -36,18 +36,21 @@ class RunFigures:
         self.jump = float(np.abs(splice.jump_J).max())
         self.jump_worst = max(self.jump_worst, self.jump)
 
-    def ticked(self, known: bool) -> None:
-        """A period; shares are of those in which a plan was `known`."""
+    def ticked(self, slack_s: float | None) -> None:
+        """A period; shares are of those in which a plan was known, with `slack_s` left of it.
+
+        Arms that wait although the plan goes on stand at a border: the planner is not late.
+        """
         self.waited_ticks = self.waited_ticks + 1 if self.waiting and self.moved else 0
-        if not known:
+        if slack_s is None:
             return
         self._ticks += 1
-        self._stalled_ticks += self.waiting
+        self._stalled_ticks += self.waiting and slack_s <= 0
         self._limited_ticks_J += self._limited_J & (not self.waiting)
 
     @property
     def stall_share(self) -> float:
-        """Share of such periods spent waiting."""
+        """Share of such periods spent waiting for a plan."""
         return self._stalled_ticks / max(1, self._ticks)
 
     def limit_activity(self) -> F64:
