@@ -223,8 +223,9 @@ class ActionExecutorNode(StarryNode):
 
     def _publish_course(self) -> None:
         """Tell planners where the arms are going, as soon as that changes."""
-        self._turns, course = self._control.turns, self._control.course()
+        course = self._control.course()
         if course is not None:
+            self._turns = self._control.turns
             self._courses.publish(chunk_message(course, self._edge))
 
     def _publish_commands(self, now_ns: int) -> None:

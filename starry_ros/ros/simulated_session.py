@@ -185,8 +185,9 @@ class SimulatedSession:
 
     def _tell_course(self) -> None:
         if self._turns != self._executor.turns:
-            self._turns, course = self._executor.turns, self._executor.course()
+            course = self._executor.course()
             if course is not None:
+                self._turns = self._executor.turns
                 self._planner.told(course)
                 self._write("executor_course", convert.chunk_message(course, self._edge))
 

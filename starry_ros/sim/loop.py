@@ -200,8 +200,9 @@ class _Episode:
     def _tell_course(self) -> None:
         """Where the executor turned to, if it did."""
         if self._listener is not None and self._turns != self.executor.turns:
-            self._turns, course = self.executor.turns, self.executor.course()
+            course = self.executor.course()
             if course is not None:
+                self._turns = self.executor.turns
                 self._listener.told(course)
 
     def _observed(self, now_ns: int, state: RobotState) -> Plan:

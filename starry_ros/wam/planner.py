@@ -6,10 +6,11 @@
 | async_naive | while the last chunk runs, as if the arms stood still until the plan is there |
 | async_grounded | while the last chunk runs, knowing what will be commanded until the plan is there |
 
-The grounded mode takes what the last chunk commands within the expected latency as a *committed prefix*: it is put at
-the head of the new chunk unchanged, and with `trained_prefix` the model knows it as clean tokens after the newest real
-frame, so that the future it imagines is the one these actions lead to. The tokens are written into a speculative part
-of the history and dropped after the plan; when their time has come, what really happened is committed instead.
+The grounded mode takes what will be commanded within the expected latency, as the executor says, as a *committed
+prefix*: it is put at the head of the new chunk unchanged, and with `trained_prefix` the model knows it as clean tokens
+after the newest real frame, so that the future it imagines is the one these actions lead to. The tokens are written
+into a speculative part of the history and dropped after the plan; when their time has come, what really happened is
+committed instead.
 
 | splice | the steps after the prefix |
 |---|---|
