@@ -69,6 +69,8 @@ PARAMETERS = (
 )
 STATUS_PERIOD_S = 0.2
 WAIT_S = 0.02
+FUTURE_NS = 10**9
+"""An executor commands less than this ahead of the clock; a course from further on would hide those that follow."""
 LOADING, NO_INSTRUCTION, NO_OBSERVATION, NO_TIME = "loading", "no_instruction", "no_observation", "no_time"
 
 
@@ -165,6 +167,8 @@ class WorldActionNode(StarryNode):
             course = chunk_of(message, self._edge)
             if course.joint_names != self._spec.joint_names or not np.isfinite(course.positions_KJ).all():
                 raise InputError("executor_course", "is not finite, or of another robot", got=course.joint_names)
+            if course.start_ns > self._edge.now_ns() + FUTURE_NS:
+                raise InputError("executor_course", "starts in the future", fix="synchronise the machines' clocks")
             self._courses.append(course)
         except InputError as error:
             self._refused["course_invalid"] += 1

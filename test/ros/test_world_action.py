@@ -143,20 +143,21 @@ def test_no_plan_is_made_from_a_joint_state_that_is_unfit(rig: Rig, change: Chan
     rig.works()
 
 
-def test_what_the_executor_commands_becomes_history_and_a_course_of_another_robot_does_not(rig: Rig) -> None:
+def test_what_the_executor_commands_becomes_history_and_a_course_that_cannot_be_does_not(rig: Rig) -> None:
     rig.works()
     log = rig.world.listen(String, "planning_log", STATE)
     courses = rig.world.publisher(ActionChunk, "executor_course", LATCHED)
     spec, before = rig.spec, int(rig.world.values("world_action").get("refused.course_invalid", 0))
     told_J = spec.limit("home") + 0.001 * np.arange(len(spec.joint_names))
 
-    def publish(names: list[str], position_J: np.ndarray) -> None:
-        now = rig.world.now()
+    def publish(names: list[str], position_J: np.ndarray, late_s: float = 0.0) -> None:
+        now = to_stamp(stamp_ns(rig.world.now()) + round(late_s * 1e9))
         courses.publish(ActionChunk(start=now, step_s=0.05, joint_names=names, positions=array("d", position_J)))
         rig.world.spin(0.2)
 
     publish(list(spec.joint_names), np.full(len(told_J), np.nan))
     publish([*spec.joint_names[:-1], "tail"], told_J)
+    publish(list(spec.joint_names), told_J + 1.0, late_s=5.0)
     publish(list(spec.joint_names), told_J)
 
     def history() -> list[list[float]]:
@@ -164,4 +165,4 @@ def test_what_the_executor_commands_becomes_history_and_a_course_of_another_robo
         return [rows[-1] for rows in (step.get("executed") for step in steps) if rows]
 
     rig.send_until(lambda: bool(history()) and np.array_equal(history()[-1], told_J))
-    rig.send_until(lambda: int(rig.world.values("world_action").get("refused.course_invalid", 0)) == before + 2)
+    rig.send_until(lambda: int(rig.world.values("world_action").get("refused.course_invalid", 0)) == before + 3)
