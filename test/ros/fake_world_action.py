@@ -27,6 +27,7 @@ SWINGING = "right_waist"
 
 class FakeRuntime:
     name = "fake"
+    lag_steps = 0
     config = SimpleNamespace(
         video_steps=1, coupling="intent_causal", history_actions=8, chunk_steps=16, prefix_steps=0, views=()
     )
@@ -64,6 +65,9 @@ class FakeSession:
         self._canvas, told_J = canvas, self.courses.at(canvas.stamp_ns)
         self.executed_UJ = None if told_J is None else told_J[None]
         self._origin_ns = self._origin_ns or canvas.stamp_ns
+
+    def in_model_units(self, positions_DJ: np.ndarray) -> np.ndarray:
+        return positions_DJ
 
     @property
     def observed_ns(self) -> int:
