@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -89,6 +90,14 @@ def test_a_recording_without_plans_or_contract_says_so(tmp_path: Path) -> None:
     cut.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=r"starry record --recover"):
         Recording(cut)
+
+
+def test_a_recording_of_an_older_version_says_so(session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = Recording(session)
+    log = json.dumps({"do": "plan", "chunk": 1, "rung": "full", "committed": 0})
+    monkeypatch.setattr(recording, "messages", lambda *_: [Heard("planning_log", 0, 0, SimpleNamespace(data=log))])
+    with pytest.raises(DataError, match=r"does not say what its plans went on from.*Fix: record again"):
+        Session.read(recording, SPEC)
 
 
 def test_the_contract_in_the_file_is_the_contract(session: Path) -> None:
