@@ -96,7 +96,7 @@ class Session:
         if not any(step["do"] == PLAN for step in found.steps):
             raise DataError(str(recording.path), "holds no plan", fix="record a session in which the model plans")
         if any("known" not in step for step in found.steps if step["do"] == PLAN):
-            raise DataError(str(recording.path), "does not say what its plans went on from", got="an older planning log",
+            raise DataError(str(recording.path), "does not say what its plans went on from", got="an old planning log",
                             fix="record again with this version")
         return Session(tuple(found.steps), found.chunks, found.maps, found.states, found.layouts, unusable)
 
