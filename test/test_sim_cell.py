@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,3 +160,23 @@ def test_wrong_or_non_finite_targets_are_refused_and_change_nothing(cell, bad):
     with pytest.raises(InputError, match="14 finite numbers"):
         cell.apply(bad)
     assert np.array_equal(cell.command_J, before)
+
+
+def test_one_finger_touches_and_two_grip():
+    """Contacts are given: (pad, handle), (pad, table) and (handle, mirrored pad) in both orders."""
+    pad, mirror, handle, table = 1, 2, 7, 9
+
+    def cell_with(*pairs):
+        contact = SimpleNamespace(geom=np.array([*pairs, (5, 6)]))
+        model = SimpleNamespace(geom=lambda name: SimpleNamespace(id={"handle_left": handle}[name]))
+        cell = object.__new__(Cell)
+        cell.model, cell.data = model, SimpleNamespace(contact=contact, ncon=len(pairs))
+        cell._finger_pads = {"left": (pad, mirror)}
+        return cell
+
+    for pairs, touches, grips in (
+        ((), False, False), (((pad, table),), False, False), (((pad, handle),), True, False),
+        (((handle, mirror), (pad, table)), True, False), (((handle, mirror), (pad, handle)), True, True),
+    ):
+        cell = cell_with(*pairs)
+        assert (cell.touches("left", "handle_left"), cell.grips("left", "handle_left")) == (touches, grips)

@@ -202,9 +202,16 @@ class Cell:
 
     def grips(self, arm: str, geom: str) -> bool:
         """Whether both finger pads of `arm` press on a geom."""
+        return self._pressing(arm, geom) == 2
+
+    def touches(self, arm: str, geom: str) -> bool:
+        """Whether a finger pad of `arm` presses on a geom."""
+        return self._pressing(arm, geom) > 0
+
+    def _pressing(self, arm: str, geom: str) -> int:
         target = self.model.geom(geom).id
         pairs = {frozenset(pair.tolist()) for pair in self.data.contact.geom[: self.data.ncon]}
-        return all(frozenset((pad, target)) in pairs for pad in self._finger_pads[arm])
+        return sum(frozenset((pad, target)) in pairs for pad in self._finger_pads[arm])
 
     @property
     def sim_time_s(self) -> float:

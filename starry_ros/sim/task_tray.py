@@ -37,7 +37,11 @@ def draw(rng: np.random.Generator, target: str) -> Layout:
 
 
 class TrayCheck:
-    """The tray is up and level in both hands, its block on it, for half a second."""
+    """The tray is up and level in both hands, its block on it, for half a second.
+
+    Two arms that hold one thing pull at it: often one finger of each hand carries its handle, and the other hardly
+    touches it.
+    """
 
     def __init__(self, target: str) -> None:
         self.colour, self._settled = target, Settled()
@@ -46,9 +50,9 @@ class TrayCheck:
         """Look at the cell."""
         position, rotation = cell.body_pose("tray")
         level = rotation[2, 2] > math.cos(LEVEL_RAD)
-        gripped = all(cell.grips(arm, f"handle_{arm}") for arm in ARMS)
+        carried = all(cell.touches(arm, f"handle_{arm}") for arm in ARMS)
         loaded = any(_on_tray(cell.block_position(colour), position, rotation) for colour in COLOURS)
-        return self._settled.update(cell, bool(position[2] > LIFTED_M and level and gripped and loaded))
+        return self._settled.update(cell, bool(position[2] > LIFTED_M and level and carried and loaded))
 
 
 def _on_tray(block: F64, tray: F64, rotation: F64) -> bool:
