@@ -165,8 +165,10 @@ class WorldActionNode(StarryNode):
     def _on_course(self, message: ActionChunk) -> None:
         try:
             course = chunk_of(message, self._edge)
-            if course.joint_names != self._spec.joint_names or not np.isfinite(course.positions_KJ).all():
-                raise InputError("executor_course", "is not finite, or of another robot", got=course.joint_names)
+            if course.contract_hash != self._spec.content_hash or course.joint_names != self._spec.joint_names:
+                raise InputError("executor_course", "is of another robot", got=course.contract_hash)
+            if not np.isfinite(course.positions_KJ).all():
+                raise InputError("executor_course", "is not finite")
             if course.start_ns > self._edge.now_ns() + FUTURE_NS:
                 raise InputError("executor_course", "starts in the future", fix="synchronise the machines' clocks")
             self._courses.append(course)

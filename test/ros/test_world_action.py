@@ -150,14 +150,17 @@ def test_what_the_executor_commands_becomes_history_and_a_course_that_cannot_be_
     spec, before = rig.spec, int(rig.world.values("world_action").get("refused.course_invalid", 0))
     told_J = spec.limit("home") + 0.001 * np.arange(len(spec.joint_names))
 
-    def publish(names: list[str], position_J: np.ndarray, late_s: float = 0.0) -> None:
+    def publish(names: list[str], position_J: np.ndarray, late_s: float = 0.0, contract: str = spec.content_hash) -> None:
         now = to_stamp(stamp_ns(rig.world.now()) + round(late_s * 1e9))
-        courses.publish(ActionChunk(start=now, step_s=0.05, joint_names=names, positions=array("d", position_J)))
+        courses.publish(ActionChunk(
+            start=now, step_s=0.05, joint_names=names, positions=array("d", position_J), contract_hash=contract,
+        ))
         rig.world.spin(0.2)
 
     publish(list(spec.joint_names), np.full(len(told_J), np.nan))
     publish([*spec.joint_names[:-1], "tail"], told_J)
     publish(list(spec.joint_names), told_J + 1.0, late_s=5.0)
+    publish(list(spec.joint_names), told_J + 1.0, contract="0123456789abcdef")
     publish(list(spec.joint_names), told_J)
 
     def history() -> list[list[float]]:
@@ -165,4 +168,4 @@ def test_what_the_executor_commands_becomes_history_and_a_course_that_cannot_be_
         return [rows[-1] for rows in (step.get("executed") for step in steps) if rows]
 
     rig.send_until(lambda: bool(history()) and np.array_equal(history()[-1], told_J))
-    rig.send_until(lambda: int(rig.world.values("world_action").get("refused.course_invalid", 0)) == before + 3)
+    rig.send_until(lambda: int(rig.world.values("world_action").get("refused.course_invalid", 0)) == before + 4)
