@@ -150,7 +150,9 @@ def test_what_the_executor_commands_becomes_history_and_a_course_that_cannot_be_
     spec, before = rig.spec, int(rig.world.values("world_action").get("refused.course_invalid", 0))
     told_J = spec.limit("home") + 0.001 * np.arange(len(spec.joint_names))
 
-    def publish(names: list[str], position_J: np.ndarray, late_s: float = 0.0, contract: str = spec.content_hash) -> None:
+    def publish(
+        names: list[str], position_J: np.ndarray, late_s: float = 0.0, contract: str = spec.content_hash
+    ) -> None:
         now = to_stamp(stamp_ns(rig.world.now()) + round(late_s * 1e9))
         courses.publish(ActionChunk(
             start=now, step_s=0.05, joint_names=names, positions=array("d", position_J), contract_hash=contract,
