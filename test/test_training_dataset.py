@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -214,6 +216,26 @@ def test_images_are_encoded_once_and_again_when_the_files_change(tmp_path: Path)
     calls.clear()
     load_demonstrations(folder, tmp_path / "cache", lambda canvas_BHWC: counting(canvas_BHWC) + 0.1)
     assert sum(calls) == 3 + 1, "another encoder gives other latents"
+
+
+def test_a_cache_that_does_not_fit_on_the_disk_is_an_error_and_the_next_try_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing to a mapped page without disk space would end the process without a word."""
+    folder = write_episodes(tmp_path / "data", (3,))
+    reserve = os.posix_fallocate
+
+    def full(file: int, offset: int, length: int) -> None:
+        if length > 10_000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        reserve(file, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match=r"canvas\.npy: does not fit: No space left.*free space"):
+        load(folder, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    monkeypatch.undo()
+    assert len(load(folder, tmp_path / "cache")) == 3
 
 
 def test_no_or_damaged_episodes_are_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from starry_ros.types import ActionChunk
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.course import Courses
 from starry_ros.wam.planner import PlannerConfig
-from starry_ros.wam.session import Session, jaw_steps, ramped
+from starry_ros.wam.session import Session
 from starry_ros.wam.steps import Step
 from starry_ros.wam.trace import RetracingPlanner, TracingPlanner
 
@@ -105,15 +105,3 @@ def test_a_session_that_heard_courses_is_made_again_bit_for_bit(splice: SpliceMe
     for then, now in zip(plans, found, strict=True):
         assert now is not None
         assert np.array_equal(then.positions_KJ, now.chunk.positions_KJ)
-
-
-def test_a_jaw_that_jumps_gets_the_time_its_limits_ask_for() -> None:
-    """0.04 m at 0.2 m/s and 2 m/s^2: 0.2 s and 0.1 s more, three steps; the fastest of them 0.133 m/s."""
-    for joint in SPEC.gripper_indices:
-        steps = jaw_steps(SPEC, joint)
-        assert steps == 3
-        rows = ramped(np.array([0.04] * 5 + [0.0] * 5), steps)
-        assert np.allclose(rows, [0.04] * 4 + [0.08 / 3, 0.04 / 3] + [0.0] * 4, atol=1e-12)
-        speed = np.abs(np.diff(rows)) / SPEC.action.step_s
-        assert speed.max() < SPEC.limit("velocity")[joint]
-        assert np.abs(np.diff(speed)).max() / SPEC.action.step_s < SPEC.limit("acceleration")[joint]

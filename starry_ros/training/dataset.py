@@ -9,6 +9,8 @@ V views.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -222,10 +224,11 @@ def cached_images(
     known = stamp.exists() and json.loads(stamp.read_text()) == key
     if not known or not np.allclose(np.load(latent_path, mmap_mode="r")[0], probe[0], atol=SAME_LATENT):
         cache.mkdir(parents=True, exist_ok=True)
+        stamp.unlink(missing_ok=True)
         latent_shape = probe.shape[1:]
         total = sum(lengths)
-        canvas = np.lib.format.open_memmap(canvas_path, "w+", np.uint8, (total, *first.shape[1:]))
-        latents = np.lib.format.open_memmap(latent_path, "w+", np.float16, (total, *latent_shape))
+        canvas = _mapped(canvas_path, np.uint8, (total, *first.shape[1:]))
+        latents = _mapped(latent_path, np.float16, (total, *latent_shape))
         at = 0
         for path, length in zip(files, lengths, strict=True):
             canvas[at : at + length] = view.canvases(path)
@@ -235,6 +238,20 @@ def cached_images(
         latents.flush()
         stamp.write_text(json.dumps(key))
     return np.load(canvas_path, mmap_mode="r"), np.load(latent_path, mmap_mode="r")
+
+
+def _mapped(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """A new memory-mapped array whose disk space is there: writing a page that finds none kills the process."""
+    array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    try:
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        got, needed = f"{shutil.disk_usage(path.parent).free >> 20} MiB", f"{array.nbytes >> 20} MiB"
+        path.unlink()
+        raise DataError(str(path), f"does not fit: {error.strerror}", got=got, expected=needed,
+                        fix="free space, or give an --out on a larger disk") from error
+    return array
 
 
 def _data_hash(folder: Path) -> str:

@@ -18,7 +18,6 @@ Shapes: K chunk steps, J joints, U actions a history slot, E events, V views.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -33,6 +32,7 @@ from starry_ros.types import F32, F64, ActionChunk, Canvas, LandingPoint, Plan, 
 from starry_ros.wam.course import Courses
 from starry_ros.wam.gasam import Scene, scene_arrays
 from starry_ros.wam.normalise import NormStats
+from starry_ros.wam.pace import Pace
 from starry_ros.wam.runtimes.base import WHOLE_PLAN, Effort, Noise, Prediction, Runtime
 from starry_ros.wam.surprise import Dream
 from starry_ros.wam.text import TextEncoder
@@ -55,21 +55,6 @@ class SessionConfig:
 _Moment = tuple[int | None, int | None, RobotState | None, ActionChunk | None, int, int]
 
 
-def jaw_steps(spec: RobotSpec, joint: int) -> int:
-    """Steps of a chunk in which a jaw goes from one end to the other within its limits; odd."""
-    travel, velocity = spec.limit("upper")[joint] - spec.limit("lower")[joint], spec.limit("velocity")[joint]
-    acceleration = spec.limit("acceleration")[joint]
-    cruises = travel > velocity**2 / acceleration
-    takes_s = travel / velocity + velocity / acceleration if cruises else 2 * math.sqrt(travel / acceleration)
-    return math.ceil(takes_s / spec.action.step_s - 1e-9) | 1
-
-
-def ramped(positions_K: F64, steps: int) -> F64:
-    """Jumps as ramps of so many steps around them. A jump is too fast: the executor would slow all joints for it."""
-    ramp: F64 = np.convolve(np.pad(positions_K, steps // 2, mode="edge"), np.full(steps, 1 / steps), mode="valid")
-    return ramp
-
-
 class Session:
     """Plans for one robot with one runtime. Not thread-safe: one thread calls it."""
 
@@ -90,7 +75,7 @@ class Session:
         self._grid = max(1, runtime.config.frame_steps)
         self._spacing = runtime.config.frame_steps or config.min_spacing_steps
         self._lower, self._upper = spec.limit("lower"), spec.limit("upper")
-        self._jaws = {joint: jaw_steps(spec, joint) for joint in spec.gripper_indices}
+        self._pace = Pace(spec)
         self.courses = Courses()
         self.executed_UJ: F64 | None = None
         self.epoch = 0
@@ -270,12 +255,9 @@ class Session:
                      self.config.temperature * draw(c.chunk_steps, c.joints))
 
     def _chunk(self, positions_KJ: F64, committed: int) -> ActionChunk:
-        positions = np.clip(positions_KJ, self._lower, self._upper)
+        positions = self._pace.of_arms(np.clip(positions_KJ, self._lower, self._upper), committed)
         if self.runtime.config.snap_grippers:
-            for joint, steps in self._jaws.items():
-                middle = (self._lower[joint] + self._upper[joint]) / 2
-                snapped = np.where(positions[:, joint] > middle, self._upper[joint], self._lower[joint])
-                positions[committed:, joint] = ramped(snapped, steps)[committed:]
+            self._pace.snap_jaws(positions, committed)
         observed_ns = self.observed_ns
         assert observed_ns is not None
         self._chunk_id += 1
