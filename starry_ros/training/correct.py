@@ -37,7 +37,7 @@ STILL_S, STILL_RAD_S = 1.0, 0.03
 """Arms that rest for so long have given up, or take themselves for finished: then the expert takes over at once."""
 ALONE = 0.25
 """Share of the episodes that the model finishes by itself which are kept: they show little that is new."""
-LATENCY_S, REPLAN_S = (0.1, 0.3), (0.4, 0.6)
+LATENCY_S, REPLAN_S = (0.1, 0.65), (0.4, 0.65)
 
 
 class Relay:
