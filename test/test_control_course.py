@@ -28,7 +28,7 @@ def commanded_later(follower: Follower, ticks: int) -> list[tuple[int, np.ndarra
 
 
 def test_before_the_first_command_there_is_no_course() -> None:
-    assert Executor(SPEC).course() is None
+    assert Executor(SPEC).new_course() is None
 
 
 @pytest.mark.parametrize("into", [0, 7, 31])
@@ -38,7 +38,7 @@ def test_what_is_commanded_later_lies_on_the_course(into: int) -> None:
     offer(follower, 3)
     for _ in range(1 + into):
         follower.tick()
-    course = follower.executor.course()
+    course = follower.executor.new_course()
     assert course is not None
     assert course.step_ns == STEP_NS // 2
     for time_ns, position_J in commanded_later(follower, 110):
@@ -53,29 +53,30 @@ def test_what_is_commanded_later_lies_on_the_course(into: int) -> None:
 def test_a_course_carries_the_ids_of_the_plan_behind_it() -> None:
     follower = follower_at_rest()
     follower.tick()
-    idle = follower.executor.course()
+    idle = follower.executor.new_course()
     assert idle is not None
     assert (idle.chunk_id, idle.epoch, len(idle.positions_KJ)) == (0, 0, 1)
     offer(follower, 5, epoch=2, instruction_id=4)
     follower.tick()
-    course = follower.executor.course()
+    course = follower.executor.new_course()
     assert course is not None
     assert (course.chunk_id, course.epoch, course.instruction_id) == (5, 2, 4)
     assert (course.joint_names, course.contract_hash) == (SPEC.joint_names, HASH)
 
 
-def test_turns_count_every_change_of_course_and_nothing_else() -> None:
+def test_a_course_is_told_once_after_every_change_and_after_nothing_else() -> None:
     follower = follower_at_rest()
     offer(follower, 1)
-    turns = follower.executor.turns
+    follower.tick()
+    assert follower.executor.new_course() is not None
     for _ in range(20):
         follower.tick()
-    assert follower.executor.turns == turns
-    offer(follower, 2, ahead_s=20 * PERIOD_NS / 1e9)
-    assert follower.executor.turns == turns + 1
+        assert follower.executor.new_course() is None
+    offer(follower, 2, ahead_s=21 * PERIOD_NS / 1e9)
+    assert follower.executor.new_course() is not None
+    assert follower.executor.new_course() is None
     follower.executor.stop(follower.now_ns)
-    assert follower.executor.turns == turns + 2
-    course = follower.executor.course()
+    course = follower.executor.new_course()
     assert course is not None
     assert len(course.positions_KJ) * course.step_ns < 6e8, "a stop is short"
 
@@ -88,6 +89,6 @@ def test_after_arming_the_course_begins_where_the_arms_are_and_nothing_of_before
     follower.run(1.0)
     assert follower.executor.arm(follower.now_ns).ok
     follower.tick()
-    course = follower.executor.course()
+    course = follower.executor.new_course()
     assert course is not None
     assert np.allclose(course.positions_KJ, follower.position_J, atol=1e-9)

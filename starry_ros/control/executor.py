@@ -62,7 +62,7 @@ class Executor:
         self._last_call_ns: int | None = None
         self._heartbeat_ns: int | None = None
         self._gate_until_ns: int | None = None
-        self._ticks = self._missed_ticks = self._gate_interventions = self.turns = 0
+        self._ticks = self._missed_ticks = self._gate_interventions = 0
         self._begin_run(np.zeros(self._joints), 0)
 
     def _begin_run(self, start_J: F64 | None, now_ns: int) -> None:
@@ -78,7 +78,7 @@ class Executor:
         self._set_curve(Curve.hold(start_J))
 
     def _set_curve(self, curve: Curve) -> None:
-        self._curve, self._curve_ticks, self.turns = curve, 0, self.turns + 1
+        self._curve, self._curve_ticks, self._turned = curve, 0, True
 
     @property
     def _curve_s(self) -> float:
@@ -366,13 +366,14 @@ class Executor:
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
         return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
 
-    def course(self) -> ActionChunk | None:
-        """What will be commanded if nothing new comes, as a chunk from the last command on; None before the first.
+    def new_course(self) -> ActionChunk | None:
+        """What will be commanded if nothing new comes, as a chunk from the last command on.
 
-        It changes when `turns` has changed. Its ids are those of the plan that is followed, 0 without one.
+        None before the first command and while what was told last holds. Ids of the plan that is followed, or 0.
         """
-        if self._command_ns is None:
+        if self._command_ns is None or not self._turned:
             return None
+        self._turned = False
         return course_of(self._spec, self._schedule.chunk, self._command_ns, self._curve.cut(self._curve_s))
 
     @property

@@ -25,6 +25,7 @@ from starry_ros.control.advice import Advice
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode, Reply
 from starry_ros.control.status import ExecutorConfig
+from starry_ros.control.status import ExecutorStatus as Status
 from starry_ros.errors import ConfigError, InputError
 from starry_ros.msg import ActionChunk, ExecutorStatus, WorldActionStatus
 from starry_ros.paths import robot_file
@@ -89,7 +90,7 @@ class ActionExecutorNode(StarryNode):
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._rest_J: Any = None
-        self._turns = 0
+        self._told: Mode | None = None
         self._lateness, self._due_ns = LatencyWindow(512), 0
         self._command_rate = Every(self._values["command_hz"])
         self._status_rate = Every(self._values["status_hz"])
@@ -211,8 +212,8 @@ class ActionExecutorNode(StarryNode):
         if self._due_ns:
             self._lateness.add(abs(seconds(now_ns - self._due_ns)))
         self._due_ns = now_ns + nanoseconds(1.0 / self._spec.rates.control_hz)
-        if self._turns != self._control.turns:
-            self._publish_course()
+        if (course := self._control.new_course()) is not None:  # planners hear of it as soon as it changes
+            self._courses.publish(chunk_message(course, self._edge))
         if self._commands and self._streams and self._command_rate.due(now_ns):
             self._publish_commands(now_ns)
         elif self._commands and not self._streams and command is not None:
@@ -220,13 +221,6 @@ class ActionExecutorNode(StarryNode):
                 self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
-
-    def _publish_course(self) -> None:
-        """Tell planners where the arms are going, as soon as that changes."""
-        course = self._control.course()
-        if course is not None:
-            self._turns = self._control.turns
-            self._courses.publish(chunk_message(course, self._edge))
 
     def _publish_commands(self, now_ns: int) -> None:
         """A trajectory an arm. One that only holds a place is sent once: the controller holds by itself."""
@@ -243,6 +237,7 @@ class ActionExecutorNode(StarryNode):
 
     def _publish_status(self, now_ns: int) -> None:
         status = self._control.status(now_ns)
+        self._tell(status, now_ns)
         jitter_s = self._lateness.percentile_s(99) or 0.0
         message = executor_status_message(self._spec, status, self._accepted, self._malformed, jitter_s)
         message.header.stamp = self._edge.stamp(now_ns)
@@ -250,6 +245,17 @@ class ActionExecutorNode(StarryNode):
         if self._second_owner:
             message.reason = SECOND_OWNER
         self._statuses.publish(message)
+
+    def _tell(self, status: Status, now_ns: int) -> None:
+        """Every stop goes to the log, with what a person would look at first."""
+        before, self._told = self._told, status.mode
+        if status.mode == before or status.mode not in (Mode.FAULT, Mode.STOP):
+            return
+        age = "none" if self._newest is None else f"{seconds(now_ns - self._newest.stamp_ns):.2f} s old"
+        worst = int(np.argmax(status.tracking_error_J))
+        text = (f"{status.mode} {status.reason}: newest joint state {age}, {self._spec.joint_names[worst]} "
+                f"{status.tracking_error_J[worst]:.3f} off its command, {status.missed_ticks} ticks missed so far")
+        (self.get_logger().error if status.mode == Mode.FAULT else self.get_logger().warning)(text)
 
     def _health(self) -> Health:
         status = self._control.status(self._edge.now_ns())

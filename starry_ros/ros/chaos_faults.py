@@ -53,7 +53,7 @@ class Stage(Protocol):
         """Publish a plan of our own."""
 
     def flood(self, duration_s: float) -> None:
-        """Publish garbage on the graph's topics as fast as it goes."""
+        """Let another process publish garbage on the graph's topics."""
 
     def during(self, duration_s: float, act: Callable[[], None], every_s: float) -> None:
         """Do something again and again while the graph runs."""

@@ -91,7 +91,7 @@ class SimulatedSession:
         self._canvas: Canvas | None = None
         self._states = StateHistory()
         self._pending: tuple[int, int, Plan] | None = None
-        self._plan_ns, self._turns = 0, 0
+        self._plan_ns = 0
 
     def run(self) -> Mapping[str, int]:
         """All episodes; how many there were and how many succeeded."""
@@ -170,7 +170,9 @@ class SimulatedSession:
             self._pending = None
             self._publish(ready, seconds(now_ns - asked_ns))
             self._accepted += self._executor.submit(ready.chunk, now_ns).accepted
-        self._tell_course()
+        if (course := self._executor.new_course()) is not None:
+            self._planner.told(course)
+            self._write("executor_course", convert.chunk_message(course, self._edge))
         if self._pending is None and now_ns >= self._plan_ns and self._canvas is not None:
             state = self._states.nearest(self._canvas.stamp_ns)
             if now_ns < self._canvas.stamp_ns + PAIRING_NS or state is None:
@@ -182,14 +184,6 @@ class SimulatedSession:
             plan = self._planner.plan(now_ns)
             if plan is not None:
                 self._pending = now_ns + nanoseconds(spread), now_ns, plan
-
-    def _tell_course(self) -> None:
-        if self._turns != self._executor.turns:
-            course = self._executor.course()
-            if course is not None:
-                self._turns = self._executor.turns
-                self._planner.told(course)
-                self._write("executor_course", convert.chunk_message(course, self._edge))
 
     def _tell(self, step: Step) -> None:
         stamps = {name: ORIGIN_NS + time_ns for name, time_ns in step.times_ns.items()}

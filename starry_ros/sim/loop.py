@@ -111,7 +111,7 @@ class _Episode:
         self.driver = SimulatedDriver(cell.spec, cell, NS_PER_S)
         self.driver.restart()
         self.executor = Executor(cell.spec)
-        self._listener, self._turns = policy if isinstance(policy, Listener) else None, -1
+        self._listener = policy if isinstance(policy, Listener) else None
         self._packer = CanvasPacker(t_pose_layout(cell.spec))
         self._period_ns = nanoseconds(1 / cell.spec.rates.control_hz)
         self._command_ticks = max(1, round(cell.spec.rates.control_hz / config.command_hz))
@@ -189,21 +189,15 @@ class _Episode:
             self._pending = None
             if self.executor.submit(chunk, now_ns).accepted:
                 self._delay_s = max(self._delay_s, self.executor.status(now_ns).delay_s)
-        self._tell_course()
+        course = self.executor.new_course()
+        if course is not None and self._listener is not None:
+            self._listener.told(course)
         if now_ns >= self._observe_ns:
             self._observe_ns = now_ns + nanoseconds(self.config.replan_s)
             chunk = self._observed(now_ns, state).chunk
             self._pending = now_ns + nanoseconds(self.config.latency_s), chunk
             if self.config.mode == "sync":
                 self._observe_ns = chunk.end_ns
-
-    def _tell_course(self) -> None:
-        """Where the executor turned to, if it did."""
-        if self._listener is not None and self._turns != self.executor.turns:
-            course = self.executor.course()
-            if course is not None:
-                self._turns = self.executor.turns
-                self._listener.told(course)
 
     def _observed(self, now_ns: int, state: RobotState) -> Plan:
         canvas = observe(self.cell, self._packer, now_ns)
