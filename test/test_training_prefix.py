@@ -7,7 +7,17 @@ import pytest
 import torch
 from wam_kit import CONFIG, JOINTS, LAYOUT, MIDDLE_J, SPEC, LetterEncoder, make_canvas, make_checkpoint, make_state
 
-from starry_ros.training.prefix import NONE_SHARE, committed, prefix_keys, prefix_lengths, unknown_loss
+from starry_ros.training.losses import velocity_loss
+from starry_ros.training.prefix import (
+    ASTRAY_SHARE,
+    CLOSED_SHARE,
+    NONE_SHARE,
+    Bender,
+    committed,
+    prefix_keys,
+    prefix_lengths,
+    unknown_loss,
+)
 from starry_ros.wam.model import Ropes
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
@@ -66,3 +76,63 @@ def test_what_is_known_was_commanded_and_the_rest_is_the_plan_from_there() -> No
         [1005, 1005, 1005, 50],
         [1008, 1009, 1010, 1010],
     ]
+
+
+def held_open(samples: int, known: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chunks that creep along with open jaws."""
+    steps_KJ = np.full((CONFIG.chunk_steps, JOINTS), 0.01)
+    steps_KJ[:, list(SPEC.gripper_indices)] = 0.0
+    chunk_KJ = (MIDDLE_J + np.cumsum(steps_KJ, axis=0)).astype(np.float32)
+    chunk_KJ[:, list(SPEC.gripper_indices)] = 0.04
+    return np.repeat(chunk_KJ[None], samples, axis=0), np.full(samples, known)
+
+
+def test_some_known_steps_are_bent_and_the_plan_comes_back_at_the_pace_of_serving_and_goes_on() -> None:
+    known = 6
+    chunk_BKJ, known_B = held_open(400, known)
+    out_BKJ, happened_B = Bender(SPEC).bent(chunk_BKJ, known_B, np.random.default_rng(0))
+    assert (happened_B == 0).mean() == pytest.approx(ASTRAY_SHARE, abs=0.08)
+    assert np.array_equal(out_BKJ[happened_B == 1], chunk_BKJ[happened_B == 1])
+    arms = np.array([joint for joint in range(JOINTS) if joint not in SPEC.gripper_indices])
+    longest = 0.7 * SPEC.limit("velocity") * SPEC.action.step_s
+    for bent_KJ, plain_KJ in zip(out_BKJ[happened_B == 0], chunk_BKJ[happened_B == 0], strict=True):
+        away_KJ = (bent_KJ - plain_KJ)[:known, arms]
+        led = (np.abs(away_KJ).max(axis=0) > 1e-4).reshape(2, -1).any(axis=1)
+        assert led.sum() <= 1, "one arm alone"
+        assert np.allclose(away_KJ, (np.arange(known)[:, None] + 1) / known * away_KJ[-1], atol=1e-5)
+        back_KJ = np.diff(bent_KJ[known - 1 :].astype(np.float64), axis=0)[:, arms]
+        assert (np.abs(back_KJ) <= longest[arms] + 1e-5).all()
+        needs = max(1.0, float((np.abs(plain_KJ[known] - bent_KJ[known - 1])[arms] / longest[arms]).max()))
+        late = known + int(np.ceil(needs - 1))
+        if late < CONFIG.chunk_steps - 1:  # a later plan, on the same way
+            assert np.allclose(bent_KJ[late:, arms] - bent_KJ[late:, arms][:, :1],
+                               plain_KJ[late:, arms] - plain_KJ[late:, arms][:, :1], atol=1e-4)
+            assert (bent_KJ[late:, arms] <= plain_KJ[late:, arms] + 1e-5).all()
+    jaws = out_BKJ[happened_B == 0][:, :, list(SPEC.gripper_indices)]
+    closed = (jaws[:, known - 1] < 0.039).any(axis=1)
+    assert 0.15 < closed.mean() <= CLOSED_SHARE + 0.1
+    assert np.allclose(jaws[:, -1], 0.04), "and opens again"
+
+
+def test_where_a_jaw_moves_in_the_known_steps_nothing_is_bent() -> None:
+    chunk_BKJ, known_B = held_open(50, 6)
+    chunk_BKJ[:, 3:, SPEC.gripper_indices[0]] = 0.0
+    out_BKJ, happened_B = Bender(SPEC).bent(chunk_BKJ, known_B, np.random.default_rng(0))
+    assert (happened_B == 1).all()
+    assert np.array_equal(out_BKJ, chunk_BKJ)
+
+
+def test_without_known_steps_nothing_is_bent() -> None:
+    chunk_BKJ, known_B = held_open(50, 0)
+    out_BKJ, happened_B = Bender(SPEC).bent(chunk_BKJ, known_B, np.random.default_rng(0))
+    assert np.array_equal(out_BKJ, chunk_BKJ)
+    assert (happened_B == 1).all()
+
+
+def test_samples_that_did_not_happen_teach_nothing_about_the_future() -> None:
+    rng = torch.Generator().manual_seed(0)
+    velocity, clean, noise = (torch.randn(3, 5, 4, generator=rng) for _ in range(3))
+    errors = [float((velocity[b, i, j] - noise[b, i, j] + clean[b, i, j]) ** 2)
+              for b in (0, 2) for i in range(5) for j in range(4)]
+    assert float(velocity_loss(velocity, clean, noise, torch.tensor([1.0, 0, 1]))) == pytest.approx(np.mean(errors))
+    assert float(velocity_loss(velocity, clean, noise, torch.zeros(3))) == 0.0

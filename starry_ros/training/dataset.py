@@ -24,7 +24,7 @@ from starry_ros.errors import DataError
 from starry_ros.sim.choices import COLOURS, STAGES
 from starry_ros.sim.task import colours_in
 from starry_ros.sim.tasks import named_first, same_meaning
-from starry_ros.training.prefix import committed, prefix_lengths
+from starry_ros.training.prefix import Bender, committed, prefix_lengths
 from starry_ros.training.scenes import PLAIN, Scenes, View
 from starry_ros.types import F32, U8
 from starry_ros.wam.gasam import Scene
@@ -68,7 +68,8 @@ class Demonstrations:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one optimiser step sees. Slot 0 of the history is the newest; of a chunk, `known_B` steps are given."""
+    """What one optimiser step sees. Slot 0 of the history is the newest; of a chunk, `known_B` steps are given,
+    which led to the future frame where `happened_B` is 1."""
 
     canvas_BHWC: U8
     latents_BCYX: F32
@@ -76,6 +77,7 @@ class Batch:
     position_BJ: F32
     plan_BKJ: F32
     known_B: I64
+    happened_B: F32
     events_BEV4: F32
     text_B: I64
     rival_B: I64
@@ -267,10 +269,11 @@ class Sampler:
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
         seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 2.5, no_history: float = 0.5,
         done_weight: float = 0.15, rival_share: float = 0.25, slow_past: float = 0.5, prefix_steps: int = 0,
-        reworded: float = 0.0,
+        reworded: float = 0.0, bender: Bender | None = None,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
         self._future, self._slots, self._actions = future_steps, history_slots, history_actions
+        self._bender = bender
         self._prefix_steps, self._reworded = prefix_steps, reworded if data.same_S else 0.0
         self._no_history, self._rival_share, self._slow_past = no_history, rival_share, slow_past
         # Finished episodes rest at home, exactly where new ones start: too many of them teach the arm to stay there.
@@ -293,12 +296,15 @@ class Sampler:
         then = np.minimum(frame + self._future, data.last_F[frame])
         last = data.last_F[frame]
         known = prefix_lengths(len(frame), self._prefix_steps, rng) if self._prefix_steps else np.zeros_like(frame)
-        plan = committed(data.command_FJ, data.plan_FKJ, frame, last, known)
+        plan, happened = committed(data.command_FJ, data.plan_FKJ, frame, last, known), np.ones(len(frame), np.float32)
+        if self._bender is not None:
+            plan, happened = self._bender.bent(plan, known, rng)
         scenes = (None, None) if data.scenes is None else (data.scenes.at(frame), data.scenes.at(then))
         return Batch(
             canvas_BHWC=data.canvas_FHWC[frame], latents_BCYX=data.latents_FCYX[frame].astype(np.float32),
             future_BCYX=data.latents_FCYX[then].astype(np.float32),
-            position_BJ=data.position_FJ[frame], plan_BKJ=plan, known_B=known, events_BEV4=data.events_FEV4[frame],
+            position_BJ=data.position_FJ[frame], plan_BKJ=plan, known_B=known, happened_B=happened,
+            events_BEV4=data.events_FEV4[frame],
             text_B=text, rival_B=rival, rivalled_B=rivalled, history_canvas_BRHWC=data.canvas_FHWC[past],
             history_latents_BRCYX=data.latents_FCYX[past].astype(np.float32), history_valid_BR=valid,
             executed_BRUJ=executed, executed_valid_BRU=executed_valid, spacing=spacing,

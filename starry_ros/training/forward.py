@@ -56,7 +56,8 @@ def losses(
     x_noise, s_x = torch.randn(given.future.shape, generator=noise), _levels(size, noise, config.video_steps)
     velocity, keys = model.imagine(noised(given.future, x_noise, s_x), s_x, ropes.future(0), groups, given.text)
     groups[FUTURE_FRAMES] = keys
-    terms, blind = {"video": velocity_loss(velocity, given.future, x_noise)}, config.intent == "blind"
+    happened_B = torch.from_numpy(batch.happened_B)
+    terms, blind = {"video": velocity_loss(velocity, given.future, x_noise, happened_B)}, config.intent == "blind"
 
     m_noise, s_m = torch.randn(given.map.shape, generator=noise), _levels(size, noise, config.value_steps)
     m_noise, s_m = model.value_source(m_noise), torch.ones(size) if blind else s_m
@@ -126,7 +127,8 @@ def joint_losses(
     action = velocity_loss(velocity_a, given.actions, a_noise) if known_B is None else unknown_loss(
         velocity_a[:, None], given.actions[:, None], a_noise[:, None], known_B)
     return {
-        "video": velocity_loss(velocity_x, given.future, x_noise), **value_losses(value, given.target),
+        "video": velocity_loss(velocity_x, given.future, x_noise, torch.from_numpy(batch.happened_B)),
+        **value_losses(value, given.target),
         "action": action, **geometry,
     }
 

@@ -77,9 +77,12 @@ def rival_loss(output: ValueOutput, target: ValueTarget, applies_B: Tensor) -> T
     return -(torch.log((1 - mass).clamp_min(1e-3)) * applies_B).sum() / applies_B.sum().clamp_min(1.0)
 
 
-def velocity_loss(velocity: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Mean squared error to v = noise - x."""
-    return F.mse_loss(velocity, noise - clean)
+def velocity_loss(velocity: Tensor, clean: Tensor, noise: Tensor, counts_B: Tensor | None = None) -> Tensor:
+    """Mean squared error to v = noise - x, over all samples or those that count."""
+    if counts_B is None:
+        return F.mse_loss(velocity, noise - clean)
+    error_B = (velocity - (noise - clean)).square().flatten(1).mean(1)
+    return (error_B * counts_B).sum() / counts_B.sum().clamp_min(1.0)
 
 
 def noised(clean: Tensor, noise: Tensor, s_B: Tensor) -> Tensor:

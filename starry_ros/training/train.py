@@ -28,6 +28,7 @@ from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.forward import TextTable, expert_losses, losses
 from starry_ros.training.losses import total
+from starry_ros.training.prefix import Bender
 from starry_ros.training.pseudo import pseudo_terms
 from starry_ros.training.scenes import seen_layout
 from starry_ros.training.store import load_average, load_state, save_state
@@ -86,6 +87,7 @@ class Trainer:
             data, batch=self.config.batch // self.world, future_steps=self.wam.future_steps,
             history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=self.config.seed,
             prefix_steps=prefix_steps, reworded=self.config.reworded,
+            bender=Bender(self.spec) if prefix_steps else None,
         )
 
     def step(self) -> dict[str, float]:
