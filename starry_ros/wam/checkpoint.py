@@ -224,7 +224,7 @@ def _split(
     where: str, tensors: Mapping[str, Tensor], config: WamConfig, autoencoder_config: AutoencoderConfig
 ) -> tuple[dict[str, Tensor], Autoencoder]:
     """Sort tensors by prefix and check every name, shape and value against freshly built modules."""
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # the "meta" device would import PyTorch's compiler, for seconds
         modules: dict[str, nn.Module] = {
             "model": WorldActionModel(config), "autoencoder": Autoencoder(autoencoder_config),
         }
