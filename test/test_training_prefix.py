@@ -94,7 +94,7 @@ def test_some_known_steps_are_bent_and_the_plan_comes_back_at_the_pace_of_servin
     assert (happened_B == 0).mean() == pytest.approx(ASTRAY_SHARE, abs=0.08)
     assert np.array_equal(out_BKJ[happened_B == 1], chunk_BKJ[happened_B == 1])
     arms = np.array([joint for joint in range(JOINTS) if joint not in SPEC.gripper_indices])
-    longest = 0.7 * SPEC.limit("velocity") * SPEC.action.step_s
+    longest = SPEC.limit("velocity") * SPEC.action.step_s
     for bent_KJ, plain_KJ in zip(out_BKJ[happened_B == 0], chunk_BKJ[happened_B == 0], strict=True):
         away_KJ = (bent_KJ - plain_KJ)[:known, arms]
         led = (np.abs(away_KJ).max(axis=0) > 1e-4).reshape(2, -1).any(axis=1)

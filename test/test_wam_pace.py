@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from wam_kit import JOINTS, MIDDLE_J, SPEC
 
-from starry_ros.wam.pace import SHARE, Pace
+from starry_ros.wam.pace import Pace
 
 STEPS = 16
 JAWS = list(SPEC.gripper_indices)
 ARMS = [joint for joint in range(JOINTS) if joint not in JAWS]
-LONGEST_J = SHARE * SPEC.limit("velocity") * SPEC.action.step_s
+LONGEST_J = SPEC.limit("velocity") * SPEC.action.step_s
 
 
 def way(seed: int, share: float = 0.9) -> np.ndarray:

@@ -17,6 +17,7 @@ from starry_ros.types import F32, U8, Plan
 from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.load import load_session
+from starry_ros.wam.pace import Pace
 from starry_ros.wam.runtimes.base import Noise, Prediction, Runtime
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session, SessionConfig
@@ -252,7 +253,7 @@ def test_a_plan_needs_an_observation_and_a_sentence(checkpoint: Checkpoint) -> N
 def test_a_chunk_is_the_prediction_in_robot_units_inside_the_limits_with_grippers_that_go_all_the_way(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("starry_ros.wam.pace.SHARE", 100.0)  # untrained plans jump
+    monkeypatch.setattr(Pace, "of_arms", lambda _, positions_KJ, *__: positions_KJ)  # untrained plans jump
     lower_J, upper_J = SPEC.limit("lower"), SPEC.limit("upper")
     for snap in (True, False):
         recorder = Recorder(dataclasses.replace(CONFIG, snap_grippers=snap))

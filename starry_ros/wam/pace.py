@@ -1,7 +1,7 @@
 """Plans at a pace that the joints' limits can follow.
 
 The executor slows all joints for one that is asked for too much, while the plan's clock runs on. So a plan asks for
-nothing that takes longer than it says: arms go no faster than demonstrated, jaws open and close in ramps.
+nothing that takes longer than it says: no step of an arm is longer than its speed allows, jaws open and close in ramps.
 
 Shapes: K chunk steps, J joints in contract order.
 """
@@ -15,9 +15,6 @@ import numpy as np
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F64
 
-SHARE = 0.7
-"""Share of their velocity limits that arms are asked for; demonstrations use 0.65."""
-
 SIGHTED_STEPS = 3
 """Committed steps with which plans still go at full speed."""
 
@@ -28,7 +25,7 @@ class Pace:
     def __init__(self, spec: RobotSpec) -> None:
         self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
         self._jaws = {joint: _jaw_steps(spec, joint) for joint in spec.gripper_indices}
-        self._longest_J = SHARE * spec.limit("velocity") * spec.action.step_s
+        self._longest_J = spec.limit("velocity") * spec.action.step_s
         self._longest_J[list(self._jaws)] = np.inf
 
     def of_arms(self, positions_KJ: F64, committed: int, slower: float = 1.0) -> F64:
