@@ -255,7 +255,10 @@ class ActionExecutorNode(StarryNode):
         worst = int(np.argmax(status.tracking_error_J))
         text = (f"{status.mode} {status.reason}: newest joint state {age}, {self._spec.joint_names[worst]} "
                 f"{status.tracking_error_J[worst]:.3f} off its command, {status.missed_ticks} ticks missed so far")
-        (self.get_logger().error if status.mode == Mode.FAULT else self.get_logger().warning)(text)
+        if status.mode == Mode.FAULT:  # a logger takes one severity a line of code
+            self.get_logger().error(text)
+        else:
+            self.get_logger().warning(text)
 
     def _health(self) -> Health:
         status = self._control.status(self._edge.now_ns())
