@@ -14,7 +14,8 @@ import yaml
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import share_dir
-from starry_ros.ros.graph import ARGUMENTS, DDS_PROFILE_VARIABLES, NodeSpec, build_graph
+from starry_ros.ros.graph import ARGUMENTS, NodeSpec, build_graph
+from starry_ros.ros.transport import DDS_PROFILE_VARIABLES
 
 LARGEST_IMAGE_BYTES = 640 * 480 * 3
 CORE = {"canvas_packer", "world_action", "value_map_visualizer", "action_executor"}

@@ -8,7 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from starry_ros.ros.graph import ARGUMENTS, DDS_PROFILE_VARIABLES, build_graph
+from starry_ros.ros.graph import ARGUMENTS, build_graph
+from starry_ros.ros.transport import DDS_PROFILE_VARIABLES
 
 REASON = "NOT RUN: `launch` and `launch_ros` are not on PyPI; they come with a ROS 2 distribution"
 launch = pytest.importorskip("launch", reason=REASON)

@@ -16,6 +16,7 @@ from typing import Any
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file, share_dir
+from starry_ros.ros.transport import dds_environment
 from starry_ros.wam.choices import RUNTIMES
 
 PACKAGE = "starry_ros"
@@ -26,7 +27,6 @@ BOOLEANS = ("true", "false")
 NEEDS = ("auto", "required", "off")
 ESTOP_TIMEOUT_S, HEARTBEAT_TIMEOUT_S = 0.5, 1.0
 """How long the two may be silent, in seconds, where they are required."""
-DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 _NAMESPACE = re.compile(r"^$|^/?[A-Za-z]\w*(/[A-Za-z]\w*)*$")
 
 
@@ -163,12 +163,6 @@ def _rviz(namespace: str) -> NodeSpec:
     topics += [f"{topic.rpartition('/')[0]}/camera_info" for topic in topics if topic.endswith("/image_raw")]
     remappings = tuple((topic, f"/{namespace}{topic}") for topic in sorted(set(topics)))
     return NodeSpec("rviz2", package="rviz2", arguments=("-d", str(config)), remappings=remappings)
-
-
-def dds_environment() -> dict[str, str]:
-    """Name our DDS profile, or the user's own, by the variable of Fast DDS 3 (Kilted) and that of 2 (Jazzy)."""
-    given = [os.environ[name] for name in DDS_PROFILE_VARIABLES if os.environ.get(name)]
-    return dict.fromkeys(DDS_PROFILE_VARIABLES, given[0] if given else str(share_dir() / "config" / "fastdds.xml"))
 
 
 def _environment() -> dict[str, str]:

@@ -16,9 +16,9 @@ from trajectory_msgs.msg import JointTrajectory
 
 from starry_ros.msg import ActionChunk, ExecutorStatus, ValueMap, WorldActionStatus
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.ros.graph import dds_environment
 from starry_ros.ros.qos import COMMAND, LATCHED, NEWEST, PLAN, STATE
 from starry_ros.ros.run import ros_session
+from starry_ros.ros.transport import dds_environment
 
 KINDS = {
     "canvas": (Image, NEWEST), "imagined_canvas": (Image, NEWEST), "action_chunk": (ActionChunk, PLAN),

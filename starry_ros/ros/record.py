@@ -10,7 +10,7 @@ from pathlib import Path
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WHOLE
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.graph import dds_environment
+from starry_ros.ros.transport import dds_environment
 from starry_ros.wam.choices import RUNTIMES
 
 

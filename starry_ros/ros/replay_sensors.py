@@ -18,9 +18,9 @@ from starry_ros.recording.reader import Recording
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.convert import stamp_ns, to_stamp
 from starry_ros.ros.definitions import message_class
-from starry_ros.ros.graph import dds_environment
 from starry_ros.ros.qos import SENSOR, STATE
 from starry_ros.ros.run import ros_session
+from starry_ros.ros.transport import dds_environment
 from starry_ros.timing import NS_PER_S
 
 DISCOVERY_S = 3.0

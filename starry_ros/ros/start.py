@@ -6,6 +6,7 @@ import importlib
 import sys
 
 from starry_ros.ros.priority import yield_cores
+from starry_ros.ros.transport import keep_apart
 
 
 def main() -> None:
@@ -13,6 +14,7 @@ def main() -> None:
     try:
         node = sys.argv.pop(1)
         yield_cores(node)
+        keep_apart(node)
         importlib.import_module(f"starry_ros.ros.{node}_node").main()
     except KeyboardInterrupt:
         raise SystemExit(0) from None

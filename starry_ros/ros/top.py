@@ -23,9 +23,9 @@ from starry_ros.msg import ExecutorStatus, WorldActionStatus
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.definitions import message_class
-from starry_ros.ros.graph import dds_environment
 from starry_ros.ros.qos import LATCHED, NEWEST, STATE
 from starry_ros.ros.run import ros_session
+from starry_ros.ros.transport import dds_environment
 
 RATE_WINDOW_S = 3.0
 PERIOD_S = 0.5

@@ -23,8 +23,8 @@ from starry_ros.errors import RuntimeUnavailable
 from starry_ros.paths import share_dir
 from starry_ros.report import bench_row, percentile
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.ros.graph import DDS_PROFILE_VARIABLES
 from starry_ros.ros.qos import SENSOR
+from starry_ros.ros.transport import DDS_PROFILE_VARIABLES
 from starry_ros.types import Record
 
 CAMERAS = ("head", "left_wrist", "right_wrist")

@@ -24,8 +24,8 @@ from std_srvs.srv import Trigger
 
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.graph import dds_environment
 from starry_ros.ros.qos import STATE
+from starry_ros.ros.transport import dds_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "test"))

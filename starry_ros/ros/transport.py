@@ -1,0 +1,35 @@
+"""Which nodes share memory with others, and which do not.
+
+Fast DDS guards the shared memory that each process reads from with locks that every writer to it takes. A process that
+is frozen at a lock, by a debugger, a container's freezer or a full disk of swap, holds up whoever else writes there: a
+robot's driver was seen to stand for 1 s for a planner that was frozen again and again. So the executor and the planner
+use UDP alone. Shared memory is for what is large: pictures, between cameras, packer, overlays and recorder.
+"""
+
+from __future__ import annotations
+
+import os
+
+from starry_ros.paths import share_dir
+
+DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+"""That of Fast DDS 3 (Kilted) and that of 2 (Jazzy)."""
+APART = ("action_executor", "world_action")
+
+
+def dds_environment() -> dict[str, str]:
+    """Our DDS profile, or the user's own, by both variables."""
+    given = [os.environ[name] for name in DDS_PROFILE_VARIABLES if os.environ.get(name)]
+    return dict.fromkeys(DDS_PROFILE_VARIABLES, given[0] if given else _profile("fastdds.xml"))
+
+
+def keep_apart(node: str) -> None:
+    """Before DDS is loaded: let this process use UDP alone if it is a node to keep apart and the profile is ours."""
+    if node in APART:
+        for name in DDS_PROFILE_VARIABLES:
+            if os.environ.get(name) == _profile("fastdds.xml"):
+                os.environ[name] = _profile("fastdds_udp.xml")
+
+
+def _profile(name: str) -> str:
+    return str(share_dir() / "config" / name)
