@@ -14,6 +14,7 @@ from starry_ros.paths import share_dir
 
 DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 """That of Fast DDS 3 (Kilted) and that of 2 (Jazzy)."""
+RANGE_VARIABLE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
 APART = ("action_executor", "world_action")
 
 
@@ -24,11 +25,16 @@ def dds_environment() -> dict[str, str]:
 
 
 def keep_apart(node: str) -> None:
-    """Before DDS is loaded: let this process use UDP alone if it is a node to keep apart and the profile is ours."""
-    if node in APART:
-        for name in DDS_PROFILE_VARIABLES:
-            if os.environ.get(name) == _profile("fastdds.xml"):
-                os.environ[name] = _profile("fastdds_udp.xml")
+    """Before DDS is loaded: let this process use UDP alone if it is a node to keep apart and the profile is ours.
+
+    For the range LOCALHOST, ROS 2 adds shared memory by itself: there the profile says what that range says.
+    """
+    if node not in APART or os.environ.get(DDS_PROFILE_VARIABLES[1]) != _profile("fastdds.xml"):
+        return
+    local = os.environ.get(RANGE_VARIABLE) == "LOCALHOST"
+    os.environ |= dict.fromkeys(DDS_PROFILE_VARIABLES, _profile(f"fastdds_udp{'_localhost' if local else ''}.xml"))
+    if local:
+        os.environ[RANGE_VARIABLE] = "SYSTEM_DEFAULT"
 
 
 def _profile(name: str) -> str:
