@@ -367,10 +367,9 @@ class Executor:
         return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
 
     def new_course(self) -> ActionChunk | None:
-        """What will be commanded if nothing new comes, as a chunk from the last command on.
+        """What will be commanded from the last command on if nothing new comes, with the ids of its plan, or 0.
 
-        None before the first command and while what was told last holds. Ids of the plan that is followed, or 0.
-        """
+        None before the first command, and while what was told last holds."""
         if self._command_ns is None or not self._turned:
             return None
         self._turned = False
