@@ -241,10 +241,11 @@ class ActionExecutorNode(StarryNode):
         jitter_s = self._lateness.percentile_s(99) or 0.0
         message = executor_status_message(self._spec, status, self._accepted, self._malformed, jitter_s)
         message.header.stamp = self._edge.stamp(now_ns)
-        message.speed_scale = self._speeds.get(status.mode, 0.0)
-        if self._second_owner:
-            message.reason = SECOND_OWNER
+        message.speed_scale, message.reason = self._speeds.get(status.mode, 0.0), self._reason(status)
         self._statuses.publish(message)
+
+    def _reason(self, status: Status) -> str:
+        return SECOND_OWNER if self._second_owner else status.reason
 
     def _tell(self, status: Status, now_ns: int) -> None:
         """Every stop goes to the log, with what a person would look at first."""
@@ -253,7 +254,7 @@ class ActionExecutorNode(StarryNode):
             return
         age = "none" if self._newest is None else f"{seconds(now_ns - self._newest.stamp_ns):.2f} s old"
         worst = int(np.argmax(status.tracking_error_J))
-        text = (f"{status.mode} {status.reason}: newest joint state {age}, {self._spec.joint_names[worst]} "
+        text = (f"{status.mode} {self._reason(status)}: newest joint state {age}, {self._spec.joint_names[worst]} "
                 f"{status.tracking_error_J[worst]:.3f} off its command, {status.missed_ticks} ticks missed so far")
         if status.mode == Mode.FAULT:  # a logger takes one severity a line of code
             self.get_logger().error(text)
@@ -265,7 +266,7 @@ class ActionExecutorNode(StarryNode):
         refused: dict[str, int] = {**self._malformed}
         refused |= {reason.value: count for reason, count in status.refused.items()}
         values = {
-            "mode": status.mode, "reason": SECOND_OWNER if self._second_owner else status.reason,
+            "mode": status.mode, "reason": self._reason(status),
             "conditions": ",".join(status.conditions), "slack_s": status.slack_s, "stall_share": status.stall_share,
             "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
             "gate_interventions": status.gate_interventions,

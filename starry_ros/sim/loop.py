@@ -189,8 +189,7 @@ class _Episode:
             self._pending = None
             if self.executor.submit(chunk, now_ns).accepted:
                 self._delay_s = max(self._delay_s, self.executor.status(now_ns).delay_s)
-        course = self.executor.new_course()
-        if course is not None and self._listener is not None:
+        if self._listener is not None and (course := self.executor.new_course()) is not None:
             self._listener.told(course)
         if now_ns >= self._observe_ns:
             self._observe_ns = now_ns + nanoseconds(self.config.replan_s)
