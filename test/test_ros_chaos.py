@@ -36,7 +36,7 @@ class Watched:
         seen = times, np.tile(position_J, (len(times), 1)), speeds
         told = np.array([told_of_t(t) for t in times])[:, None] * LIMIT
         steps = np.cumsum(told * 0.02, axis=0)
-        self.relays = SimpleNamespace(since=lambda _: seen, told_since=lambda _: (times, HOME + steps, speeds))
+        self.relays = SimpleNamespace(since=lambda _: seen, asked_since=lambda _: (times, HOME + steps, speeds))
         executor = SimpleNamespace(reason="x", conditions=["joint_state_stale"], refused_reasons=["not_finite"])
         self.operator = SimpleNamespace(heard=SimpleNamespace(executor=executor, session=SimpleNamespace(reason="")))
 
@@ -83,17 +83,33 @@ def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float,
     told, seen = (times, np.tile(HOME, (3, 1)), velocities), (times, positions, velocities)
     if words:
         with pytest.raises(chaos.Failed, match=words + ".* 1.00 s after"):
-            chaos._within_limits(FULL_SPEC, told, seen, 0.0, 1.15)
+            chaos._within_limits(FULL_SPEC, told, seen, 0.0)
     else:
-        worst = chaos._within_limits(FULL_SPEC, told, seen, 0.0, 1.15)
+        worst = chaos._within_limits(FULL_SPEC, told, seen, 0.0)
         assert worst == pytest.approx(0.0 if "gripper" in joint else velocity)
 
 
 def test_a_robot_that_does_not_say_what_its_joints_were_told_fails() -> None:
     still = Watched(lambda t: 0.0)
-    still.relays.told_since = lambda _: (np.zeros(0), np.zeros((0, len(HOME))), np.zeros((0, len(HOME))))
+    still.relays.asked_since = lambda _: (np.zeros(0), np.zeros((0, len(HOME))), np.zeros((0, len(HOME))))
     with pytest.raises(chaos.Failed, match="were told"):
         judge(still)
+
+
+@pytest.mark.parametrize(("drives", "words"), [(1.0, ""), (1.2, "is told to move at")])
+def test_where_commands_are_lost_the_judge_goes_by_what_the_drivers_limits_let_through(
+    drives: float, words: str
+) -> None:
+    jumps = Watched(lambda t: 0.0, told_of_t=lambda t: -3.0 * (0.2 < t < 0.23))
+    with pytest.raises(chaos.Failed, match="is told to move at"):
+        judge(jumps)
+    through = Watched(lambda t: 0.0, told_of_t=lambda t: -drives * (0.2 < t < 0.23))
+    jumps.relays.told_since = through.relays.asked_since
+    if words:
+        with pytest.raises(chaos.Failed, match=words):
+            judge(jumps, commands_lost=True)
+    else:
+        judge(jumps, commands_lost=True)
 
 
 def test_a_reason_that_is_not_told_fails() -> None:

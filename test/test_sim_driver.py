@@ -76,6 +76,36 @@ def test_the_reference_is_what_the_controllers_ask_for_and_how_fast_it_goes(
     assert np.max(velocities, axis=0)[index] == pytest.approx(fastest, rel=0.01)
 
 
+def test_a_jump_that_a_controller_asks_for_reaches_the_drives_at_their_velocity_limits(
+    driver: SimulatedDriver, spec: RobotSpec
+) -> None:
+    index, limit_J = spec.joint_names.index("right_waist"), spec.limit("velocity")
+    jump = spec.limit("home")[spec.arm_slice("right")]
+    jump[0] += 0.4
+    driver.set_point("right", jump)
+    told = [driver.told().position_J]
+    for now_ms in range(10, 310, 10):
+        run_until(driver, START + now_ms * MS)
+        told.append(driver.told().position_J)
+        assert np.abs(driver.told().velocity_J).max() <= limit_J[index] * (1 + 1e-9)
+    steps = np.diff(told, axis=0)
+    assert (np.abs(steps) <= limit_J * 0.01 + 1e-9).all()
+    takes = round(0.4 / (limit_J[index] * 0.01))  # ticks of 10 ms
+    np.testing.assert_allclose(steps[:takes, index], limit_J[index] * 0.01)
+    np.testing.assert_allclose(told[-1], driver.desired())
+    assert driver.limited_ticks == takes - 1  # the last step of the way is as long as the limit allows
+
+
+def test_motion_within_the_limits_reaches_the_drives_as_it_was_asked_for(
+    driver: SimulatedDriver, spec: RobotSpec
+) -> None:
+    driver.accept("right", turn(spec, 0.4))
+    for now_ms in range(10, 600, 10):
+        run_until(driver, START + now_ms * MS)
+        assert np.array_equal(driver.told().position_J, driver.desired())
+    assert driver.limited_ticks == 0
+
+
 def test_missed_ticks_are_run_at_once_and_stamped_with_the_physics_instant(driver: SimulatedDriver) -> None:
     assert run_until(driver, START + 205 * MS) == 20
     assert driver.state().stamp_ns == driver.time_ns == START + 200 * MS

@@ -67,7 +67,8 @@ class Scenario:
     """`outcome`: the arms go on, or rest `within_s` after the fault; `told` is a reason code that must be published.
 
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
-    `told_margin` is the share of its velocity limit at which the driver's controllers may ask a joint to move.
+    `commands_lost`: commands do not arrive, or late, so that controllers ask for a jump when the next one comes: what
+    counts is what the driver's limits let through. In all others the controllers must not even ask for it.
     `arguments.SCENARIOS` says in words what each does.
     """
 
@@ -77,7 +78,7 @@ class Scenario:
     within_s: float = REST_AFTER_PLAN_S
     told: str = ""
     latched: bool = False
-    told_margin: float = 1.15
+    commands_lost: bool = False
 
 
 def _camera(make: Callable[[], Fault], camera: int = 1) -> dict[str, Any]:
@@ -271,10 +272,9 @@ SCENARIOS: dict[str, Scenario] = {
                                   _signal("value_map_visualizer", signal.SIGKILL), _restart("value_map_visualizer")),
     "driver_rejects": Scenario(RESTS, _commands(_edit(JointTrajectory, _never_at_rest)), _commands(None),
                                REST_AFTER_FAULT_S, latched=True, told="tracking_error"),
-    # a driver that refuses for less than `drive_lag_s` closes the gap at once when it takes commands again
-    "driver_stutters": Scenario(GOES_ON, _stutter, told_margin=2.5),
+    "driver_stutters": Scenario(GOES_ON, _stutter, commands_lost=True),
     "clock_jump": Scenario(RESTS, _silent_for_two_seconds, within_s=3.0, latched=True),
-    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0)),
+    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), commands_lost=True),
     "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk()),
     "estop": Scenario(RESTS, lambda stage: stage.estop(True),
                       lambda stage: stage.estop(False), REST_AFTER_FAULT_S, told="estop_pressed", latched=True),

@@ -113,6 +113,7 @@ class Demo:
         self._args, self._spec, self._supervisor, self._stopped = args, spec, supervisor, stopped
         self._film, self._sheet = film, ContactSheet()
         self._operator = Operator(spec, self._on_pictures)
+        self._operator.hear_plans()
         self._heard = self._operator.heard
         self._results = Results()
         self._start_s = time.monotonic()

@@ -65,10 +65,13 @@ class Operator(Node):
         self.create_subscription(WorldActionStatus, "world_action_status", hear_session, STATE)
         self.create_subscription(String, "ground_truth/placed", self._on_placed, LATCHED)
         self.create_subscription(CanvasInfo, "canvas_info", self._on_canvas, SENSOR)
-        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
         self.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, STATE)
         for camera in self._spec.cameras if self._on_pictures is not None else ():
             self.create_subscription(Image, overlay_topic(camera.name), partial(self._on_overlay, camera.name), NEWEST)
+
+    def hear_plans(self) -> None:
+        """Also note the age of every plan."""
+        self.create_subscription(ActionChunk, "action_chunk", self._on_chunk, PLAN)
 
     def pump(self, timeout_s: float) -> None:
         """Handle one waiting message, or wait for one for up to `timeout_s`."""

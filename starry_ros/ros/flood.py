@@ -11,6 +11,7 @@ import time
 
 import rclpy
 from rclpy.node import Node
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
 
 from starry_ros.msg import ActionChunk
@@ -35,8 +36,8 @@ def _flood(duration_s: float) -> bool:
     node = Node("stranger")
     pictures = node.create_publisher(Image, "canvas", SENSOR)
     chunks = node.create_publisher(ActionChunk, "action_chunk", PLAN)
-    junk = Image(width=640, height=480, step=1920, encoding="rgb8", data=bytes(640 * 480 * 3))
-    broken = ActionChunk(contract_hash="flood", positions=[1e9] * 64)
+    junk = serialize_message(Image(width=640, height=480, step=1920, encoding="rgb8", data=bytes(640 * 480 * 3)))
+    broken = serialize_message(ActionChunk(contract_hash="flood", positions=[1e9] * 64))
     end_s = time.monotonic() + HEARD_S
     while not (pictures.get_subscription_count() and chunks.get_subscription_count()):
         if time.monotonic() > end_s:

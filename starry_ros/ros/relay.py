@@ -1,7 +1,8 @@
 """Relays between the simulated robot and the rest of the graph, on which faults are injected.
 
 Messages pass as bytes; a fault is a function from a message's bytes to those to send instead, none or several. What the
-simulated robot itself says of its joints and of what its controllers ask of them is kept: scenarios judge by that.
+simulated robot itself says of its joints, of what its controllers ask of them and of what its drives are told is kept:
+scenarios judge by that.
 
 Shapes: J joints in contract order.
 """
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,13 +45,14 @@ class Relays(Node):
         self._spec = spec
         self.faults: dict[str, Fault] = {}
         self.heard: deque[Motion] = deque(maxlen=20_000)
+        self.asked: deque[Motion] = deque(maxlen=20_000)
         self.told: deque[Motion] = deque(maxlen=20_000)
         for camera in spec.cameras:
             self._relay(Image, camera.topic, SIM_SIDE, SENSOR)
             self._relay(CameraInfo, camera.info_topic, SIM_SIDE, SENSOR)
         self._relay(JointState, spec.joint_state_topic, SIM_SIDE, STATE)
-        self.create_subscription(JointState, "ground_truth/reference", lambda data: self._keep(data, self.told), STATE,
-                                 raw=True)
+        for topic, motions in (("reference", self.asked), ("command", self.told)):
+            self.create_subscription(JointState, f"ground_truth/{topic}", partial(self._keep, motions), STATE, raw=True)
         for arm in spec.arms:
             self._relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND)
         self._executor = SingleThreadedExecutor()
@@ -63,14 +66,14 @@ class Relays(Node):
 
         def passed(data: bytes) -> None:
             if states:
-                self._keep(data, self.heard)
+                self._keep(self.heard, data)
             fault = self.faults.get(topic)
             for message in [data] if fault is None else fault(data):
                 out.publish(message)
 
         self.create_subscription(kind, f"{side}/{topic}", passed, qos, raw=True)
 
-    def _keep(self, data: bytes, motions: deque[Motion]) -> None:
+    def _keep(self, motions: deque[Motion], data: bytes) -> None:
         message = deserialize_message(data, JointState)
         try:
             position_J = self._spec.order_joints(message.name, message.position)
@@ -94,8 +97,12 @@ class Relays(Node):
         """Times [N] and the simulated robot's positions and velocities [N, J] after a stamp."""
         return self._after(stamp_s, self.heard)
 
-    def told_since(self, stamp_s: float) -> tuple[F64, F64, F64]:
+    def asked_since(self, stamp_s: float) -> tuple[F64, F64, F64]:
         """The same of what its controllers asked of the joints."""
+        return self._after(stamp_s, self.asked)
+
+    def told_since(self, stamp_s: float) -> tuple[F64, F64, F64]:
+        """The same of what its drives were told, within the driver's own limits."""
         return self._after(stamp_s, self.told)
 
     def _after(self, stamp_s: float, motions: deque[Motion]) -> tuple[F64, F64, F64]:

@@ -3,6 +3,9 @@
 One thread owns it. Physics advances in control ticks; `time_ns` is the local time of the physics instant, and every
 reading is stamped with it. When the process was held up, the ticks it missed are run at once; a gap of more than
 `LONGEST_GAP_S` is dropped instead: trajectories are forgotten, the arms hold, and `lost_ns` counts it.
+
+What the controllers ask for reaches the drives through the driver's own velocity limits, as in ros2_control with
+`enforce_command_limits: true`: commands that were lost or refused leave a gap, which is closed no faster than that.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ from starry_ros.timing import nanoseconds, seconds
 from starry_ros.types import F64, U8, CameraModel, RobotState
 
 LONGEST_GAP_S = 1.0
+ROUNDING = 1e-9
+"""By which a step may be too long and not be counted as limited."""
 
 
 class SimulatedDriver:
@@ -29,8 +34,11 @@ class SimulatedDriver:
         self.spec, self.cell, self.time_ns = spec, cell, now_ns
         self.lost_ns = 0
         self.rejected: Counter[str] = Counter()
+        self.limited_ticks = 0
         self._tick_ns = nanoseconds(1.0 / spec.rates.control_hz)
+        self._longest_J = spec.limit("velocity") * seconds(self._tick_ns)
         home = spec.limit("home")
+        self._step_J = np.zeros_like(home)
         self._controllers = {
             arm.name: TrajectoryController(
                 tuple(joint.name for joint in arm.joints), home[spec.arm_slice(arm.name)], now_ns
@@ -68,6 +76,10 @@ class SimulatedDriver:
         rest = [np.zeros_like(point.position_J) if point.velocity_J is None else point.velocity_J for point in points]
         return RobotState(self.time_ns, np.concatenate([point.position_J for point in points]), np.concatenate(rest))
 
+    def told(self) -> RobotState:
+        """What the drives were told at the physics instant, and the step to it as a velocity."""
+        return RobotState(self.time_ns, self.cell.command_J, self._step_J / seconds(self._tick_ns))
+
     def behind(self, now_ns: int) -> bool:
         """Whether a tick is due; drops a gap that is too long to catch up with."""
         gap_ns = now_ns - self.time_ns
@@ -78,9 +90,13 @@ class SimulatedDriver:
         return now_ns - self.time_ns >= self._tick_ns
 
     def tick(self) -> None:
-        """Run physics for one control period towards the controllers' set-points."""
+        """Run physics for one control period towards the controllers' set-points, as fast as the limits allow."""
         self.time_ns += self._tick_ns
-        self.cell.apply(self.desired())
+        before_J, asked_J = self.cell.command_J, self.desired()
+        within_J = np.clip(asked_J, before_J - self._longest_J, before_J + self._longest_J)
+        self.limited_ticks += int(np.abs(asked_J - within_J).max() > ROUNDING)
+        self.cell.apply(within_J)
+        self._step_J = self.cell.command_J - before_J
         self.cell.advance(seconds(self._tick_ns))
 
     def wait_s(self, now_ns: int) -> float:
