@@ -188,6 +188,27 @@ class RobotSpec:
         """
         return order_by_name("joint state", self.joint_names, names, values)
 
+    def joint_state(
+        self, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float]
+    ) -> tuple[F64, F64]:
+        """Positions and velocities [J] of a driver's joint state, in contract order and sign.
+
+        A broadcaster sends every joint that a robot has: those that are not the contract's are left out. A velocity
+        that is not reported, by an empty list or NaN, is NaN. Raises InputError on anything else that does not fit.
+        """
+        known = set(self.joint_names)
+        kept = [i for i, name in enumerate(names) if name in known]
+        if len(positions) != len(names) or len(velocities) not in (0, len(names)):
+            got, where = (len(positions), len(velocities)), "joint state"
+            raise InputError(where, "names and values differ in length", got=got, expected=len(names))
+        chosen = [names[i] for i in kept]
+        position_J = self.order_joints(chosen, [positions[i] for i in kept])
+        given = [velocities[i] if len(velocities) else math.nan for i in kept]
+        unknown = np.array([math.isnan(given[chosen.index(name)]) for name in self.joint_names])
+        velocity_J = self.order_joints(chosen, [0.0 if math.isnan(value) else value for value in given])
+        sign_J = self.limit("sign")
+        return sign_J * position_J, np.where(unknown, np.nan, sign_J * velocity_J)
+
 
 def order_by_name(where: str, wanted: Sequence[str], names: Sequence[str], values: Sequence[float] | F64) -> F64:
     """Values of `names`, in the order of `wanted`; a jumbled order is accepted, any other difference refused."""

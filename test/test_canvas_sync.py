@@ -48,8 +48,6 @@ def test_frames_of_one_instant_form_a_set_exactly_once() -> None:
     assert set(first.frames) == set(CAMERAS)
     assert subject.newest(106 * MS) is None
     assert subject.status(106 * MS).outcome is Outcome.SAME
-    assert subject.newest(106 * MS, again=True) is first
-    assert subject.newest(700 * MS, again=True) is None
     assert subject.status(700 * MS).sets == 1
 
 

@@ -13,7 +13,6 @@ from control_kit import (
     LOWER_J,
     PERIOD_NS,
     SPEC,
-    STEP_NS,
     UPPER_J,
     Follower,
     make_chunk,
@@ -22,14 +21,13 @@ from control_kit import (
 )
 
 from starry_ros.bench.fuzz import worst_use
-from starry_ros.control.arms import tick
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode
 from starry_ros.control.schedule import Refusal
 from starry_ros.control.status import ExecutorConfig
 from starry_ros.errors import ConfigError
 from starry_ros.timing import FakeClock
-from starry_ros.types import JointCommand, RobotState
+from starry_ros.types import RobotState
 
 RATE_HZ = SPEC.rates.control_hz
 STEPS_S = 0.1 * np.arange(16)
@@ -436,30 +434,3 @@ def test_the_same_calls_give_the_same_commands() -> None:
         follower.follow(3.0)
         runs.append(follower.positions)
     assert np.array_equal(runs[0], runs[1])
-
-
-def test_a_tick_reads_steps_and_returns_what_was_really_sent() -> None:
-    class ClippingArms:
-        """Arms whose driver moves half as far as it is told."""
-
-        def __init__(self) -> None:
-            self.position_J, self.now_ns = STAND_J, 10**9
-
-        def read(self) -> RobotState:
-            return state_at(self.position_J, self.now_ns)
-
-        def send(self, command: JointCommand) -> JointCommand:
-            self.position_J = (self.position_J + command.position_J) / 2
-            return replace(command, position_J=self.position_J)
-
-    arms, executor = ClippingArms(), Executor(FORWARD_SPEC)
-    assert tick(executor, arms, arms.now_ns) is None
-    assert executor.arm(arms.now_ns).ok
-    steps = STAND_J + np.linspace(0, 0.1, 16)[:, None] * (np.arange(JOINTS) == 0)
-    chunk = make_chunk(steps, arms.now_ns, contract_hash=FORWARD_SPEC.content_hash)
-    assert executor.submit(chunk, arms.now_ns).accepted
-    for _ in range(50):
-        arms.now_ns += 10 * STEP_NS // 100
-        sent = tick(executor, arms, arms.now_ns)
-        assert sent is not None
-        assert np.array_equal(sent.position_J, arms.position_J)

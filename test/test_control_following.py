@@ -75,9 +75,10 @@ class Rig:
     def _drive(self) -> None:
         for step in range(round(DRIVE_HZ * PERIOD_NS / 1e9)):
             asked_J = self.controller.sample(self.now_ns + step * nanoseconds(1 / DRIVE_HZ)).position_J
-            self.velocity_J = (asked_J - self.measured_J) / self.lag_s
-            self.measured_J = self.measured_J + self.velocity_J / DRIVE_HZ
+            before_J = self.measured_J
+            self.measured_J = before_J + (asked_J - before_J) / self.lag_s / DRIVE_HZ
             self.measured_J[~ARM_JOINTS] = np.maximum(self.measured_J[~ARM_JOINTS], self.jaw_stop_m)
+            self.velocity_J = (self.measured_J - before_J) * DRIVE_HZ
             self.asked.append(asked_J)
 
     @property

@@ -134,17 +134,14 @@ class FrameSync:
         track.last_drop = drop
         return drop
 
-    def newest(self, now_ns: int, *, again: bool = False) -> FrameSet | None:
-        """The newest set, or None if there is none or it was handed out before; with `again` that one is repeated."""
+    def newest(self, now_ns: int) -> FrameSet | None:
+        """The newest set, or None if there is none or it was handed out before."""
         self._move_to(now_ns)
         found = self._find(now_ns)
         if found is not None:
             self._last, self._outcome = found, Outcome.NEW
             self._sets += 1
-            return found
-        if again and self._last is not None and now_ns - self._last.stamp_ns <= self._max_age_ns:
-            return self._last
-        return None
+        return found
 
     def status(self, now_ns: int) -> SyncStatus:
         """Health and counters of every camera."""

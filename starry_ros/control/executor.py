@@ -217,16 +217,19 @@ class Executor:
         slower = self._config.slow_factor if self._safety.mode is Mode.SLOW else 1.0
         if slower != self._slower:
             self._slower = slower
-            self._rejoin(now_ns)
+            if not self._rejoin(now_ns) and slower > 1 and not self._at_rest:
+                self._begin_stop()  # limits have delayed the plan beyond its end: nothing is left to follow slowly
 
-    def _rejoin(self, now_ns: int) -> None:
-        """Follow what is known of the plan from here on."""
+    def _rejoin(self, now_ns: int) -> bool:
+        """Follow what is known of the plan from here on, if anything is."""
         at_ns = self._splice_time(now_ns)
         knots = self._schedule.ahead(at_ns)
         if knots is not None and self._safety.moving_allowed:
             splice = self._reachable(knots, at_ns)
             if isinstance(splice, Splice):
                 self._follow(splice)
+                return True
+        return False
 
     def _begin_stop(self) -> None:
         self._set_curve(self._stopper.stop(self._curve, self._curve_s))
@@ -238,6 +241,8 @@ class Executor:
         """Offer a chunk. An accepted one is in force with the next step; a refused one changes nothing but a count."""
         if not self._safety.moving_allowed:
             return self._schedule.refuse(Refusal.NOT_RUNNING)
+        if self._streams and self._command_ns not in (None, self._splice_time(now_ns)):
+            self._next_period(self._command_ns or 0, now_ns)  # the controller went on meanwhile
         at_ns = self._splice_time(now_ns)
         if (reason := self._schedule.judge(chunk, at_ns)) is not None:
             return self._schedule.refuse(reason)
@@ -275,7 +280,7 @@ class Executor:
 
     def set_epoch(self, epoch: int) -> None:
         """A new session: chunks of older epochs are refused; the known plan is run to its end."""
-        self._schedule.reset(epoch)
+        self._schedule.set_epoch(epoch)
 
     def set_instruction(self, instruction_id: int, now_ns: int) -> None:
         """A new instruction: chunks of the old one are refused after a bounded hand-over."""
@@ -285,7 +290,8 @@ class Executor:
 
     def arm(self, now_ns: int) -> Reply:
         """Start to follow plans, from where the arms stand. Plans observed before this moment are refused."""
-        mode, start_J = self._safety.mode, self._start()
+        mode = self._safety.mode
+        start_J = self._watch.start_of(self._motion_3J[0], anew=mode is Mode.DISARMED)
         if TABLE[mode, Event.ARM] is not None:
             obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at(start_J)
             if obstacle is None and mode is not Mode.DISARMED and not self._at_rest:
@@ -303,14 +309,6 @@ class Executor:
         breach = self._space.breach(start_J) if self._space is not None and start_J is not None else None
         return None if breach is None else f"{breach[1]} ({breach[0]}); move the arms apart and inside by hand"
 
-    def _start(self) -> F64 | None:
-        """Where the next run starts, if not where the last command stands: joints that are elsewhere start there."""
-        state, first = self._watch.state, self._safety.mode is Mode.DISARMED
-        if state is None or not (first or self._watch.astray_J.any()):
-            return None
-        moved_J = self._watch.astray_J | first
-        return np.clip(np.where(moved_J, state.position_J, self._motion_3J[0]), self._lower_J, self._upper_J)
-
     def hold(self, now_ns: int) -> Reply:
         """Decelerate and stand still until `arm`."""
         return self._request(Event.HOLD, now_ns)
@@ -323,7 +321,11 @@ class Executor:
         """Leave FAULT for DISARMED once its cause is gone and the arms have stopped."""
         if self._safety.mode is Mode.FAULT and not (self._stopping and self._at_rest):
             return Reply(False, "reset_fault refused: the arms are still stopping")
-        return self._request(Event.RESET_FAULT, now_ns)
+        followed = self._safety.reason == Event.ESTOP_PRESSED and not self._silent
+        reply = self._request(Event.RESET_FAULT, now_ns)
+        if reply.ok and followed:  # after other faults the drives may not have done what they were told
+            self._watch.leave()
+        return reply
 
     def _request(self, service: Event, now_ns: int) -> Reply:
         reply = self._safety.request(service)

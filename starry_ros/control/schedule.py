@@ -115,6 +115,10 @@ class Schedule:
         self._since_ns = since_ns
         self._ids: deque[int] = deque(maxlen=_REMEMBERED_IDS)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Forget every plan but not since when plans count: a new session does not make an old look a new one."""
+        self.reset(epoch, self._since_ns)
+
     def set_instruction(self, instruction_id: int, now_ns: int) -> None:
         """A new instruction is in force; the old one's chunks pass until a new one came or the hand-over ended."""
         if instruction_id != self._instruction:

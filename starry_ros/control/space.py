@@ -1,8 +1,9 @@
 """Where the hands may be: the contract's workspace box and the least distance between the arms.
 
 Forward kinematics and distances between bodies are MuJoCo's, from the MJCF or URDF that the contract names. The box
-holds for the end-effector frames. The distance holds between what collides of two arms up to their hands; what is
-mounted on a hand, such as fingers, is left out, so that two hands may hold one object.
+holds for the end-effector frames. The distance holds between what collides of two arms up to their hands; what both
+hang from, such as a torso, belongs to neither, and what is mounted on a hand, such as fingers, is left out, so that two
+hands may hold one object.
 
 A curve is looked at every SAMPLE_S, against a box and a distance that are MARGIN_M tighter.
 Shapes: N samples, J joints, A arms, G geoms of an arm.
@@ -32,7 +33,9 @@ class Space:
 
     def __init__(self, spec: RobotSpec, margin_m: float = MARGIN_M) -> None:
         self.robot = RobotKinematics(spec)
-        self._geoms = [self._links(self.robot.hand_body(arm.name)) for arm in spec.arms]
+        links = [self._links(self.robot.hand_body(arm.name)) for arm in spec.arms]
+        geoms, count = np.unique(np.concatenate(links), return_counts=True)
+        self._geoms = [np.setdiff1d(found, geoms[count > 1]) for found in links]
         box = np.array([spec.workspace_m[axis] for axis in "xyz"])
         self._low_3, self._high_3 = box[:, 0] + margin_m, box[:, 1] - margin_m
         self._distance_m = spec.arm_distance_m + margin_m

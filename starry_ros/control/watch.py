@@ -13,6 +13,11 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import F64, RobotState
 
+LAG_SLACK_S = 0.1
+"""Of the window beyond what a drive may be behind: the age of a joint state, and a tick or two."""
+UNTOUCHED_M = 0.002
+"""A jaw that moved by less since it was left still holds what it held."""
+
 
 class StateWatch:
     """Newest valid joint state, and the distance between measured and commanded positions.
@@ -33,12 +38,15 @@ class StateWatch:
         self._stuck_J, self._astray_J = config.stuck_share * self._range_J, config.astray_share * self._range_J
         for share_J in (self._threshold_J, self._stuck_J, self._astray_J):
             share_J[list(spec.gripper_indices)] = np.inf
-        ticks = max(1, round(config.tracking_window_s * spec.rates.control_hz))
+        window_s = max(config.tracking_window_s, config.drive_lag_s + config.lead_s + LAG_SLACK_S)
+        ticks = max(1, round(window_s * spec.rates.control_hz))
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._window_WJ, self._time_ns_W = np.zeros((ticks, joints)), np.zeros(ticks, dtype=np.int64)
         self._next = 0
         self._off_since_ns: int | None = None
         self._stuck_since_ns: int | None = None
+        self._jaws_J = np.isin(np.arange(joints), spec.gripper_indices)
+        self._left_2J: F64 | None = None
         self.state: RobotState | None = None
         self.valid = True
         self.error_J = np.zeros(joints)
@@ -77,8 +85,28 @@ class StateWatch:
     def start(self, position_J: F64, now_ns: int) -> None:
         """Commands start anew at this position."""
         self._window_WJ[:], self._time_ns_W[:] = position_J, now_ns
-        self._off_since_ns = self._stuck_since_ns = None
+        self._off_since_ns = self._stuck_since_ns = self._left_2J = None
         self.astray_J = np.zeros_like(self.astray_J)
+
+    def leave(self) -> None:
+        """The arms are let go at rest: remember how far the jaws stand off their commands."""
+        last_J = self._window_WJ[self._next - 1]
+        self._left_2J = None if self.state is None else np.stack([last_J, self.state.position_J])
+
+    def start_of(self, command_J: F64, *, anew: bool) -> F64 | None:
+        """Where a run starts, if not at the last command: joints that are elsewhere start where they are.
+
+        A run that begins `anew` starts where all joints are measured, but for jaws that have not moved since they were
+        left: from its measured opening, a jaw would let go of what it holds.
+        """
+        if self.state is None or not (anew or self.astray_J.any()):
+            return None
+        moved_J = self.astray_J | anew
+        if anew and self._left_2J is not None:
+            untouched_J = np.abs(self.state.position_J - self._left_2J[1]) < UNTOUCHED_M
+            moved_J &= ~(self._jaws_J & untouched_J)
+            command_J = np.where(self._jaws_J, self._left_2J[0], command_J)
+        return np.clip(np.where(moved_J, self.state.position_J, command_J), self._limits.lower_J, self._limits.upper_J)
 
     def commanded(self, command_ns: int, position_J: F64) -> None:
         """Remember a commanded position and its time."""

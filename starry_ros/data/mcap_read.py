@@ -164,6 +164,7 @@ class _Loader:
     def __init__(self, path: Path, spec: RobotSpec) -> None:
         self._path, self._spec, self._tape, self._shrinker = path, spec, _Tape(), Shrinker(spec)
         self._ends: dict[str, tuple[str, str]] = {}
+        self._roles: dict[str, tuple[str, str]] = {}
         for camera in spec.cameras:
             self._ends |= {
                 camera.topic: ("image", camera.name), camera.topic + COMPRESSED: ("compressed", camera.name),
@@ -187,8 +188,8 @@ class _Loader:
                 reader = make_reader(file, decoder_factories=[DecoderFactory()])
                 summary = reader.get_summary()
                 topics = [channel.topic for channel in summary.channels.values()] if summary else []
-                wanted = [topic for topic in topics if self._role(topic) is not None]
-                for _schema, channel, message, decoded in reader.iter_decoded_messages(topics=wanted):
+                self._roles = self._one_source_each(topics)
+                for _schema, channel, message, decoded in reader.iter_decoded_messages(topics=list(self._roles)):
                     self._take(channel.topic, message.log_time / 1e9, decoded)
         except (McapError, OSError, ValueError, EOFError) as error:
             raise DataError(str(self._path), f"cannot be read: {error}", fix="copy it again, or --skip-bad") from error
@@ -202,11 +203,22 @@ class _Loader:
         _, found, name = topic.rpartition("/" + LABELS)
         return ("label", name) if found else None
 
+    def _one_source_each(self, topics: list[str]) -> dict[str, tuple[str, str]]:
+        """What each useful topic carries. The contract's own name wins; two robots must not become one."""
+        sources: dict[tuple[str, str], list[str]] = {}
+        for topic in dict.fromkeys(topics):
+            if (role := self._role(topic)) is not None:
+                sources.setdefault(role, []).append(topic)
+        for role, found in sources.items():
+            own = [topic for topic in found if {topic, topic.lstrip("/")} & set(self._ends)]
+            found[:] = own[:1] or found
+            if len(found) > 1:
+                raise DataError(str(self._path), f"holds two sources of {' '.join(role).strip()}", got=found,
+                                expected="one robot a file", fix="record each robot in a ROS_DOMAIN_ID of its own")
+        return {found[0]: role for role, found in sources.items()}
+
     def _take(self, topic: str, logged_s: float, message: Any) -> None:
-        role, tape = self._role(topic), self._tape
-        if role is None:
-            return
-        kind, name = role
+        (kind, name), tape = self._roles[topic], self._tape
         at = _stamp(message, logged_s)
         if kind in ("image", "compressed"):
             image = _decoded(name, message) if kind == "image" else decode_compressed(name, message.data)
@@ -230,27 +242,32 @@ class _Loader:
             tape.calibration[name] = _calibration(name, message)
 
     def _joints(self, at: float, message: Any) -> None:
-        spec, names = self._spec, list(message.name)
         try:
-            position = spec.order_joints(names, list(message.position))
-            has = len(message.velocity) == len(names)
-            velocity = spec.order_joints(names, list(message.velocity)) if has else np.full(len(names), np.nan)
+            position, velocity = self._spec.joint_state(message.name, message.position, message.velocity)
         except InputError as error:
             raise DataError(str(self._path), f"joint states at {at:.2f} s: {error}") from error
         if not self._tape.joints or at > self._tape.joints[-1][0]:
             self._tape.joints.append((at, position, velocity))
 
     def _command(self, at: float, arm: str, message: Any) -> None:
+        """A trajectory, or a set-point of a forward position controller, which has no names."""
+        wanted = [joint.name for spec in self._spec.arms if spec.name == arm for joint in spec.joints]
+        sign = self._spec.limit("sign")[self._spec.arm_slice(arm)]
+        if not hasattr(message, "points"):
+            if len(message.data) != len(wanted):
+                raise DataError(str(self._path), f"set-point of {arm} has another length", got=len(message.data),
+                                expected=len(wanted))
+            self._tape.commands.setdefault(arm, []).append((at, np.zeros(1), sign * np.array([message.data])))
+            return
         if not message.points:
             return
-        wanted = [joint.name for spec in self._spec.arms if spec.name == arm for joint in spec.joints]
         names = list(message.joint_names)
         if sorted(names) != sorted(wanted):
             raise DataError(str(self._path), f"trajectory of {arm} names other joints", got=names, expected=wanted)
         order = [names.index(name) for name in wanted]
         offsets = np.array([p.time_from_start.sec + p.time_from_start.nanosec / 1e9 for p in message.points])
         points = np.array([[p.positions[i] for i in order] for p in message.points])
-        self._tape.commands.setdefault(arm, []).append((at, offsets, points))
+        self._tape.commands.setdefault(arm, []).append((at, offsets, sign * points))
 
 
 def _stamp(message: Any, logged_s: float) -> float:

@@ -92,13 +92,14 @@ class _Episode:
             image = {"header": _header(now_ns, camera.frame_id), "height": height, "width": width, "encoding": "rgb8",
                      "is_bigendian": 0, "step": 3 * width, "data": view.tobytes()}
             self._send(camera.topic, "sensor_msgs/msg/Image", now_ns, image)
-        position = arrays["position_TJ"][frame].astype(np.float64).tolist()
-        velocity = arrays["velocity_TJ"][frame].astype(np.float64).tolist() if "velocity_TJ" in arrays else []
+        sign_J = spec.limit("sign")
+        position = (sign_J * arrays["position_TJ"][frame]).tolist()
+        velocity = (sign_J * arrays["velocity_TJ"][frame]).tolist() if "velocity_TJ" in arrays else []
         state = {"header": _header(now_ns), "name": list(spec.joint_names), "position": position, "velocity": velocity,
                  "effort": []}
         self._send(spec.joint_state_topic, "sensor_msgs/msg/JointState", now_ns, state)
         for arm in spec.arms:
-            target = arrays["command_TJ"][frame][spec.arm_slice(arm.name)].astype(np.float64).tolist()
+            target = (sign_J * arrays["command_TJ"][frame])[spec.arm_slice(arm.name)].tolist()
             point = {"positions": target, "velocities": [], "accelerations": [], "effort": [],
                      "time_from_start": {"sec": 0, "nanosec": 0}}
             names = [joint.name for joint in arm.joints]

@@ -138,12 +138,8 @@ def value_map_of(message: Any) -> ValueMap:
 
 def state_of(spec: RobotSpec, message: Any) -> RobotState:
     """Joints in contract order and sign."""
-    sign_J = spec.limit("sign")
-    velocity = message.velocity if len(message.velocity) else np.zeros(len(message.name))
-    return RobotState(
-        stamp_ns(message.header.stamp), sign_J * spec.order_joints(message.name, message.position),
-        sign_J * spec.order_joints(message.name, velocity),
-    )
+    position_J, velocity_J = spec.joint_state(message.name, message.position, message.velocity)
+    return RobotState(stamp_ns(message.header.stamp), position_J, np.nan_to_num(velocity_J, nan=0.0))
 
 
 def image_of(name: str, message: Any) -> U8:

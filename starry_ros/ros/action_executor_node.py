@@ -3,8 +3,8 @@
 In: plans, joint states, emergency stop, heartbeat, and the services `arm`, `hold`, `stop`, `reset_fault`. Out: a short
 trajectory an arm, about 50 times a second, that follows the plan and ends at rest: should this process die, the
 controller in the driver stops the arm by itself. With `command_interface: position_forward`, a set-point an arm every
-control period instead: second best, for such a controller holds still at once when nothing comes. Nothing is sent to an
-arm that another node commands.
+control period instead: second best, for such a controller holds still at once when nothing comes. Nothing is sent while
+another node commands an arm: what was sent last ends at rest by itself.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from starry_ros.ros.convert import (
 )
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.params import ROBOT, Parameter, declare
+from starry_ros.ros.planners import Planners
 from starry_ros.ros.qos import COMMAND, LATCHED, PLAN, SAFETY, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
@@ -49,7 +50,7 @@ from starry_ros.types import RobotState
 
 PARAMETERS = (
     ROBOT,
-    Parameter("command_hz", 50.0, "Rate of trajectories to each arm, in hertz; each bridges 0.05 s.", 20.0, 100.0),
+    Parameter("command_hz", 50.0, "Rate of trajectories to each arm, in hertz; each bridges 0.08 s.", 20.0, 100.0),
     Parameter("status_hz", 10.0, "Rate of executor_status, in hertz.", 1.0, 100.0),
     Parameter("stamp_commands", True, "Stamp trajectories with their start; false sends stamp 0, which means now."),
     Parameter("drive_lag_s", 0.05, "How far drives are behind what they are told at most, in seconds.", 0.0, 0.5),
@@ -60,7 +61,7 @@ PARAMETERS = (
     Parameter("estop_timeout_s", 0.0, "An estop silent for so long counts as pressed, in s; 0 never.", 0.0, 10.0),
     Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms at start, in seconds.", 0.0, 30.0),
 )
-SECOND_OWNER = "second_owner"
+SECOND_OWNER, TWO_PLANNERS = "second_owner", "two_planners"
 MALFORMED = "malformed"
 LEVELS = {Mode.FAULT: ERROR, Mode.STOP: WARN, Mode.SLOW: WARN}
 
@@ -85,8 +86,8 @@ class ActionExecutorNode(StarryNode):
         self._accepted = self._epoch = 0
         self._malformed: Counter[str] = Counter()
         self._unheard: set[str] = set()
-        self._estop_pressed, self._estop_ns = False, self._edge.now_ns()
-        self._second_owner = False
+        self._estop_pressed, self._estop_ns = False, None  # type: bool, int | None
+        self._second_owner, self._planners = False, Planners()
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._rest_J: Any = None
@@ -122,8 +123,12 @@ class ActionExecutorNode(StarryNode):
             self._unheard.add(topic)
             self.get_logger().error(f"{topic} is offered as best effort and cannot be heard: publish it reliable")
 
+        def heard(message: Any) -> None:
+            self._unheard.discard(topic)
+            on_message(message)
+
         events = SubscriptionEventCallbacks(incompatible_qos=unheard)
-        self.create_subscription(kind, topic, on_message, qos, event_callbacks=events)
+        self.create_subscription(kind, topic, heard, qos, event_callbacks=events)
 
     def _on_state(self, message: JointState) -> None:
         try:
@@ -146,6 +151,9 @@ class ActionExecutorNode(StarryNode):
     def _on_session(self, message: WorldActionStatus) -> None:
         """The session's word on which epoch and sentence are in force, so that plans of old ones are refused."""
         now_ns = self._edge.now_ns()
+        if message.contract_hash != self._spec.content_hash:
+            return
+        self._planners.hear(message.epoch, now_ns)
         if message.instruction_id:
             self._control.set_instruction(message.instruction_id, now_ns)
         if message.epoch != self._epoch and self._control.status(now_ns).epoch != message.epoch:
@@ -160,13 +168,13 @@ class ActionExecutorNode(StarryNode):
     def _apply_estop(self) -> None:
         """Pressed, silent for too long, or another node commands the same arms: each means stop."""
         now_ns, limit_s = self._edge.now_ns(), self._values["estop_timeout_s"]
-        silent = limit_s > 0 and seconds(now_ns - self._estop_ns) > limit_s
-        self._control.set_estop(self._estop_pressed or silent or self._second_owner, now_ns)
+        silent = limit_s > 0 and (self._estop_ns is None or seconds(now_ns - self._estop_ns) > limit_s)
+        self._control.set_estop(self._estop_pressed or silent or self._second_owner or self._planners.two, now_ns)
 
     def _silence(self) -> str:
         """Which required inputs say nothing, in words for whoever wants to arm."""
         blocking = set(self._control.status(self._edge.now_ns()).conditions)
-        if self._estop_pressed or self._second_owner:
+        if self._estop_pressed or self._second_owner or self._planners.two:
             blocking.discard(Event.ESTOP_PRESSED)
         silent = {"estop": Event.ESTOP_PRESSED, "heartbeat": Event.HEARTBEAT_LOST}
         words = [
@@ -202,6 +210,7 @@ class ActionExecutorNode(StarryNode):
                 arm.name: self.create_publisher(self._kind, arm.command_topic, COMMAND) for arm in self._spec.arms
             }
         self._second_owner = bool(taken)
+        self._planners.look(self._edge.now_ns())
         self._apply_estop()
 
     # Outputs
@@ -214,9 +223,10 @@ class ActionExecutorNode(StarryNode):
         self._due_ns = now_ns + nanoseconds(1.0 / self._spec.rates.control_hz)
         if (course := self._control.new_course()) is not None:  # planners hear of it as soon as it changes
             self._courses.publish(chunk_message(course, self._edge))
-        if self._commands and self._streams and self._command_rate.due(now_ns):
+        ours = bool(self._commands) and not self._second_owner
+        if ours and self._streams and self._command_rate.due(now_ns):
             self._publish_commands(now_ns)
-        elif self._commands and not self._streams and command is not None:
+        elif ours and not self._streams and command is not None:
             for arm in self._spec.arms:
                 self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
@@ -245,6 +255,8 @@ class ActionExecutorNode(StarryNode):
         self._statuses.publish(message)
 
     def _reason(self, status: Status) -> str:
+        if self._planners.two:
+            return TWO_PLANNERS
         return SECOND_OWNER if self._second_owner else status.reason
 
     def _tell(self, status: Status, now_ns: int) -> None:

@@ -14,7 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
-from starry_ros.canvas.sync import CameraHealth, CameraState, FrameSync
+from starry_ros.canvas.sync import CameraHealth, CameraState, FrameSync, Outcome
 from starry_ros.errors import InputError
 from starry_ros.msg import CanvasInfo
 from starry_ros.paths import robot_file
@@ -105,6 +105,9 @@ class CanvasPackerNode(StarryNode):
         for health in status.cameras:
             values |= self._camera_values(health)
         bad = [f"{health.camera}: {self._why(health)}" for health in status.cameras if health.state != CameraState.OK]
+        if not bad and status.outcome is Outcome.SKEW:
+            return Health(WARN, "no instant at which all cameras are within max_skew_s: synchronise them, or raise it",
+                          values)
         if not bad:
             return Health(OK, "all cameras ok", values)
         blind = any(health.state not in (CameraState.OK, CameraState.SAME_IMAGE) for health in status.cameras)

@@ -16,7 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,11 @@ RESTING_FOR_S = 0.3
 ARM_MARGIN, JAW_MARGIN = 3.0, 8.0
 """Shares at which they may be seen: what arms touch moves them too (a slipping finger at 2.3, a block in a jaw at 4.8).
 """
-TOLD_MARGIN, TOLD_OUTSIDE = 1.15, 1e-3
-"""Share of its velocity limit at which a joint may be told to move, and how far outside its range: splines overshoot a
+ASKED_MARGIN, ASKED_OUTSIDE = 1.15, 1e-3
+"""Share of its velocity limit at which a joint may be asked to move, and how far outside its range: splines overshoot a
 little between points."""
+GAP_MARGIN = 2.5
+"""That share where commands are lost: an arm may be 0.4 % of its range away before it is seen not to follow."""
 OUTSIDE = {"rad": 0.02, "m": 0.008}
 """How far outside its range a joint may be seen, in its own unit: the nudged block opens a jaw 0.007 m too far."""
 READY_S, RESUME_S, REPLY_S = 300.0, 60.0, 3.0
@@ -133,9 +135,14 @@ class Theatre(RunningGraph):
 
     def too_late(self, what: str) -> Exception:
         session, executor = self.operator.heard.session, self.operator.heard.executor
-        refused = dict(zip(executor.refused_reasons, executor.refused_counts, strict=True))
-        return Failed(f"{what}; executor {self.mode} {self.reason}, accepted {executor.accepted}, refused {refused}, "
+        return Failed(f"{what}; executor {self.mode} {self.reason}, accepted {executor.accepted}, "
+                      f"refused {self.refused()}, "
                       f"planner {session.state} {session.reason}")
+
+    def refused(self) -> dict[str, int]:
+        """How many chunks the executor has refused, by reason."""
+        executor = self.operator.heard.executor
+        return dict(zip(executor.refused_reasons, executor.refused_counts, strict=True))
 
     def moving(self) -> bool:
         """Whether the arms follow a plan and moved in the last moments."""
@@ -201,9 +208,9 @@ def play(theatre: Theatre, name: str, run: int) -> Record:
     scenario, row = SCENARIOS[name], {"scenario": name, "run": run, "passed": False, "problem": ""}
     try:
         theatre.in_motion()
-        since_s = theatre.relays.newest_s
+        since_s, refused = theatre.relays.newest_s, theatre.refused()
         scenario.inject(theatre)
-        row |= _judge(theatre, scenario, since_s)
+        row |= _judge(theatre, scenario, since_s, refused)
         row["resumed_s"] = _resume(theatre, scenario)
         row["passed"] = True
     except Failed as problem:
@@ -212,46 +219,47 @@ def play(theatre: Theatre, name: str, run: int) -> Record:
     return row
 
 
-def _judge(theatre: Theatre, scenario: Scenario, since_s: float) -> Record:
-    """What the arms did, by the simulated robot's own word."""
+def _judge(theatre: Theatre, scenario: Scenario, since_s: float, refused: Mapping[str, int]) -> Record:
+    """What the arms did, by the simulated robot's own word. `refused` counts chunks refused before the fault."""
     if scenario.outcome == GOES_ON:
         theatre.wait(1.0)
         if theatre.mode not in ("RUN", "SLOW"):
             raise Failed(f"the arms did not go on: {theatre.mode} {theatre.reason}")
     else:
         theatre.wait(scenario.within_s + RESTING_FOR_S + 0.2)
-    relays = theatre.relays
-    seen = relays.since(since_s)
-    told = relays.told_since(since_s) if scenario.commands_lost else relays.asked_since(since_s)
+    seen, asked = theatre.relays.since(since_s), theatre.relays.asked_since(since_s)
     times, _, velocities = seen
     if not len(times):
         raise Failed("the simulated robot says nothing")
-    row: Record = {"worst_velocity": _within_limits(theatre.spec, told, seen, since_s)}
+    row: Record = {"worst_velocity": _within_limits(theatre.spec, asked, seen, since_s, scenario.commands_lost)}
     if scenario.outcome != GOES_ON:
         fast = np.flatnonzero(np.abs(velocities).max(axis=1) > RESTING_RAD_S)
         row["rest_s"] = float(times[fast[-1]] - since_s) if len(fast) else 0.0
         if row["rest_s"] > scenario.within_s:
             raise Failed(f"still moving {row['rest_s']:.2f} s after the fault")
     for _ in range(TOLD_LOOKS):
-        if scenario.told in _told(theatre) | {""}:
+        if scenario.told in _told(theatre, refused) | {""}:
             return row
         theatre.wait(TOLD_EVERY_S)
-    raise Failed(f"{scenario.told} was not published, but {sorted(_told(theatre))}")
+    raise Failed(f"{scenario.told} was not published, but {sorted(_told(theatre, refused))}")
 
 
-def _within_limits(spec: RobotSpec, told: Motions, seen: Motions, since_s: float) -> float:
+def _within_limits(
+    spec: RobotSpec, asked: Motions, seen: Motions, since_s: float, commands_lost: bool = False
+) -> float:
     """Greatest share of its velocity limit that a joint of an arm was seen at. Raises Failed outside the limits.
 
-    What the joints were told has to keep the limits; what they were seen to do, as far as they touched nothing.
+    What was asked of the joints has to keep the limits; what they were seen to do, as far as they touched nothing.
     """
     jaw_J = np.isin(np.arange(len(spec.joints)), spec.gripper_indices)
     middle_J, half_J = (spec.limit("upper") + spec.limit("lower")) / 2, (spec.limit("upper") - spec.limit("lower")) / 2
-    times_N, position_NJ, _ = told
+    times_N, position_NJ, _ = asked
     if len(times_N) < 2:
-        raise Failed("the simulated robot does not say what its joints were told")
+        raise Failed("the simulated robot does not say what was asked of its joints")
     step_NJ = np.diff(position_NJ, axis=0) / np.diff(times_N)[:, None]
-    _hold_to(spec, times_N[1:] - since_s, step_NJ, TOLD_MARGIN * spec.limit("velocity"), "is told to move at")
-    _hold_to(spec, times_N - since_s, position_NJ - middle_J, half_J + TOLD_OUTSIDE, "is told to stand off its middle")
+    share_J = np.where(jaw_J, np.inf, GAP_MARGIN) if commands_lost else np.full(len(jaw_J), ASKED_MARGIN)
+    _hold_to(spec, times_N[1:] - since_s, step_NJ, share_J * spec.limit("velocity"), "is asked to move at")
+    _hold_to(spec, times_N - since_s, position_NJ - middle_J, half_J + ASKED_OUTSIDE, "is asked to stand off")
     times_N, position_NJ, velocity_NJ = seen
     margin_J = np.where(jaw_J, JAW_MARGIN, ARM_MARGIN) * spec.limit("velocity")
     _hold_to(spec, times_N - since_s, velocity_NJ, margin_J, "moves at")
@@ -268,10 +276,11 @@ def _hold_to(spec: RobotSpec, after_s_N: F64, value_NJ: F64, limit_J: F64, what:
                      f"{after_s_N[tick]:.2f} s after the fault")
 
 
-def _told(theatre: Theatre) -> set[str]:
-    """Every reason code that was published last."""
+def _told(theatre: Theatre, before: Mapping[str, int]) -> set[str]:
+    """Every reason code that was published last, and those of chunks that were refused since `before`."""
     executor, session = theatre.operator.heard.executor, theatre.operator.heard.session
-    return {executor.reason, session.reason, *executor.conditions, *executor.refused_reasons} - {""}
+    refused = {reason for reason, count in theatre.refused().items() if count > before.get(reason, 0)}
+    return {executor.reason, session.reason, *executor.conditions, *refused} - {""}
 
 
 def _resume(theatre: Theatre, scenario: Scenario) -> float:

@@ -67,8 +67,9 @@ class Scenario:
     """`outcome`: the arms go on, or rest `within_s` after the fault; `told` is a reason code that must be published.
 
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
-    `commands_lost`: commands do not arrive, or late, so that controllers ask for a jump when the next one comes: what
-    counts is what the driver's limits let through. In all others the controllers must not even ask for it.
+    `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Of the
+    arms it must stay small, for the executor sees it; of jaws, which stand off their commands when they hold something,
+    it cannot be seen and is left to the driver's own limits.
     `arguments.SCENARIOS` says in words what each does.
     """
 

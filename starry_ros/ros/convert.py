@@ -6,6 +6,7 @@ Shapes: H rows, W columns, C colour channels, J joints in contract order, K step
 
 from __future__ import annotations
 
+import math
 import time
 from array import array
 from collections.abc import Callable, Mapping
@@ -165,6 +166,8 @@ def canvas_of(image: Image, info: messages.CanvasInfo, clock: EdgeClock) -> Canv
     """Inverse of `canvas_messages`."""
     if image.header.stamp != info.header.stamp:
         raise InputError("canvas", "image and info are not of the same instant")
+    if not all(math.isfinite(tile.age_s) for tile in info.tiles):
+        raise InputError("canvas", "the age of a tile is not finite")
     tiles = tuple(
         TileStatus(tile.camera, clock.local_ns(tile.stamp), nanoseconds(tile.age_s), tile.valid) for tile in info.tiles
     )
@@ -175,15 +178,12 @@ def canvas_of(image: Image, info: messages.CanvasInfo, clock: EdgeClock) -> Canv
 
 
 def state_of(spec: RobotSpec, message: JointState, clock: EdgeClock) -> RobotState:
-    """Joint state in contract order and sign. A driver that reports no velocity is taken to report rest.
+    """Joint state in contract order and sign. A velocity that is not reported is taken for rest.
 
-    Raises InputError on missing, extra or duplicate names, wrong lengths or non-finite values.
+    Raises InputError on missing or duplicate names, wrong lengths or values that are not finite.
     """
-    sign_J = spec.limit("sign")
-    position_J = spec.order_joints(message.name, message.position)
-    moving = len(message.velocity) > 0
-    velocity_J = spec.order_joints(message.name, message.velocity) if moving else np.zeros(len(sign_J))
-    return RobotState(clock.local_ns(message.header.stamp), sign_J * position_J, sign_J * velocity_J)
+    position_J, velocity_J = spec.joint_state(message.name, message.position, message.velocity)
+    return RobotState(clock.local_ns(message.header.stamp), position_J, np.nan_to_num(velocity_J, nan=0.0))
 
 
 def state_message(spec: RobotSpec, state: RobotState, clock: EdgeClock) -> JointState:

@@ -1,8 +1,7 @@
 """Relays between the simulated robot and the rest of the graph, on which faults are injected.
 
 Messages pass as bytes; a fault is a function from a message's bytes to those to send instead, none or several. What the
-simulated robot itself says of its joints, of what its controllers ask of them and of what its drives are told is kept:
-scenarios judge by that.
+simulated robot itself says of its joints, and of what its controllers ask of them, is kept: scenarios judge by that.
 
 Shapes: J joints in contract order.
 """
@@ -10,7 +9,6 @@ Shapes: J joints in contract order.
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -46,13 +44,12 @@ class Relays(Node):
         self.faults: dict[str, Fault] = {}
         self.heard: deque[Motion] = deque(maxlen=20_000)
         self.asked: deque[Motion] = deque(maxlen=20_000)
-        self.told: deque[Motion] = deque(maxlen=20_000)
         for camera in spec.cameras:
             self._relay(Image, camera.topic, SIM_SIDE, SENSOR)
             self._relay(CameraInfo, camera.info_topic, SIM_SIDE, SENSOR)
         self._relay(JointState, spec.joint_state_topic, SIM_SIDE, STATE)
-        for topic, motions in (("reference", self.asked), ("command", self.told)):
-            self.create_subscription(JointState, f"ground_truth/{topic}", partial(self._keep, motions), STATE, raw=True)
+        asked = partial(self._keep, self.asked)
+        self.create_subscription(JointState, "ground_truth/reference", asked, STATE, raw=True)
         for arm in spec.arms:
             self._relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND)
         self._executor = SingleThreadedExecutor()
@@ -101,10 +98,6 @@ class Relays(Node):
         """The same of what its controllers asked of the joints."""
         return self._after(stamp_s, self.asked)
 
-    def told_since(self, stamp_s: float) -> tuple[F64, F64, F64]:
-        """The same of what its drives were told, within the driver's own limits."""
-        return self._after(stamp_s, self.told)
-
     def _after(self, stamp_s: float, motions: deque[Motion]) -> tuple[F64, F64, F64]:
         rows = [row for row in list(motions) if row[0] > stamp_s]
         empty = np.zeros((0, len(self._spec.joint_names)))
@@ -127,18 +120,3 @@ def remappings(spec: RobotSpec, node: str) -> tuple[tuple[str, str], ...]:
     if node == "action_executor":
         return tuple((arm.command_topic, f"{NODE_SIDE}/{arm.command_topic}") for arm in spec.arms)
     return ()
-
-
-class Delay:
-    """A fault that hands every message over late, in order of arrival."""
-
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s, self._waiting = delay_s, deque[tuple[float, bytes]]()
-
-    def __call__(self, data: bytes) -> list[bytes]:
-        now_s = time.monotonic()
-        self._waiting.append((now_s + self._delay_s, data))
-        due = []
-        while self._waiting and self._waiting[0][0] <= now_s:
-            due.append(self._waiting.popleft()[1])
-        return due

@@ -9,6 +9,7 @@ use UDP alone. Shared memory is for what is large: pictures, between cameras, pa
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from starry_ros.paths import share_dir
 
@@ -27,9 +28,12 @@ def dds_environment() -> dict[str, str]:
 def keep_apart(node: str) -> None:
     """Before DDS is loaded: let this process use UDP alone if it is a node to keep apart and the profile is ours.
 
-    For the range LOCALHOST, ROS 2 adds shared memory by itself: there the profile says what that range says.
+    A node that was started by hand, without a profile, gets ours. For the range LOCALHOST, ROS 2 adds shared memory by
+    itself: there the profile says what that range says.
     """
-    if node not in APART or os.environ.get(DDS_PROFILE_VARIABLES[1]) != _profile("fastdds.xml"):
+    os.environ |= dds_environment()
+    given = Path(os.environ[DDS_PROFILE_VARIABLES[1]])
+    if node not in APART or given.resolve() != Path(_profile("fastdds.xml")).resolve():
         return
     local = os.environ.get(RANGE_VARIABLE) == "LOCALHOST"
     os.environ |= dict.fromkeys(DDS_PROFILE_VARIABLES, _profile(f"fastdds_udp{'_localhost' if local else ''}.xml"))

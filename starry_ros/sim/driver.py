@@ -38,7 +38,6 @@ class SimulatedDriver:
         self._tick_ns = nanoseconds(1.0 / spec.rates.control_hz)
         self._longest_J = spec.limit("velocity") * seconds(self._tick_ns)
         home = spec.limit("home")
-        self._step_J = np.zeros_like(home)
         self._controllers = {
             arm.name: TrajectoryController(
                 tuple(joint.name for joint in arm.joints), home[spec.arm_slice(arm.name)], now_ns
@@ -76,10 +75,6 @@ class SimulatedDriver:
         rest = [np.zeros_like(point.position_J) if point.velocity_J is None else point.velocity_J for point in points]
         return RobotState(self.time_ns, np.concatenate([point.position_J for point in points]), np.concatenate(rest))
 
-    def told(self) -> RobotState:
-        """What the drives were told at the physics instant, and the step to it as a velocity."""
-        return RobotState(self.time_ns, self.cell.command_J, self._step_J / seconds(self._tick_ns))
-
     def behind(self, now_ns: int) -> bool:
         """Whether a tick is due; drops a gap that is too long to catch up with."""
         gap_ns = now_ns - self.time_ns
@@ -96,7 +91,6 @@ class SimulatedDriver:
         within_J = np.clip(asked_J, before_J - self._longest_J, before_J + self._longest_J)
         self.limited_ticks += int(np.abs(asked_J - within_J).max() > ROUNDING)
         self.cell.apply(within_J)
-        self._step_J = self.cell.command_J - before_J
         self.cell.advance(seconds(self._tick_ns))
 
     def wait_s(self, now_ns: int) -> float:

@@ -44,7 +44,7 @@ from starry_ros.wam.autoencoder import Autoencoder
 from starry_ros.wam.checkpoint import CONFIG, WEIGHTS, Checkpoint, contract_fields, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
-from starry_ros.wam.normalise import fit
+from starry_ros.wam.normalise import NormStats, fit
 from starry_ros.wam.text import MiniLmEncoder
 
 
@@ -258,9 +258,23 @@ def _prepare(args: argparse.Namespace) -> Trainer:
         _start_from(trainer, args)
     else:
         _require_same_run(trainer)
+    trainer.stats = _units(trainer, args)
     if args.only_geometry:
         _keep_all_but_geometry(trainer, args)
     return trainer
+
+
+def _units(trainer: Trainer, args: argparse.Namespace) -> NormStats:
+    """Those that the weights know, of the run itself or of --init; those of the data where these do not fit."""
+    folder = args.out if trainer.progress.step else args.init
+    if folder is None:
+        return trainer.stats
+    known = [place for place in (folder, folder / "checkpoint") if (place / CONFIG).exists()]
+    kept = load_checkpoint(known[0]).stats if known else trainer.stats
+    if trainer.progress.step or kept.serves(trainer.stats):
+        return kept
+    print(f"the data move otherwise than those of {folder}: new units, from the data", flush=True)
+    return trainer.stats
 
 
 def _tasks(data: Path) -> tuple[str, ...]:

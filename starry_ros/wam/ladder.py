@@ -38,6 +38,8 @@ class Rung(StrEnum):
 
 
 RUNGS = tuple(Rung)
+PLANNING = RUNGS[:4]
+"""Rungs that make a plan."""
 STAGES = ("video", "value", "action", "rest")
 """Stages of a plan; `rest` is everything besides the denoising of the three streams."""
 _SKIPPED = {Rung.REUSE_LATENTS: {"video"}, Rung.ACTION_ONLY: {"video", "value"}}
@@ -64,8 +66,11 @@ class LadderConfig:
 class Ladder:
     """Chooses a rung. All times are given; it reads no clock."""
 
-    def __init__(self, config: LadderConfig | None = None, video_steps: int = 1) -> None:
-        self.config, self._video_steps = config or LadderConfig(), video_steps
+    def __init__(
+        self, config: LadderConfig | None = None, video_steps: int = 1, rungs: tuple[Rung, ...] = PLANNING
+    ) -> None:
+        """`rungs` are those, of the ones that make a plan, which the model has."""
+        self.config, self._video_steps, self._rungs = config or LadderConfig(), video_steps, rungs
         self.rung = Rung.FULL
         self.plans = dict.fromkeys(RUNGS, 0)
         self._samples: dict[str, deque[tuple[int, float]]] = {stage: deque(maxlen=256) for stage in STAGES}
@@ -82,7 +87,7 @@ class Ladder:
     def choose(self, now_ns: int, known_s: float = math.inf) -> Rung:
         """The rung for a plan that is asked for now. `known_s` is how long the known plan still lasts."""
         budget_s = min(self.config.budget_s, max(known_s, 0.25 * self.config.budget_s))
-        usable = [rung for rung in RUNGS[:4] if self._usable(rung, now_ns)]
+        usable = [rung for rung in self._rungs if self._usable(rung, now_ns)]
         fits = [rung for rung in usable if self._fits(rung, now_ns, budget_s)]
         chosen = fits[0] if fits else Rung.HOLD
         higher = [rung for rung in usable if RUNGS.index(rung) < RUNGS.index(chosen)]

@@ -21,6 +21,7 @@ from starry_ros.types import F64
 Floats = NDArray[np.floating[Any]]
 ARM_SCALE_FLOOR_RAD = 0.02
 GRIPPER_SCALE_FLOOR_M = 0.005
+WIDER = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,15 @@ class NormStats:
     def state_from_model(self, x_J: Floats) -> F64:
         """Inverse of `state_to_model`."""
         return np.asarray(x_J, dtype=np.float64) * self.state_scale_J + self.state_offset_J
+
+    def serves(self, other: NormStats) -> bool:
+        """Whether the data of `other` are well expressed in these units: spread at most `WIDER` times, centred near."""
+        if self.action_scale_KJ.shape != other.action_scale_KJ.shape or (self.relative_J != other.relative_J).any():
+            return False
+        pairs = ((self.action_offset_KJ, self.action_scale_KJ, other.action_offset_KJ, other.action_scale_KJ),
+                 (self.state_offset_J, self.state_scale_J, other.state_offset_J, other.state_scale_J))
+        return all(bool((np.abs(centre - offset) <= scale).all() and (spread <= WIDER * scale).all())
+                   for offset, scale, centre, spread in pairs)
 
     def to_json_dict(self) -> dict[str, Any]:
         """Plain JSON types; floats keep every bit."""

@@ -37,7 +37,7 @@ from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.aim import aim_of, hands_free
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.guidance import soft_weights
-from starry_ros.wam.ladder import Ladder, LadderConfig, Rung
+from starry_ros.wam.ladder import PLANNING, Ladder, LadderConfig, Rung
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
 from starry_ros.wam.surprise import Calibration, Monitor
@@ -70,8 +70,8 @@ class Planner:
         self.session, self.config = session, config or PlannerConfig()
         self._clock = clock or MonotonicClock()
         model = session.runtime.config
-        self.ladder = Ladder(self.config.ladder, model.video_steps)
-        self._whole_only = model.coupling == "joint"
+        rungs = (Rung.FULL,) if model.coupling == "joint" else PLANNING
+        self.ladder = Ladder(self.config.ladder, model.video_steps, rungs)
         self._max_prefix = model.history_actions
         self.method = _method(self.config.splice, model.prefix_steps)
         self._latency = LatencyWindow(32)
@@ -114,8 +114,6 @@ class Planner:
         """Plan from the newest observation, which was asked for at `asked_ns`; None on the rungs that make no plan."""
         known_s = seconds(self._running.end_ns - now_ns) if self._running is not None else math.inf
         rung = self.ladder.choose(now_ns, known_s if known_s > 0 else math.inf)
-        if self._whole_only and rung not in (Rung.FULL, Rung.HOLD, Rung.STOP):
-            rung = Rung.FULL
         if rung in (Rung.HOLD, Rung.STOP):
             self._next_ns = now_ns + nanoseconds(self.config.replan_s)
             return None

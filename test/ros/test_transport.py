@@ -53,11 +53,23 @@ def test_a_profile_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(dds_environment().values()) == {"/mine.xml"}
 
 
-def test_without_a_profile_there_is_none_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("node", "profile"), [(APART[0], "fastdds_udp.xml"), ("sim_robot", "fastdds.xml")])
+def test_a_node_that_is_started_by_hand_gets_our_profile(
+    node: str, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RANGE_VARIABLE, "SUBNET")
     for name in DDS_PROFILE_VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")
+    keep_apart(node)
+    assert {os.environ[name] for name in DDS_PROFILE_VARIABLES} == {str(share_dir() / "config" / profile)}
+
+
+def test_our_profile_is_known_by_another_spelling_of_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RANGE_VARIABLE, "SUBNET")
+    for name in DDS_PROFILE_VARIABLES:
+        monkeypatch.setenv(name, str(share_dir() / "config" / ".." / "config" / "fastdds.xml"))
     keep_apart(APART[0])
-    assert not any(name in os.environ for name in DDS_PROFILE_VARIABLES)
+    assert {os.environ[name] for name in DDS_PROFILE_VARIABLES} == {str(share_dir() / "config" / "fastdds_udp.xml")}
     assert set(dds_environment().values()) == {OURS}
 
 
