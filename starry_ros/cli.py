@@ -200,8 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "starry_ros":
             raise
-        extras = "sim,train,onnx,ros"
-        return _complain(f"{error.name}: is not installed. Fix: make setup, or pip install 'starry_ros[{extras}]'")
+        return _complain(f"{error.name}: is not installed. Fix: make setup, or pip install {error.name}")
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK

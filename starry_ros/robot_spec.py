@@ -33,6 +33,7 @@ CAMERA_ROLES = ("head", "left_wrist", "right_wrist")
 UNITS = ("rad", "m")
 COMMAND_INTERFACES = ("joint_trajectory", "position_forward")
 NO_KINEMATICS = "none"
+PACKAGE_PREFIX = "package:"
 KINEMATICS_FORMATS = ("mjcf", "urdf", NO_KINEMATICS)
 AXES = ("x", "y", "z")
 _NAME = re.compile(r"[A-Za-z]\w*\Z", re.ASCII)
@@ -110,6 +111,8 @@ class ActionSpec:
 class KinematicsSpec:
     """Where forward kinematics comes from: `mjcf` or `urdf`, and a path or `package:<path in starry_ros>`.
 
+    In the file, a relative path begins at the file's own folder.
+
     `none` switches off what needs it: the checks of the workspace and of the distance between the arms, and labels.
     """
 
@@ -154,10 +157,13 @@ class RobotSpec:
     @cached_property
     def content_hash(self) -> str:
         """First 16 hex digits of SHA-256 over the canonical JSON of every field except the description; kept, for
-        messages carry it.
+        messages carry it. Of a kinematics file elsewhere the bytes count, not the path.
         """
         fields = dataclasses.asdict(self)
         del fields["description"]
+        file = Path(self.kinematics.source)
+        if file.is_absolute() and file.is_file():
+            fields["kinematics"]["source"] = hashlib.sha256(file.read_bytes()).hexdigest()
         text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -249,7 +255,11 @@ def load_robot_spec(path: str | Path) -> RobotSpec:
         raise ContractError(str(path), f"is not valid YAML: {error}") from error
     spec: RobotSpec = _build(RobotSpec, raw, str(path))
     _validate(spec, str(path))
-    return spec
+    kinematics = spec.kinematics
+    if kinematics.format == NO_KINEMATICS or kinematics.source.startswith(PACKAGE_PREFIX):
+        return spec
+    source = path.resolve().parent / Path(kinematics.source).expanduser()
+    return dataclasses.replace(spec, kinematics=dataclasses.replace(kinematics, source=str(source)))
 
 
 class _UniqueKeys(SafeLoader):
@@ -314,6 +324,8 @@ def _validate(spec: RobotSpec, where: str) -> None:
     if spec.contract_version != CONTRACT_VERSION:
         raise ContractError(where, "has another contract version", got=spec.contract_version, expected=CONTRACT_VERSION)
     _one_of(spec.command_interface, COMMAND_INTERFACES, f"{where}: command_interface")
+    if len(spec.arms) != 2:
+        raise ContractError(f"{where}: arms", "are not two", got=[arm.name for arm in spec.arms], expected="two arms")
     _unique([arm.name for arm in spec.arms], f"{where}: arms")
     _unique(list(spec.joint_names), f"{where}: joints")
     _unique([camera.name for camera in spec.cameras], f"{where}: cameras")

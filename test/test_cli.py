@@ -15,6 +15,7 @@ import pytest
 
 from starry_ros import checks, cli
 from starry_ros.errors import ConfigError
+from starry_ros.paths import robot_file
 from starry_ros.report import bench_row
 
 Capture = pytest.CaptureFixture[str]
@@ -158,6 +159,23 @@ def test_check_robot_prints_every_joint_and_writes_them(tmp_path: Path, capsys: 
     assert len(report["rows"]) == 14
     assert report["meta"]["contract_hash"] in text
     assert all(row["joint"] in text for row in report["rows"])
+
+
+@pytest.mark.parametrize(("old", "new", "code", "words"), [
+    ("z: [0.0, 0.70]", "z: [0.4, 0.70]", 1, "no executor arms there"),
+    ("arm_distance_m: 0.06", "arm_distance_m: 2.0", 1, "m apart"),
+    ("package:sim/assets/cell.xml", "missing.xml", 2, "cannot be read for forward kinematics"),
+    ("end_effector_frame: left_pinch", "end_effector_frame: tool9", 2, "lacks an end-effector frame; got tool9"),
+    ("left_arm_controller/joint_trajectory", "right_arm_controller/joint_trajectory", 2, "duplicate"),
+])
+def test_check_robot_finds_what_could_not_be_armed(
+    old: str, new: str, code: int, words: str, tmp_path: Path, capsys: Capture
+) -> None:
+    text = robot_file("bimanual_sim").read_text()
+    assert old in text
+    (tmp_path / "robot.yaml").write_text(text.replace(old, new))
+    assert cli.main(["check", "robot", str(tmp_path / "robot.yaml")]) == code
+    assert words in "".join(capsys.readouterr())
 
 
 def test_check_robot_refuses_a_broken_file_with_2(tmp_path: Path, capsys: Capture) -> None:

@@ -192,6 +192,23 @@ def test_a_urdf_serves_as_well(tmp_path: Path) -> None:
     assert close.breach(np.array([0.1, 0.0])) is None
 
 
+def test_what_both_arms_hang_from_is_no_neighbour_of_itself(tmp_path: Path) -> None:
+    torso = """<link name="torso"><inertial><mass value="9"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/>
+      </inertial><collision><geometry><box size="0.1 0.1 0.3"/></geometry></collision></link>
+      <joint name="stand" type="fixed"><parent link="world"/><child link="torso"/></joint>"""
+    arms = "".join(URDF_ARM.format(n=name, y=y) for name, y in (("left", 0.08), ("right", -0.08)))
+    path = tmp_path / "torso.urdf"
+    path.write_text(URDF.format(arms=torso + arms.replace('<parent link="world"/>', '<parent link="torso"/>')))
+    joint = replace(FULL_SPEC.joints[0], lower=-1.0, upper=1.0, home=0.0)
+    spec = replace(FULL_SPEC, arm_distance_m=0.05, kinematics=KinematicsSpec("urdf", str(path)), arms=tuple(
+        replace(arm, end_effector_frame=f"{arm.name}_tool", joints=(replace(joint, name=f"{arm.name}_slide"),))
+        for arm in FULL_SPEC.arms
+    ))
+    assert Space(spec).breach(np.zeros(2)) is None
+    close = Space(replace(spec, arm_distance_m=0.07))
+    assert close.breach(np.zeros(2))[0] is Refusal.ARMS_TOO_CLOSE, "the arms themselves are 0.16 - 2 x 0.05 apart"
+
+
 @pytest.mark.parametrize(("form", "source", "words"), [
     ("sdf", "x", "unknown format"), ("mjcf", "/nowhere.xml", "cannot be read"),
 ])

@@ -45,6 +45,16 @@ def test_a_real_robot_needs_an_estop_and_a_heartbeat_unless_told_otherwise(
     assert (parameters.get("estop_timeout_s"), parameters.get("heartbeat_timeout_s")) == (estop_s, heartbeat_s)
 
 
+def test_a_file_of_parameters_is_read_by_every_node_after_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**/action_executor:\n  ros__parameters: {patience_s: 5.0}\n")
+    for node in build_graph({"params": str(file)}).nodes:
+        assert node.parameter_files[-1] == file
+        assert build_graph().node(node.name).parameter_files == node.parameter_files[:-1]
+    with pytest.raises(ConfigError, match="is no file"):
+        build_graph({"params": str(tmp_path / "nothing.yaml")})
+
+
 def test_only_nodes_that_move_nothing_are_restarted() -> None:
     graph = build_graph({"record": "true", "rviz": "true"})
     assert {node.name for node in graph.nodes if node.respawn} == {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +186,19 @@ def test_the_hash_changes_with_every_number_of_a_joint(tmp_path: Path) -> None:
     assert len(hashes) == 7
 
 
+def test_a_description_lies_beside_its_contract_and_counts_by_its_content(tmp_path: Path) -> None:
+    text, hashes = FILE.read_text(), []
+    for place, description in (("here", "<mujoco/>"), ("there", "<mujoco/>"), ("there", "<mujoco model='x'/>")):
+        (tmp_path / place / "meshes").mkdir(parents=True, exist_ok=True)
+        (tmp_path / place / "meshes" / "arms.xml").write_text(description)
+        file = tmp_path / place / "robot.yaml"
+        file.write_text(text.replace("package:sim/assets/cell.xml", "meshes/arms.xml"))
+        spec = load_robot_spec(file)
+        assert Path(spec.kinematics.source) == (tmp_path / place / "meshes" / "arms.xml").resolve()
+        hashes.append(load_robot_spec(file).content_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_joints_in_any_order_come_out_in_contract_order() -> None:
     spec = load_robot_spec(FILE)
     random.seed(3)
@@ -192,6 +207,37 @@ def test_joints_in_any_order_come_out_in_contract_order() -> None:
         names = random.sample(spec.joint_names, len(spec.joint_names))
         ordered = spec.order_joints(names, [values[name] for name in names])
         np.testing.assert_array_equal(ordered, np.arange(14.0))
+
+
+def test_a_joint_state_may_hold_other_joints_and_leave_velocities_out() -> None:
+    spec = load_robot_spec(FILE)
+    turned = dataclasses.replace(spec.arms[0].joints[0], sign=-1)
+    arm = dataclasses.replace(spec.arms[0], joints=(turned, *spec.arms[0].joints[1:]))
+    spec = dataclasses.replace(spec, arms=(arm, spec.arms[1]))
+    names = ["torso_lift", *reversed(spec.joint_names), "head_pan"]
+    values = [9.0, *[0.1 * i for i in range(13, -1, -1)], 9.0]
+    velocities = [math.nan, *[float(i) for i in range(13, -1, -1)], math.nan]
+    velocities[1] = math.nan  # the right gripper
+    position_J, velocity_J = spec.joint_state(names, values, velocities)
+    expected = 0.1 * np.arange(14.0)
+    expected[0] = -0.0
+    np.testing.assert_allclose(position_J, expected)
+    np.testing.assert_array_equal(velocity_J, [-0.0, *range(1, 13), math.nan])
+    assert np.isnan(spec.joint_state(names, values, [])[1]).all()
+
+
+@pytest.mark.parametrize(("position", "velocity", "words"), [
+    (math.nan, 0.0, "non-finite"), (0.0, math.inf, "non-finite"), (None, 0.0, "differ in length"),
+])
+def test_a_joint_state_of_the_contracts_own_joints_has_to_be_whole(
+    position: float | None, velocity: float, words: str
+) -> None:
+    spec = load_robot_spec(FILE)
+    positions = [0.0] * 13 + ([] if position is None else [position])
+    with pytest.raises(InputError, match=words):
+        spec.joint_state(spec.joint_names, positions, [0.0] * 13 + [velocity])
+    with pytest.raises(InputError, match="missing joints"):
+        spec.joint_state(spec.joint_names[1:], [0.0] * 13, [])
 
 
 def bad_states() -> dict[str, tuple[list[str], list[float], str]]:

@@ -185,8 +185,11 @@ def test_a_canvas_survives_the_round_trip(spec: RobotSpec, clock: EdgeClock) -> 
     assert [tile.skew_s for tile in info.tiles] == pytest.approx([0.0, 0.001, 0.002])
     assert stamp_ns(info.header.stamp) == ROS_NS
     same(canvas, convert.canvas_of(image, info, clock))
-    info.header.stamp = to_stamp(1)
-    with pytest.raises(InputError):
+    info.tiles[1].age_s = float("nan")
+    with pytest.raises(InputError, match="age of a tile"):
+        convert.canvas_of(image, info, clock)
+    info.tiles[1].age_s, info.header.stamp = 0.0, to_stamp(1)
+    with pytest.raises(InputError, match="same instant"):
         convert.canvas_of(image, info, clock)
 
 

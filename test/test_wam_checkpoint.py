@@ -133,6 +133,20 @@ def test_another_robot_is_refused_and_the_field_is_named(folder: Path, spec: Rob
     load_checkpoint(folder, dataclasses.replace(spec, description="other words"))
 
 
+def test_what_a_model_sees_nothing_of_may_differ(folder: Path, spec: RobotSpec) -> None:
+    slow = dataclasses.replace(spec.arms[0].joints[0], velocity=0.3, acceleration=1.0, jerk=10.0)
+    left = dataclasses.replace(spec.arms[0], command_topic="left/commands", joints=(slow, *spec.arms[0].joints[1:]))
+    head = dataclasses.replace(spec.cameras[0], topic="/camera/color/image_raw", frame_id="eye")
+    careful = dataclasses.replace(
+        spec, arms=(left, spec.arms[1]), cameras=(head, *spec.cameras[1:]), arm_distance_m=0.2,
+        workspace_m={**spec.workspace_m, "z": (0.1, 0.5)}, joint_state_topic="states",
+    )
+    assert careful.content_hash != spec.content_hash
+    load_checkpoint(folder, careful)
+    _refused(folder, dataclasses.replace(careful, action=dataclasses.replace(spec.action, step_s=0.2)), "step_s")
+    _refused(folder, dataclasses.replace(careful, arms=(careful.arms[1], careful.arms[0])), "another contract")
+
+
 def test_another_layout_version_or_field_is_refused(folder: Path, spec: RobotSpec) -> None:
     original = (folder / "config.json").read_text()
     edits: list[tuple[Callable[[dict[str, Any]], object], str]] = [

@@ -126,3 +126,16 @@ def test_little_time_left_on_the_known_plan_asks_for_a_quicker_one() -> None:
     planning.plan(20)
     assert planning.ladder.choose(planning.now_ns, known_s=10.0) is Rung.FULL
     assert planning.ladder.choose(planning.now_ns, known_s=0.15) is Rung.REUSE_LATENTS
+
+
+def test_a_model_that_only_plans_fully_says_so_or_holds() -> None:
+    planning = Planning()
+    planning.ladder = Ladder(CONFIG, 1, (Rung.FULL,))
+    assert set(planning.plan(10)) == {Rung.FULL}
+    planning.stages_s = {"video": 1.0, "value": 0.05, "action": 0.05}  # reusing the frame would fit
+    seen = planning.plan(40)
+    assert set(seen) <= {Rung.FULL, Rung.HOLD, Rung.STOP}
+    assert Rung.HOLD in seen
+    planning.stages_s = dict(FAST)
+    planning.plan(40)
+    assert settled(planning) == {Rung.FULL}

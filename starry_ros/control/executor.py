@@ -321,11 +321,9 @@ class Executor:
         """Leave FAULT for DISARMED once its cause is gone and the arms have stopped."""
         if self._safety.mode is Mode.FAULT and not (self._stopping and self._at_rest):
             return Reply(False, "reset_fault refused: the arms are still stopping")
-        followed = self._safety.reason == Event.ESTOP_PRESSED and not self._silent
-        reply = self._request(Event.RESET_FAULT, now_ns)
-        if reply.ok and followed:  # after other faults the drives may not have done what they were told
-            self._watch.leave()
-        return reply
+        if self._safety.reason == Event.ESTOP_PRESSED and not self._silent:
+            self._watch.leave()  # after other faults the drives may not have done what they were told
+        return self._request(Event.RESET_FAULT, now_ns)
 
     def _request(self, service: Event, now_ns: int) -> Reply:
         reply = self._safety.request(service)

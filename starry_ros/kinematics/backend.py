@@ -31,7 +31,7 @@ try:
     import mujoco
 except ImportError as error:
     raise RuntimeUnavailable(
-        "kinematics", "the mujoco package is missing", fix="pip install 'starry_ros[sim]'"
+        "kinematics", "the mujoco package is missing", fix="pip install mujoco"
     ) from error
 
 __all__ = ["choose_gl", "mujoco"]

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from starry_ros.errors import ConfigError, ContractError
-from starry_ros.robot_spec import KINEMATICS_FORMATS, NO_KINEMATICS, RobotSpec
+from starry_ros.robot_spec import KINEMATICS_FORMATS, NO_KINEMATICS, PACKAGE_PREFIX, RobotSpec
 from starry_ros.types import F64, CameraModel
 
-PACKAGE_PREFIX = "package:"
 OPTICAL_FROM_MUJOCO = np.diag([1.0, -1.0, -1.0])
 """A MuJoCo camera looks along -z with y up."""
 

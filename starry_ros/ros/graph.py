@@ -50,6 +50,7 @@ ARGUMENTS = (
     Argument("rviz", "false", "Start RViz with the camera views and value maps; needs a ROS 2 distribution.", BOOLEANS),
     Argument("record", "false", "Record every topic into one MCAP file a session, in ./recordings.", BOOLEANS),
     Argument("namespace", "", "Namespace of every node and topic, such as cell_1; empty for none."),
+    Argument("params", "", "A YAML file of node parameters that override config/nodes, under /**/NODE."),
     Argument("log_level", "info", "Least severe messages to print.", LOG_LEVELS),
 )
 
@@ -121,6 +122,9 @@ def build_graph(values: Mapping[str, str] | None = None) -> Graph:
         nodes.append(_node("recorder", {"robot": robot, "model": model}, respawn=True))
     if on["rviz"]:
         nodes.append(_rviz(chosen["namespace"].strip("/")))
+    if chosen["params"]:
+        params = Path(chosen["params"]).expanduser().resolve()
+        nodes = [replace(node, parameter_files=(*node.parameter_files, params)) for node in nodes]
     return Graph(tuple(nodes), chosen["namespace"].strip("/"), chosen["log_level"], _environment())
 
 
@@ -141,6 +145,8 @@ def _check(values: Mapping[str, str]) -> dict[str, str]:
     for name, argument in table.items():
         if argument.choices and chosen[name] not in argument.choices:
             raise ConfigError(name, "is not a choice", got=repr(chosen[name]), expected=list(argument.choices))
+    if chosen["params"] and not Path(chosen["params"]).expanduser().is_file():
+        raise ConfigError("params", "is no file", got=chosen["params"], expected="a YAML file of node parameters")
     if not _NAMESPACE.match(chosen["namespace"]):
         raise ConfigError("namespace", "is not a ROS name", got=repr(chosen["namespace"]), expected="such as cell_1")
     return chosen

@@ -11,13 +11,20 @@ from starry_ros.ros.transport import keep_apart
 
 def main() -> None:
     """Import and run the node named by the first argument."""
+    node = sys.argv.pop(1)
     try:
-        node = sys.argv.pop(1)
         yield_cores(node)
         keep_apart(node)
         importlib.import_module(f"starry_ros.ros.{node}_node").main()
     except KeyboardInterrupt:
         raise SystemExit(0) from None
+    except ModuleNotFoundError as error:  # restarting would not help
+        from starry_ros.ros.graph import EXIT_USER_ERROR
+
+        if (error.name or "").split(".")[0] == "starry_ros":
+            raise
+        print(f"error: {node}: {error.name} is not installed. Fix: pip install {error.name}", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
 
 
 if __name__ == "__main__":

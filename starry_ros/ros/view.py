@@ -32,7 +32,7 @@ from starry_ros.timing import nanoseconds
 
 START_S = 30.0
 MEMORY = "512MB"
-INSTALL = "pip install 'starry_ros[view]', or pip install rerun-sdk"
+INSTALL = "pip install rerun-sdk"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,36 @@
+"""Two planners on one graph are told by epochs that come and go; one that was started anew is not."""
+
+from __future__ import annotations
+
+from starry_ros.ros.planners import Planners
+from starry_ros.timing import NS_PER_S
+
+
+def told(epochs: list[int], every_s: float = 0.2) -> tuple[Planners, int]:
+    planners, now_ns = Planners(), NS_PER_S
+    for epoch in epochs:
+        planners.hear(epoch, now_ns)
+        now_ns += round(every_s * NS_PER_S)
+        planners.look(now_ns)
+    return planners, now_ns
+
+
+def test_one_planner_may_begin_new_sessions_and_be_started_anew() -> None:
+    assert not told([1, 1, 2, 2, 3, 1, 1, 2])[0].two
+
+
+def test_statuses_that_take_turns_are_two_planners_until_one_is_silent() -> None:
+    planners, now_ns = told([3, 1, 3])
+    assert planners.two
+    for epoch in (1, 3, 1, 3):
+        planners.hear(epoch, now_ns)
+        now_ns += NS_PER_S // 5
+    for _ in range(20):
+        planners.hear(3, now_ns)
+        now_ns += NS_PER_S // 5
+        planners.look(now_ns)
+    assert not planners.two
+
+
+def test_a_session_that_comes_back_after_a_while_is_no_second_planner() -> None:
+    assert not told([1, 2, 1, 2], every_s=1.5)[0].two
