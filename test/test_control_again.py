@@ -1,4 +1,4 @@
-"""Runs that begin again, sessions that change under way, plans that are slowed at their end, and calls that come late."""
+"""Runs that begin again, sessions that change under way, plans slowed at their end, and calls that come late."""
 
 from __future__ import annotations
 

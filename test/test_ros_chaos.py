@@ -121,11 +121,11 @@ def test_where_commands_are_lost_steps_of_arms_stay_small_and_those_of_jaws_are_
 
 def test_a_reason_that_is_not_told_fails() -> None:
     still = Watched(lambda t: 0.0)
-    judge(still, told="not_finite")
-    judge(still, told="joint_state_stale")
+    judge(still, told=("estop_pressed", "not_finite"))
+    judge(still, told=("joint_state_stale",))
     for untold in ("estop_pressed", "duplicate"):  # the second is of an earlier play
         with pytest.raises(chaos.Failed, match="was not published"):
-            judge(still, told=untold)
+            judge(still, told=(untold,))
 
 
 def image(k: int) -> bytes:

@@ -238,10 +238,10 @@ def _judge(theatre: Theatre, scenario: Scenario, since_s: float, refused: Mappin
         if row["rest_s"] > scenario.within_s:
             raise Failed(f"still moving {row['rest_s']:.2f} s after the fault")
     for _ in range(TOLD_LOOKS):
-        if scenario.told in _told(theatre, refused) | {""}:
+        if not scenario.told or _told(theatre, refused) & set(scenario.told):
             return row
         theatre.wait(TOLD_EVERY_S)
-    raise Failed(f"{scenario.told} was not published, but {sorted(_told(theatre, refused))}")
+    raise Failed(f"{' or '.join(scenario.told)} was not published, but {sorted(_told(theatre, refused))}")
 
 
 def _within_limits(

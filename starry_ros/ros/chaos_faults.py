@@ -64,7 +64,7 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Scenario:
-    """`outcome`: the arms go on, or rest `within_s` after the fault; `told` is a reason code that must be published.
+    """`outcome`: the arms go on, or rest `within_s` after the fault; one of the reason codes `told` must be published.
 
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
     `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Of the
@@ -77,7 +77,7 @@ class Scenario:
     inject: Callable[[Stage], None]
     clear: Callable[[Stage], None] = lambda _: None
     within_s: float = REST_AFTER_PLAN_S
-    told: str = ""
+    told: tuple[str, ...] = ()
     latched: bool = False
     commands_lost: bool = False
 
@@ -90,6 +90,10 @@ def _camera(make: Callable[[], Fault], camera: int = 1) -> dict[str, Any]:
         stage.spoil(stage.spec.cameras[camera].topic, None)
 
     return {"inject": put, "clear": take}
+
+
+def _blind(make: Callable[[], Fault]) -> dict[str, Any]:
+    return {**_camera(make), "told": ("no_observation", "canvas_incomplete", "canvas_stale")}
 
 
 def _joints(make: Callable[[], Fault]) -> dict[str, Any]:
@@ -244,39 +248,40 @@ def _silent_for_two_seconds(stage: Stage) -> None:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "camera_frozen": Scenario(RESTS, **_camera(_frozen)),
-    "camera_dropped": Scenario(RESTS, **_camera(lambda: lambda _: [])),
+    "camera_frozen": Scenario(RESTS, **_blind(_frozen)),
+    "camera_dropped": Scenario(RESTS, **_blind(lambda: lambda _: [])),
     "camera_reordered": Scenario(GOES_ON, **_camera(_reordered)),
-    "camera_skewed": Scenario(RESTS, **_camera(_edit(Image, _skew))),
-    "camera_corrupt": Scenario(RESTS, **_camera(_edit(Image, _truncate))),
-    "camera_wrong_size": Scenario(RESTS, **_camera(_edit(Image, _shrink))),
-    "joints_stale": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told="joint_state_stale",
+    "camera_skewed": Scenario(RESTS, **_blind(_edit(Image, _skew))),
+    "camera_corrupt": Scenario(RESTS, **_blind(_edit(Image, _truncate))),
+    "camera_wrong_size": Scenario(RESTS, **_blind(_edit(Image, _shrink))),
+    "joints_stale": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told=("joint_state_stale",),
                              latched=True, **_joints(lambda: lambda _: [])),
     "joints_nan": Scenario(RESTS, within_s=REST_AFTER_FAULT_S,
-                           told="joint_state_invalid", latched=True, **_joints(_edit(JointState, _nan))),
-    "joints_jump": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told="tracking_error",
+                           told=("joint_state_invalid",), latched=True, **_joints(_edit(JointState, _nan))),
+    "joints_jump": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told=("tracking_error",),
                             latched=True, **_joints(_edit(JointState, _jump))),
     "chunks_late": Scenario(GOES_ON, _chunks(_late)),
-    "chunks_duplicate": Scenario(GOES_ON, _chunks(lambda _: None), told="duplicate"),
-    "chunks_old_epoch": Scenario(GOES_ON, _chunks(_old_epoch), told="stale_epoch"),
-    "chunks_foreign": Scenario(GOES_ON, _chunks(_foreign), told="foreign_contract"),
-    "chunks_nan": Scenario(GOES_ON, _chunks(_not_finite), told="not_finite"),
+    "chunks_duplicate": Scenario(GOES_ON, _chunks(lambda _: None), told=("duplicate",)),
+    "chunks_old_epoch": Scenario(GOES_ON, _chunks(_old_epoch), told=("stale_epoch",)),
+    "chunks_foreign": Scenario(GOES_ON, _chunks(_foreign), told=("foreign_contract",)),
+    "chunks_nan": Scenario(GOES_ON, _chunks(_not_finite), told=("not_finite",)),
     "planner_slow": Scenario(GOES_ON, _slow_planner),
-    "planner_hung": Scenario(RESTS, _signal("world_action", signal.SIGSTOP), _signal("world_action", signal.SIGCONT)),
+    "planner_hung": Scenario(RESTS, _signal("world_action", signal.SIGSTOP), _signal("world_action", signal.SIGCONT),
+                             told=("planner_lost",)),
     "planner_killed": Scenario(RESTS, _signal("world_action", signal.SIGKILL), _restart("world_action"),
-                               told="planner_lost", latched=True),
+                               told=("planner_lost",), latched=True),
     "packer_killed": Scenario(RESTS, _signal("canvas_packer", signal.SIGKILL), _restart("canvas_packer"),
-                              told="planner_lost", latched=True),
+                              told=("planner_lost",), latched=True),
     "executor_killed": Scenario(RESTS, _signal("action_executor", signal.SIGKILL),
                                 _restart("action_executor"), REST_AFTER_KILL_S, latched=True),
     "visualiser_killed": Scenario(GOES_ON,
                                   _signal("value_map_visualizer", signal.SIGKILL), _restart("value_map_visualizer")),
     "driver_rejects": Scenario(RESTS, _commands(_edit(JointTrajectory, _never_at_rest)), _commands(None),
-                               REST_AFTER_FAULT_S, latched=True, told="tracking_error"),
+                               REST_AFTER_FAULT_S, latched=True, told=("tracking_error",)),
     "driver_stutters": Scenario(GOES_ON, _stutter, commands_lost=True),
-    "clock_jump": Scenario(RESTS, _silent_for_two_seconds, within_s=3.0, latched=True),
+    "clock_jump": Scenario(RESTS, _silent_for_two_seconds, within_s=3.0, latched=True, told=("clock_jump",)),
     "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), commands_lost=True),
     "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk()),
     "estop": Scenario(RESTS, lambda stage: stage.estop(True),
-                      lambda stage: stage.estop(False), REST_AFTER_FAULT_S, told="estop_pressed", latched=True),
+                      lambda stage: stage.estop(False), REST_AFTER_FAULT_S, told=("estop_pressed",), latched=True),
 }

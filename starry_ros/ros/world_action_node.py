@@ -59,7 +59,7 @@ PARAMETERS = (
     Parameter("runtime", "auto", "What evaluates the model.", choices=RUNTIMES),
     Parameter("cache", "auto", "In which type the history's keys and values are kept.", choices=CACHES),
     Parameter("instruction", "", "Sentence to start with; empty waits for set_instruction."),
-    Parameter("replan_s", 0.4, "Time from one plan to the next, in seconds.", 0.05, 5.0),
+    Parameter("replan_s", 0.4, "Time from one plan to the next, in s; below 0.4 tiny has no history.", 0.05, 5.0),
     Parameter("max_age_s", 0.3, "Observations older than this are refused, in seconds.", 0.01, 10.0),
     Parameter("max_pair_s", 0.05, "Largest time between the images and the joint state, in seconds.", 0.001, 1.0),
     Parameter("mode", "async_grounded", "When and from what plans are made.", choices=MODES),
@@ -233,6 +233,9 @@ class WorldActionNode(StarryNode):
         self._status.runtime = session.runtime.name
         self._session = session
         values = self._values
+        if not session.reads_video and values["replan_s"] < session.spacing_s:
+            self.get_logger().warning(f"replan_s {values['replan_s']:g} is shorter than the {session.spacing_s:g} s "
+                                      "between frames of the history: the model will remember next to nothing")
         config = PlannerConfig(
             PlanMode(values["mode"]), SpliceMethod(values["splice"]), values["replan_s"],
             ladder=LadderConfig(budget_s=values["budget_s"]),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sensor_msgs.msg import JointState
-from starry_ros.msg import ActionChunk, ExecutorStatus
+from starry_ros.msg import ActionChunk, ExecutorStatus, WorldActionStatus
 from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
@@ -22,13 +22,13 @@ from starry_ros.sim.trajectory_controller import TrajectoryController
 class Robot:
     """Joints that go where they are told at once, and a sender of chunks."""
 
-    def __init__(self, world: Any, spec: Any) -> None:
+    def __init__(self, world: Any, spec: Any, **parameters: Any) -> None:
         self.world, self.spec = world, spec
         self.position = dict(zip(spec.joint_names, spec.limit("home").tolist(), strict=True))
         self.statuses = world.listen(ExecutorStatus, "executor_status", LATCHED)
         self.commands = {arm.name: world.listen(JointTrajectory, arm.command_topic, COMMAND) for arm in spec.arms}
         self.chunk_id = 0
-        world.start("action_executor", owner_check_s=1.0, state_timeout_s=0.8)
+        world.start("action_executor", owner_check_s=1.0, state_timeout_s=0.8, **parameters)
         self.joint_states = world.publisher(JointState, "joint_states", STATE)
         self.chunks = world.publisher(ActionChunk, "action_chunk", PLAN)
         self.estop = world.publisher(Bool, "estop", SAFETY)
@@ -280,9 +280,40 @@ def test_another_publisher_on_a_command_topic_is_a_fault(robot: Robot) -> None:
     intruder = robot.world.node.create_publisher(JointTrajectory, robot.spec.arms[0].command_topic, COMMAND)
     robot.run(1.5)
     assert (robot.mode, robot.reason) == ("FAULT", "second_owner")
+    before = {arm: len(heard) for arm, heard in robot.commands.items()}
+    robot.run(0.5)
+    assert {arm: len(heard) for arm, heard in robot.commands.items()} == before, "the arm is another's now"
     robot.world.node.destroy_publisher(intruder)
     robot.run(1.0)
     assert robot.trigger("reset_fault").success
+
+
+def test_two_planners_that_take_turns_are_a_fault_and_one_of_another_robot_is_not_heard(robot: Robot) -> None:
+    robot.armed()
+    said = robot.world.publisher(WorldActionStatus, "world_action_status", STATE)
+    for epoch in (7, 8, 7, 8):
+        said.publish(WorldActionStatus(epoch=epoch, contract_hash="of another robot"))
+        robot.run(0.2)
+    assert robot.mode == "RUN"
+    for epoch in (3, 4, 3):
+        said.publish(WorldActionStatus(epoch=epoch, contract_hash=robot.spec.content_hash))
+        robot.run(0.2)
+    robot.run(0.3)
+    assert (robot.mode, robot.reason) == ("FAULT", "two_planners")
+    robot.run(3.5)
+    assert robot.trigger("reset_fault").success
+
+
+def test_a_required_estop_counts_as_pressed_until_it_is_heard(world: Any, spec: Any) -> None:
+    robot = Robot(world, spec, estop_timeout_s=9.0)
+    robot.run(0.3)
+    reply = robot.trigger("arm")
+    assert not reply.success
+    assert "estop is silent" in reply.message
+    robot.estop.publish(Bool(data=False))
+    robot.run(0.3)
+    reply = robot.trigger("arm")
+    assert reply.success, reply.message
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
