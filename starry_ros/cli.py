@@ -127,6 +127,11 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "Streams, parameters, tokens, bytes of weights and history, without allocating them: of a preset, of a model "
         "folder, or of a folder of public Wan2.2-TI2V-5B or LingBot-VA weights. Exit code 1: it does not fit.",
     ),
+    ("model", "average"): Verb(
+        "one model from several trainings of the same start", "starry_ros.wam.average", "average_command",
+        "The mean of the weights of model folders with equal configuration, units and autoencoder: often better than "
+        "each of them.",
+    ),
     ("model", "adopt"): Verb(
         "let a published model serve a robot", "starry_ros.training.adopt", "adopt_command",
         "Writes serving.json into a folder of LingBot-VA weights, or of Wan2.2-TI2V-5B with trained streams: which "

@@ -1,4 +1,4 @@
-"""Options of `starry export` and `model inspect`; imports nothing heavy, so that `--help` is quick."""
+"""Options of `starry export`, `model average` and `model inspect`; imports nothing heavy, so that `--help` is quick."""
 
 from __future__ import annotations
 
@@ -18,6 +18,12 @@ def add_export_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR",
                         help="folder to write to (default: the model folder; the user's cache if that is read-only)")
     add_json_argument(parser)
+
+
+def add_average_command_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `starry model average`."""
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="model folders, or names in models/")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
 
 
 def add_inspect_command_arguments(parser: argparse.ArgumentParser) -> None:
