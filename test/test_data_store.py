@@ -18,6 +18,7 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import STAGES
+from starry_ros.training.correct import KIND
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 JOINTS, STEPS = len(SPEC.joints), SPEC.action.chunk_steps
@@ -132,6 +133,19 @@ def test_twice_the_speed_takes_every_second_frame_and_doubles_the_velocity():
     assert np.allclose(fast["position_TJ"], arrays["position_TJ"][::2], atol=1e-6)
     assert np.allclose(fast["velocity_TJ"], 2 * arrays["velocity_TJ"][::2], atol=1e-5)
     assert np.allclose(fast["plan_TKJ"][0, 2], fast["command_TJ"][3])
+
+
+def test_episodes_whose_plans_are_the_experts_and_not_what_was_done_are_not_resampled(tmp_path, capsys):
+    source, out = tmp_path / "in", tmp_path / "out"
+    for i, kind in enumerate(("clean", KIND)):
+        write_episode(source / "episodes" / f"{i:06d}.npz", {**episode(seed=i), "kind": np.array(kind)})
+    for speed in ("1.0", "2.0"):
+        assert main(["data", "resample", str(source), "--out", str(tmp_path / speed), "--speed", speed]) == 2
+        said = capsys.readouterr().err
+        assert "000001.npz: resample: would make the plans of what was done" in said
+        assert "an episode of kind corrected" in said
+    assert main(["data", "resample", str(source), "--out", str(out), "--skip-bad"]) == 1
+    assert [path.stem for path in episode_files(out)] == ["000000"]
 
 
 def test_a_gap_in_the_times_is_filled_by_interpolation():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,13 +19,14 @@ from test_data_store import episode
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.cli import main
+from starry_ros.data.lerobot_format import arrow
 from starry_ros.data.lerobot_read import LeRobotReader, Mapping
 from starry_ros.data.mcap_read import _complete, _Tape, read_mcap
 from starry_ros.data.mcap_write import export_mcap
 from starry_ros.data.recording import Recording, resampled, to_episode
 from starry_ros.data.store import episode_files, read_episode, write_episode
 from starry_ros.data.video import VideoWriter, read_video
-from starry_ros.errors import DataError
+from starry_ros.errors import DataError, RuntimeUnavailable
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 
@@ -125,6 +129,32 @@ def test_an_export_is_continued_and_another_data_set_is_refused(folder, tmp_path
     write_episode(folder / "episodes" / "000009.npz", painted(9))
     assert main(["data", "export", str(folder), str(out)]) == 2
     assert "another data set" in capsys.readouterr().err
+
+
+def test_unlike_episodes_are_refused_by_name_before_anything_is_written(folder, tmp_path, capsys):
+    out = tmp_path / "lerobot"
+    for number in range(3, 30):
+        write_episode(folder / "episodes" / f"{number:06d}.npz", painted(number, 3))
+    odd = painted(0, 4)
+    write_episode(folder / "episodes" / "000025.npz", {**odd, "progress_T": np.ones(4)})
+    write_episode(folder / "episodes" / "000027.npz", {name: odd[name] for name in odd if name != "velocity_TJ"})
+    write_episode(folder / "episodes" / "000028.npz", {**odd, "plan_TKJ": odd["plan_TKJ"][:, :8]})
+    assert main(["data", "export", str(folder), str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "000025 adds progress_T; 000027 lacks velocity_TJ; 000028 has plan_TKJ of another form" in said
+    assert "starry data annotate" in said
+    assert not out.exists()
+    for number in (27, 28):
+        (folder / "episodes" / f"{number:06d}.npz").unlink()
+    assert main(["data", "annotate", str(folder), "--out", str(tmp_path / "alike")]) == 0
+    assert main(["data", "export", str(tmp_path / "alike"), str(out)]) == 0
+
+
+def test_an_export_of_nothing_but_bad_episodes_says_so(tmp_path, capsys):
+    (tmp_path / "in" / "episodes").mkdir(parents=True)
+    (tmp_path / "in" / "episodes" / "000000.npz").write_bytes(b"no")
+    assert main(["data", "export", str(tmp_path / "in"), str(tmp_path / "out"), "--skip-bad"]) == 2
+    assert "holds no sound episode" in capsys.readouterr().err
 
 
 def write_v21(root: Path, frames: int = 40, hz: int = 20) -> dict[str, np.ndarray]:
@@ -254,3 +284,69 @@ def test_frames_without_all_images_are_left_out_and_a_long_gap_is_refused():
     tape.images["right_wrist"] = [(at, image) for i, at in enumerate(times) if not 10 < i < 25]
     with pytest.raises(DataError, match="here: lost images, most of all camera right_wrist"):
         _complete("here", tape, times)
+
+
+ARMS = ~np.isin(np.arange(14), SPEC.gripper_indices)
+HOME = SPEC.limit("home")
+
+
+def reaching(command: Callable[[np.ndarray, np.ndarray], np.ndarray], home: np.ndarray = HOME) -> Recording:
+    """A recording of 4 s at 10 Hz whose arms swing about `home`; `command` makes its actions of positions and times."""
+    time_s = np.arange(40) / 10
+    position = home + 0.2 * np.sin(1.5 * time_s)[:, None] * ARMS
+    views = {
+        tile.camera: np.zeros((40, tile.content.height_px, tile.content.width_px, 3), np.uint8) for tile in LAYOUT.tiles
+    }
+    sent = command(position, time_s)
+    return Recording("here", time_s, views, position.astype(np.float32), ["a"] * 40, sent.astype(np.float32))
+
+
+def differences(position: np.ndarray, time_s: np.ndarray) -> np.ndarray:
+    return np.diff(position, axis=0, append=position[-1:])
+
+
+def velocities(position: np.ndarray, time_s: np.ndarray) -> np.ndarray:
+    return 0.3 * np.cos(1.5 * time_s)[:, None] * ARMS
+
+
+def test_actions_that_are_no_positions_are_told_by_what_they_look_like():
+    with pytest.raises(DataError, match=r"here: its actions look like differences.*expected absolute joint positions"):
+        to_episode(reaching(differences), SPEC)
+    with pytest.raises(DataError, match="here: its actions look like velocities"):
+        to_episode(reaching(velocities), SPEC)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3])
+def test_targets_that_lead_the_joints_are_positions_even_about_zero(lag):
+    for home in (HOME, np.where(ARMS, 0.0, 0.02)):
+        made = to_episode(reaching(lambda position, _: np.roll(position, -lag, axis=0), home), SPEC)
+        assert len(made["time_s_T"]) == 40
+
+
+def test_a_jaw_may_be_told_to_press_but_no_joint_to_go_anywhere():
+    def pressed(depth_m: float) -> Recording:
+        return reaching(lambda position, _: np.where(ARMS, position, -depth_m))
+
+    assert to_episode(pressed(0.008), SPEC)["command_TJ"][5, 6] == np.float32(-0.008)
+    with pytest.raises(DataError, match="here: the command for joint left_gripper leaves the contract's limits"):
+        to_episode(pressed(0.02), SPEC)
+    with pytest.raises(DataError, match=r"the command for joint left_shoulder.*to 3\.\d+; expected -1.85 to 1.25"):
+        to_episode(reaching(lambda position, time_s: np.where(time_s[:, None] > 3.5, position + 3.5, position)), SPEC)
+
+
+NEEDS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "arrow": ("pyarrow", lambda path: arrow()),
+    "a video to write": ("av", lambda path: VideoWriter(path, 10, 30, 40)),
+    "a video to read": ("av", lambda path: next(read_video(path, 0.0, 1, 10))),
+    "MCAP to write": ("mcap_ros2.writer", lambda path: export_mcap(path, painted(0), SPEC)),
+    "MCAP to read": ("mcap_ros2.decoder", lambda path: read_mcap(path, SPEC)),
+}
+
+
+@pytest.mark.parametrize("need", NEEDS)
+def test_a_missing_library_is_installed_from_the_checkout(monkeypatch, tmp_path, need):
+    library, use = NEEDS[need]
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(RuntimeUnavailable) as error:
+        use(tmp_path / "a")
+    assert error.value.fix == "pip install '.[data]' in the checkout"

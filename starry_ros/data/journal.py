@@ -6,64 +6,106 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from starry_ros.errors import DataError
 from starry_ros.types import Record
 
+Notes = Sequence[str] | None
+"""What is wrong with what a unit of work skipped."""
+
 
 class Journal:
-    """What a folder was made from and which units are done. DataError if the folder was made from something else."""
+    """What a folder is made from, which units are done, and their numbers.
+
+    `claim` is everything that shapes the episodes. DataError if the folder holds episodes of another claim; without
+    episodes it may be claimed anew.
+    """
 
     def __init__(self, folder: Path, name: str, claim: Record) -> None:
-        self._path, self._claim = folder / f"{name}.json", claim
-        found = json.loads(self._path.read_text()) if self._path.exists() else {"from": claim, "done": {}}
-        if found["from"] != claim:
-            fix = "choose another folder"
-            raise DataError(str(folder), f"is another {name}", got=found["from"], expected=claim, fix=fix)
-        if not self._path.exists() and (folder / "episodes").exists() and any((folder / "episodes").glob("*.npz")):
+        self._path, self._claim = folder / f"{name}.json", json.loads(json.dumps(claim))
+        found: Record | None = json.loads(self._path.read_text()) if self._path.exists() else None
+        if not any((folder / "episodes").glob("*.npz")):
+            found = {"from": self._claim}
+        if found is None:
             raise DataError(str(folder), "holds other episodes", fix="choose another folder")
-        self.done: dict[str, str] = found["done"]
+        if found["from"] != self._claim:
+            before, now = _differences(found["from"], self._claim)
+            fix = f"choose another folder, or delete {folder} to make it anew"
+            raise DataError(str(folder), f"holds episodes of another {name}", got=before, expected=now, fix=fix)
+        self._notes: dict[str, list[str]] = {unit: _listed(notes) for unit, notes in found.get("done", {}).items()}
+        self._numbers: dict[str, int] = found.get("numbers", {})
         folder.mkdir(parents=True, exist_ok=True)
 
-    def mark(self, unit: str, note: str = "") -> None:
-        """A unit is finished; `note` says what is wrong with a bad one."""
-        self.done[unit] = note
+    def finished(self, unit: str) -> bool:
+        """Whether all of a unit succeeded; one that was skipped, or a part of it, is tried again."""
+        return self._notes.get(unit) == []
+
+    def number(self, unit: str) -> int:
+        """A unit's number, which it keeps: a new unit takes the next free one."""
+        if unit not in self._numbers:
+            self._numbers[unit] = len(self._numbers)
+            self._write()
+        return self._numbers[unit]
+
+    def mark(self, unit: str, notes: Notes = None) -> None:
+        """A unit is done with; `notes` say what is wrong with what was skipped."""
+        self._notes[unit] = list(notes or ())
+        self._write()
+
+    def _write(self) -> None:
         part = self._path.with_name(f".{self._path.name}")
-        part.write_text(json.dumps({"from": self._claim, "done": self.done}, indent=1) + "\n")
+        content = {"from": self._claim, "done": self._notes, "numbers": self._numbers}
+        part.write_text(json.dumps(content, indent=1) + "\n")
         part.rename(self._path)
 
     @property
     def bad(self) -> list[str]:
         """What was skipped, with reasons."""
-        return [note for note in self.done.values() if note]
+        return [note for notes in self._notes.values() for note in notes]
+
+
+def _listed(notes: str | list[str]) -> list[str]:
+    """Notes of a unit; earlier journals hold one text."""
+    return notes if isinstance(notes, list) else [notes] if notes else []
+
+
+def _differences(before: Record, now: Record) -> tuple[Record, Record]:
+    """The parts of two claims that are not the same."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return {name: before.get(name) for name in names}, {name: now.get(name) for name in names}
+
+
+def attempt(work: Callable[[], Notes], skip_bad: bool) -> list[str]:
+    """Do `work`; returns what is wrong with what it skipped. Its DataError ends all, or is noted when `skip_bad`."""
+    try:
+        return list(work() or ())
+    except DataError as error:
+        if not skip_bad:
+            raise
+        return [str(error)]
 
 
 def work_through(
-    units: Sequence[str], work: Callable[[int], None], skip_bad: bool, journal: Journal | None = None,
+    units: Sequence[str], work: Callable[[int], Notes], skip_bad: bool, journal: Journal | None = None,
     what: str = "episodes",
 ) -> list[str]:
-    """Do `work(i)` for every unit that is not done; returns what is wrong with the bad ones.
+    """Do `work(i)` for every unit that is not finished; returns what is wrong with what was skipped.
 
-    A DataError of `work` ends it, or is noted when `skip_bad` is set.
+    A DataError of `work` ends it, or is noted when `skip_bad` is set; what `work` returns is noted too.
     """
-    begin_s, bad, todo = time.monotonic(), list(journal.bad if journal else []), []
+    begin_s, bad, todo = time.monotonic(), [], []
     for index, unit in enumerate(units):
-        if journal is None or unit not in journal.done:
+        if journal is None or not journal.finished(unit):
             todo.append((index, unit))
     for count, (index, unit) in enumerate(todo, 1):
-        note = ""
-        try:
-            work(index)
-        except DataError as error:
-            if not skip_bad:
-                raise
-            note = str(error)
-            bad.append(note)
+        notes = attempt(partial(work, index), skip_bad)
+        bad += notes
         if journal is not None:
-            journal.mark(unit, note)
+            journal.mark(unit, notes)
         show_progress(count, len(todo), time.monotonic() - begin_s, what)
-    return bad
+    return bad if journal is None else journal.bad
 
 
 def show_progress(count: int, total: int, elapsed_s: float, what: str = "episodes") -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from starry_ros.data import INSTALL
 from starry_ros.errors import DataError, RuntimeUnavailable
 from starry_ros.types import Record
 
@@ -49,7 +50,7 @@ def arrow() -> Any:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise RuntimeUnavailable("LeRobot data", "pyarrow is missing", fix="pip install 'starry_ros[data]'") from error
+        raise RuntimeUnavailable("LeRobot data", "pyarrow is missing", fix=INSTALL) from error
     return pyarrow
 
 

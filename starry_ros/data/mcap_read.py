@@ -1,9 +1,9 @@
 """Import of MCAP recordings of ROS 2 topics: of this project's recorder, of rosbag2, or of `mcap_write`.
 
 Topics are those of the robot contract, under any namespace: `<camera>/image_raw` or `.../compressed`, optional
-`<camera>/camera_info` and `<camera>/depth/image_raw`, the joint states, the trajectories sent to the arms, and the
-sentence from `world_action_status` or `instruction`. Frames come at the head camera's stamps. A new session epoch
-starts a new episode.
+`<camera>/camera_info` and `<camera>/depth/image_raw`, the joint states, the trajectories or set-points sent to the
+arms, and the sentence from `world_action_status` or `instruction`. Frames come at the head camera's stamps. A new
+session epoch starts a new episode.
 
 Shapes: N messages of a topic, T frames, J joints.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from starry_ros.canvas.pack import decode_compressed, decode_image
+from starry_ros.data import INSTALL
 from starry_ros.data.mcap_write import EPISODE, INSTRUCTION, LABELS
 from starry_ros.data.recording import Recording, Shrinker
 from starry_ros.data.store import Arrays
@@ -39,7 +41,7 @@ SHORTEST_S = 1.0
 
 @dataclass
 class _Tape:
-    """Everything of one file, by topic, as (time, value); times in s."""
+    """Everything of one file, by topic, as (time, value); times in s. `faults` say what could not be used."""
 
     images: dict[str, list[tuple[float, U8]]] = field(default_factory=dict)
     depths: dict[str, list[tuple[float, F32]]] = field(default_factory=dict)
@@ -49,25 +51,43 @@ class _Tape:
     calibration: dict[str, CameraModel] = field(default_factory=dict)
     labels: dict[str, list[F64]] = field(default_factory=dict)
     whole: dict[str, Any] = field(default_factory=dict)
+    faults: list[tuple[float, str]] = field(default_factory=list)
 
 
 def read_mcap(path: Path, spec: RobotSpec, instruction: str = "") -> list[Recording]:
     """The episodes of one file. `instruction` is the sentence where the file names none. DataError names the file."""
+    recordings = [read() for read in mcap_episodes(path, spec, instruction)]
+    return [recording for recording in recordings if recording is not None]
+
+
+def mcap_episodes(path: Path, spec: RobotSpec, instruction: str = "") -> list[Callable[[], Recording | None]]:
+    """One function for each episode of a file, which gives it, or None where it is too short to be one.
+
+    `instruction` is the sentence where the file names none. DataError names the file; that of a function, its episode.
+    """
     tape = _Loader(path, spec).load()
     head = next(camera.name for camera in spec.cameras if camera.role == "head")
     for what, found in (("images of " + head, tape.images.get(head)), ("joint states", tape.joints)):
         if not found:
-            raise DataError(str(path), f"holds no {what}", fix="record the topics of the robot contract")
+            raise DataError(str(path), f"holds no {what}", got=tape.faults[0][1] if tape.faults else None,
+                            fix="record the topics of the robot contract")
     texts = [entry for entry in tape.texts if entry[2]]
     if not texts:
         if not instruction:
             raise DataError(str(path), "names no sentence", fix="give one with --instruction")
         texts = [(-np.inf, 0, instruction)]
-    recordings = [
-        _recording(f"{path}, episode {number}", tape, spec, head, texts, begin_s, end_s)
-        for number, (begin_s, end_s) in enumerate(_episodes(texts, tape.images[head][-1][0]))
-    ]
-    return [recording for recording in recordings if recording is not None]
+    spans = list(_episodes(texts, tape.images[head][-1][0]))
+    faults: dict[int, str] = {}
+    for at, fault in tape.faults:
+        faults.setdefault(max(0, bisect.bisect_right([begin_s for begin_s, _ in spans], at) - 1), fault)
+
+    def read(number: int) -> Recording | None:
+        where = f"{path}, episode {number}"
+        if number in faults:
+            raise DataError(where, faults[number])
+        return _recording(where, tape, spec, head, texts, *spans[number])
+
+    return [partial(read, number) for number in range(len(spans))]
 
 
 def _episodes(texts: list[tuple[float, int, str]], last_s: float) -> Iterator[tuple[float, float]]:
@@ -181,8 +201,7 @@ class _Loader:
             from mcap.reader import make_reader
             from mcap_ros2.decoder import DecoderFactory
         except ImportError as error:
-            fix = "pip install 'starry_ros[data]'"
-            raise RuntimeUnavailable("MCAP", "mcap-ros2-support is missing", fix=fix) from error
+            raise RuntimeUnavailable("MCAP", "mcap-ros2-support is missing", fix=INSTALL) from error
         try:
             with self._path.open("rb") as file:
                 reader = make_reader(file, decoder_factories=[DecoderFactory()])
@@ -190,7 +209,7 @@ class _Loader:
                 topics = [channel.topic for channel in summary.channels.values()] if summary else []
                 self._roles = self._one_source_each(topics)
                 for _schema, channel, message, decoded in reader.iter_decoded_messages(topics=list(self._roles)):
-                    self._take(channel.topic, message.log_time / 1e9, decoded)
+                    self._try(channel.topic, message.log_time / 1e9, decoded)
         except (McapError, OSError, ValueError, EOFError) as error:
             raise DataError(str(self._path), f"cannot be read: {error}", fix="copy it again, or --skip-bad") from error
         return self._tape
@@ -204,25 +223,40 @@ class _Loader:
         return ("label", name) if found else None
 
     def _one_source_each(self, topics: list[str]) -> dict[str, tuple[str, str]]:
-        """What each useful topic carries. The contract's own name wins; two robots must not become one."""
-        sources: dict[tuple[str, str], list[str]] = {}
-        for topic in dict.fromkeys(topics):
-            if (role := self._role(topic)) is not None:
-                sources.setdefault(role, []).append(topic)
-        for role, found in sources.items():
-            own = [topic for topic in found if {topic, topic.lstrip("/")} & set(self._ends)]
-            found[:] = own[:1] or found
-            if len(found) > 1:
-                raise DataError(str(self._path), f"holds two sources of {' '.join(role).strip()}", got=found,
-                                expected="one robot a file", fix="record each robot in a ROS_DOMAIN_ID of its own")
-        return {found[0]: role for role, found in sources.items()}
+        """What each useful topic carries. The contract's own name wins, and raw images win over the same compressed.
 
-    def _take(self, topic: str, logged_s: float, message: Any) -> None:
-        (kind, name), tape = self._roles[topic], self._tape
+        DataError on two sources of the same: two robots must not become one.
+        """
+        sources: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+        for topic in dict.fromkeys(topics):
+            if (role := self._role(topic)) is None:
+                continue
+            compressed = role[0] == "compressed"
+            if not compressed or topic.removesuffix(COMPRESSED) not in topics:
+                sources.setdefault(("image", role[1]) if compressed else role, {})[topic] = role
+        roles = {}
+        for what, found in sources.items():
+            own = [topic for topic in found if {topic, topic.lstrip("/")} & set(self._ends)]
+            chosen = own[:1] or list(found)
+            if len(chosen) > 1:
+                raise DataError(str(self._path), f"holds two sources of {' '.join(what).strip()}", got=chosen,
+                                expected="one robot a file", fix="record each robot in a ROS_DOMAIN_ID of its own")
+            roles[chosen[0]] = found[chosen[0]]
+        return roles
+
+    def _try(self, topic: str, logged_s: float, message: Any) -> None:
+        """Take a message, or note what is wrong with it: it spoils the episode that it lies in, not the whole file."""
         at = _stamp(message, logged_s)
+        try:
+            self._take(topic, at, logged_s, message)
+        except (DataError, InputError, ValueError, IndexError) as error:
+            self._tape.faults.append((at, f"{topic} at {at:.2f} s: {error}"))
+
+    def _take(self, topic: str, at: float, logged_s: float, message: Any) -> None:
+        (kind, name), tape = self._roles[topic], self._tape
         if kind in ("image", "compressed"):
             image = _decoded(name, message) if kind == "image" else decode_compressed(name, message.data)
-            tape.images.setdefault(name, []).append((at, self._shrinker.shrink(str(self._path), name, image)))
+            tape.images.setdefault(name, []).append((at, self._shrinker.shrink(name, name, image)))
         elif kind == "depth":
             tape.depths.setdefault(name, []).append((at, _depth(message)))
         elif kind == "joints":
@@ -242,10 +276,7 @@ class _Loader:
             tape.calibration[name] = _calibration(name, message)
 
     def _joints(self, at: float, message: Any) -> None:
-        try:
-            position, velocity = self._spec.joint_state(message.name, message.position, message.velocity)
-        except InputError as error:
-            raise DataError(str(self._path), f"joint states at {at:.2f} s: {error}") from error
+        position, velocity = self._spec.joint_state(message.name, message.position, message.velocity)
         if not self._tape.joints or at > self._tape.joints[-1][0]:
             self._tape.joints.append((at, position, velocity))
 
@@ -255,15 +286,14 @@ class _Loader:
         sign = self._spec.limit("sign")[self._spec.arm_slice(arm)]
         if not hasattr(message, "points"):
             if len(message.data) != len(wanted):
-                raise DataError(str(self._path), f"set-point of {arm} has another length", got=len(message.data),
-                                expected=len(wanted))
+                raise DataError(arm, "set-point has another length", got=len(message.data), expected=len(wanted))
             self._tape.commands.setdefault(arm, []).append((at, np.zeros(1), sign * np.array([message.data])))
             return
         if not message.points:
             return
         names = list(message.joint_names)
         if sorted(names) != sorted(wanted):
-            raise DataError(str(self._path), f"trajectory of {arm} names other joints", got=names, expected=wanted)
+            raise DataError(arm, "trajectory names other joints", got=names, expected=wanted)
         order = [names.index(name) for name in wanted]
         offsets = np.array([p.time_from_start.sec + p.time_from_start.nanosec / 1e9 for p in message.points])
         points = np.array([[p.positions[i] for i in order] for p in message.points])

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.data import INSTALL
 from starry_ros.data.recording import views_of
 from starry_ros.data.store import Arrays, frame_names, sentences
 from starry_ros.errors import RuntimeUnavailable
@@ -46,8 +47,7 @@ def export_mcap(path: Path, arrays: Arrays, spec: RobotSpec) -> None:
     try:
         from mcap_ros2.writer import Writer
     except ImportError as error:
-        fix = "pip install 'starry_ros[data]'"
-        raise RuntimeUnavailable("MCAP", "mcap-ros2-support is missing", fix=fix) from error
+        raise RuntimeUnavailable("MCAP", "mcap-ros2-support is missing", fix=INSTALL) from error
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}")
     with part.open("wb") as file:

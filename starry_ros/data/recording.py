@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
+from starry_ros.data.calibration import CALIBRATION, calibration_array
 from starry_ros.data.contacts import annotate, future_plan
 from starry_ros.data.store import Arrays, frame_names
 from starry_ros.errors import ContractError, DataError
@@ -23,6 +24,11 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, F64, U8, CameraModel
 
 ASPECT_TOLERANCE = 0.02
+POSITION_SLACK, COMMAND_SLACK = 0.05, 0.25
+"""Shares of a joint's range beyond its limits; a jaw that presses is told to close further than it can."""
+AWAY_SHARE, NEARER = 0.03, 0.5
+"""Commands farther than this share of the joints' ranges from the joints, on average, are no targets if they are this
+much nearer to zero or to the velocities."""
 GRID_TOLERANCE_S = 0.004
 """Times this near to the model's are the model's: single precision and jitter lose no frame."""
 
@@ -112,6 +118,8 @@ def to_episode(recording: Recording, spec: RobotSpec, kind: str = "recorded") ->
     }
     if frames < 2:
         raise DataError(recording.where, "is shorter than two frames")
+    if recording.calibration:
+        arrays[CALIBRATION] = calibration_array(spec, recording.calibration)
     if not {"events_TEVF", "stage_T", "empty_closed_T"} <= set(recording.known):
         robot = RobotKinematics(spec, recording.calibration)
         arrays = annotate(robot, layout, arrays, _depth_at(recording, spec), trust_command=command is not None)
@@ -147,16 +155,43 @@ def _check(recording: Recording, spec: RobotSpec) -> None:
     times = recording.time_s_T
     if len(times) < 2 or not (np.diff(times) > 0).all():
         raise DataError(where, "has fewer than two frames, or times that do not increase", got=f"{len(times)} frames")
+    _check_limits(where, "joint", recording.position_TJ, POSITION_SLACK, spec)
+    if recording.command_TJ is not None:
+        _check_targets(recording, recording.command_TJ, spec)
+        _check_limits(where, "the command for joint", recording.command_TJ, COMMAND_SLACK, spec)
+
+
+def _check_limits(where: str, what: str, rows_TJ: F32, slack_share: float, spec: RobotSpec) -> None:
     lower, upper = spec.limit("lower"), spec.limit("upper")
-    slack = 0.05 * (upper - lower)
-    outside = (recording.position_TJ < lower - slack) | (recording.position_TJ > upper + slack)
+    slack = slack_share * (upper - lower)
+    outside = (rows_TJ < lower - slack) | (rows_TJ > upper + slack)
     if outside.any():
         joint = int(np.flatnonzero(outside.any(axis=0))[0])
-        values = recording.position_TJ[:, joint]
+        values = rows_TJ[:, joint]
         raise DataError(
-            where, f"joint {spec.joint_names[joint]} leaves the contract's limits",
+            where, f"{what} {spec.joint_names[joint]} leaves the contract's limits",
             got=f"{values.min():.3g} to {values.max():.3g}", expected=f"{lower[joint]:.3g} to {upper[joint]:.3g}",
             fix="check joint order, sign and unit (--gripper-range scales grippers)",
+        )
+
+
+def _check_targets(recording: Recording, command_TJ: F32, spec: RobotSpec) -> None:
+    """DataError if the commands look like differences or velocities. Grippers say little: their zero is a target."""
+    joints = [i for i in range(len(spec.joints)) if i not in spec.gripper_indices]
+    span = (spec.limit("upper") - spec.limit("lower"))[joints]
+
+    def apart(rows_TJ: F32 | float) -> float:
+        return float((np.abs(command_TJ - rows_TJ)[:, joints] / span).mean())
+
+    from_joints, from_zero, from_velocity = apart(recording.position_TJ), apart(0.0), apart(_velocity(recording))
+    if from_joints > AWAY_SHARE and min(from_zero, from_velocity) < NEARER * from_joints:
+        kind = "velocities" if from_velocity < from_zero else "differences or velocities: they stay near zero"
+        raise DataError(
+            recording.where, f"its actions look like {kind}, while the joints are elsewhere",
+            got=f"actions {from_joints:.1%} of the joints' ranges away from the joints, {from_zero:.1%} from zero, "
+            f"{from_velocity:.1%} from the velocities",
+            expected="absolute joint positions as actions",
+            fix="write positions as actions, or leave actions out: then the joints themselves are learned",
         )
 
 

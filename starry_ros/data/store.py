@@ -15,6 +15,7 @@ row a frame, at 10 Hz; the rest belong to the episode.
 | empty_closed_T | a jaw is closed on nothing |
 | text_T, texts | the sentence in force, as an index into `texts` |
 | time_s_T | seconds since the start |
+| calibration_VF | of recordings with `camera_info`: each camera's size and intrinsics, as in `calibration` |
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from starry_ros.training.summary import summary
 from starry_ros.types import Record
 
 Arrays = dict[str, NDArray[Any]]
+Forms = dict[str, tuple[str, tuple[int, ...]]]
+"""Type, and shape of one frame, of arrays by name."""
 TYPES = {
     "canvas_THWC": np.uint8, "position_TJ": np.float32, "velocity_TJ": np.float32, "command_TJ": np.float32,
     "plan_TKJ": np.float32, "events_TEVF": np.float32, "stage_T": np.int8, "progress_T": np.float32,
@@ -52,15 +55,25 @@ def episode_files(folder: Path) -> list[Path]:
 
 def read_episode(path: Path) -> Arrays:
     """All arrays of an episode. DataError names the file, and what is wrong with it."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(str(path), f"cannot be read: {error}", fix="make it again, or use --skip-bad") from error
+    arrays = _loaded(path)
     problem = problem_of(arrays)
     if problem:
         raise DataError(str(path), problem, fix="make it again, or use --skip-bad")
     return arrays
+
+
+def frame_forms(path: Path) -> Forms:
+    """Forms of an episode's arrays with one row a frame, but of the canvas: that would take long to read."""
+    arrays = _loaded(path, without="canvas_THWC")
+    return {name: (str(arrays[name].dtype), arrays[name].shape[1:]) for name in frame_names(arrays)}
+
+
+def _loaded(path: Path, without: str = "") -> Arrays:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name != without}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(str(path), f"cannot be read: {error}", fix="make it again, or use --skip-bad") from error
 
 
 def problem_of(arrays: Arrays) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.data.calibration import calibration_of
 from starry_ros.data.contacts import annotate, future_plan, progress_of
 from starry_ros.data.journal import Journal, work_through
 from starry_ros.data.recording import GRID_TOLERANCE_S
@@ -38,6 +39,8 @@ from starry_ros.types import U8, Record
 
 MOVING_RAD_S = 0.02
 SHEET_FRAMES = 8
+CORRECTED = "corrected"
+"""Kind of the episodes of `training/correct.py`: their plans are the expert's, their commands mostly a model's."""
 EVENT_COLOURS = ((255, 40, 200), (40, 220, 255))
 
 
@@ -91,8 +94,15 @@ def _moving(arrays: Arrays, spec: RobotSpec) -> NDArray[np.bool_]:
 def respaced(arrays: Arrays, spec: RobotSpec, speed: float) -> Arrays:
     """The episode `speed` times as fast, at the model's rate: joints interpolated, images and labels the latest.
 
-    Plans are made anew from the commands. Gaps in the times are filled.
+    Plans are made anew from the commands. Gaps in the times are filled. DataError on an episode whose plans are not its
+    commands.
     """
+    if str(arrays.get("kind", "")) == CORRECTED:
+        raise DataError(
+            "resample", "would make the plans of what was done, which here are a model's mistakes",
+            got=f"an episode of kind {CORRECTED}, whose plans are the expert's",
+            fix="use it as it is; --skip-bad resamples the others",
+        )
     step_s, times = spec.action.step_s, arrays["time_s_T"].astype(np.float64) / speed
     times = times - times[0]
     grid = np.arange(int((times[-1] + GRID_TOLERANCE_S) / step_s) + 1) * step_s
@@ -109,10 +119,16 @@ def respaced(arrays: Arrays, spec: RobotSpec, speed: float) -> Arrays:
     return changed
 
 
-def relabelled(robot: RobotKinematics, arrays: Arrays, from_joints: bool) -> Arrays:
-    """With progress; with events and stages from gripper events and kinematics too if asked for."""
+def relabelled(spec: RobotSpec, arrays: Arrays, from_joints: bool) -> Arrays:
+    """With progress; with events and stages from gripper events and kinematics too if asked for.
+
+    Cameras are those that the episode was recorded with, as far as it stores their calibration. Commands that are the
+    joints themselves were not recorded, and say nothing of a jaw that presses.
+    """
     if from_joints:
-        return annotate(robot, t_pose_layout(robot.spec), arrays)
+        robot = RobotKinematics(spec, calibration_of(arrays, spec))
+        told = not np.array_equal(arrays["command_TJ"], arrays["position_TJ"])
+        return annotate(robot, t_pose_layout(spec), arrays, trust_command=told)
     return {**arrays, "progress_T": progress_of(arrays["stage_T"].astype(np.int8))}
 
 
@@ -177,10 +193,11 @@ def resample_command(args: argparse.Namespace) -> int:
 def annotate_command(args: argparse.Namespace) -> int:
     """`starry data annotate`: says how far new labels lie from the old; returns 1 when something was skipped."""
     spec = load_robot_spec(robot_file(args.robot))
-    robot, distances, equal = RobotKinematics(spec), [], []
+    distances: list[NDArray[np.float64]] = []
+    equal: list[float] = []
 
     def edit(arrays: Arrays) -> Arrays:
-        labelled = relabelled(robot, arrays, args.from_joints)
+        labelled = relabelled(spec, arrays, args.from_joints)
         distance, share = label_difference(arrays, labelled)
         distances.append(distance)
         equal.append(share)

@@ -3,52 +3,94 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from starry_ros.data.journal import Journal, show_progress, tell_bad, work_through
+from starry_ros.data.journal import Journal, attempt, show_progress, tell_bad, work_through
 from starry_ros.data.lerobot_read import LeRobotReader, Mapping
 from starry_ros.data.lerobot_write import export_lerobot
-from starry_ros.data.mcap_read import read_mcap
+from starry_ros.data.mcap_read import mcap_episodes
 from starry_ros.data.mcap_write import export_mcap
 from starry_ros.data.recording import Recording, to_episode
-from starry_ros.data.store import episode_files, read_episode, read_meta, write_episode, write_meta
+from starry_ros.data.store import (
+    Forms,
+    episode_files,
+    episode_path,
+    frame_forms,
+    read_episode,
+    read_meta,
+    write_episode,
+    write_meta,
+)
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.types import Record
 
 EPISODES_A_FILE = 1000
+NAMED = 5
+"""Episodes that an error names where many have the same fault."""
 
 
 def import_lerobot(folder: Path, out: Path, spec: RobotSpec, mapping: Mapping, skip_bad: bool = False) -> list[str]:
-    """Bring every episode of a LeRobot data set into `out`; returns what is wrong with those that were skipped."""
+    """Bring every episode of a LeRobot data set into `out`; returns what is wrong with those that were skipped.
+
+    What was skipped before is tried again. DataError if `out` holds episodes of another source or mapping.
+    """
     reader = LeRobotReader(folder, spec, mapping)
-    journal = Journal(out, "import", {"source": str(folder.resolve()), "contract_hash": spec.content_hash})
-    units = [f"episode {row['episode_index']}" for row in reader.rows]
+    journal = Journal(out, "import", _claim(str(folder.resolve()), spec, dataclasses.asdict(mapping)))
+    numbers = [int(row["episode_index"]) for row in reader.rows]
 
     def bring(index: int) -> None:
-        _store(out / "episodes" / f"{index:06d}.npz", reader.recording(index), spec)
+        _store(episode_path(out, numbers[index]), reader.recording(index), spec)
 
-    return work_through(units, bring, skip_bad, journal)
+    return work_through([f"episode {number}" for number in numbers], bring, skip_bad, journal)
 
 
 def import_mcap(
     files: Sequence[Path], out: Path, spec: RobotSpec, instruction: str = "", skip_bad: bool = False
 ) -> list[str]:
-    """Bring every episode of MCAP files into `out`: file number and episode number make its name."""
-    sources = [str(path.resolve()) for path in files]
-    journal = Journal(out, "import", {"source": "mcap", "instruction": instruction, "contract_hash": spec.content_hash})
+    """Bring every episode of MCAP files into `out`; returns what is wrong with those that were skipped.
 
-    def bring(index: int) -> None:
-        recordings = read_mcap(files[index], spec, instruction)
-        if not recordings:
-            raise DataError(str(files[index]), "holds no episode of a second or more")
-        for number, recording in enumerate(recordings):
-            _store(out / "episodes" / f"{index * EPISODES_A_FILE + number:06d}.npz", recording, spec)
+    File number and episode number make an episode's name; a file keeps its number. A file of which anything was skipped
+    before is brought in again. DataError if `out` holds episodes of another source or instruction.
+    """
+    journal = Journal(out, "import", _claim("mcap", spec, {"instruction": instruction}))
+    sources = list(dict.fromkeys(str(path.resolve()) for path in files))
+
+    def bring(index: int) -> list[str]:
+        first = journal.number(sources[index]) * EPISODES_A_FILE
+        return _bring_file(Path(sources[index]), out, first, spec, instruction, skip_bad)
 
     return work_through(sources, bring, skip_bad, journal, "files")
+
+
+def _claim(source: str, spec: RobotSpec, mapping: Record) -> Record:
+    """All that shapes the episodes of an import: a folder holds those of one."""
+    return {"source": source, "contract_hash": spec.content_hash, "mapping": mapping}
+
+
+def _bring_file(path: Path, out: Path, first: int, spec: RobotSpec, instruction: str, skip_bad: bool) -> list[str]:
+    """Store the episodes of one file, numbered from `first` on; returns what is wrong with those that were skipped."""
+    episodes, kept = mcap_episodes(path, spec, instruction), set()
+    if len(episodes) > EPISODES_A_FILE:
+        raise DataError(str(path), "holds too many episodes", got=len(episodes), expected=f"<= {EPISODES_A_FILE}",
+                        fix="record fewer in a file")
+
+    def bring(number: int) -> None:
+        recording = episodes[number]()
+        if recording is not None:
+            _store(episode_path(out, first + number), recording, spec)
+            kept.add(first + number)
+
+    notes = [note for number in range(len(episodes)) for note in attempt(partial(bring, number), skip_bad)]
+    if not kept and not notes:
+        raise DataError(str(path), "holds no episode of a second or more")
+    for number in set(range(first, first + EPISODES_A_FILE)) - kept:  # of an earlier copy of this file
+        episode_path(out, number).unlink(missing_ok=True)
+    return notes
 
 
 def _store(path: Path, recording: Recording, spec: RobotSpec) -> None:
@@ -73,9 +115,34 @@ def export(folder: Path, out: Path, spec: RobotSpec, kind: str, skip_bad: bool =
     bad: list[str] = []
     if skip_bad:
         files = [path for path in files if _sound(path, bad)]
+        if not files:
+            raise DataError(str(folder), "holds no sound episode", got=bad[0], fix="make them again")
+    _alike(files)
     readers = [partial(read_episode, path) for path in files]
     export_lerobot(readers, out, spec, partial(show_progress, what="episodes"))
     return bad
+
+
+def _alike(files: Sequence[Path]) -> None:
+    """DataError if episodes hold unlike arrays: in a LeRobot data set all have the same features."""
+    first = frame_forms(files[0])
+    unlike = {path.stem: _unlike(first, frame_forms(path)) for path in files[1:]}
+    named = [f"{episode} {', '.join(parts)}" for episode, parts in unlike.items() if parts]
+    if named:
+        more = f"; and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        raise DataError(
+            str(files[0].parent), "holds episodes of unlike arrays, which no LeRobot data set can",
+            got="; ".join(named[:NAMED]) + more, expected=f"in all of them those of {files[0].stem}",
+            fix="`starry data annotate` gives all of them progress_T; else export them from folders of their own",
+        )
+
+
+def _unlike(first: Forms, other: Forms) -> list[str]:
+    """In which arrays, and how, an episode differs from the first."""
+    lacks = [f"lacks {name}" for name in first if name not in other]
+    adds = [f"adds {name}" for name in other if name not in first]
+    forms = [f"has {name} of another form" for name, form in first.items() if other.get(name, form) != form]
+    return [*lacks, *adds, *forms]
 
 
 def _sound(path: Path, bad: list[str]) -> bool:

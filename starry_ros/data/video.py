@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from starry_ros.data import INSTALL
 from starry_ros.errors import DataError, RuntimeUnavailable
 from starry_ros.types import U8
 
@@ -25,7 +26,7 @@ class VideoWriter:
         try:
             import av
         except ImportError as error:
-            raise RuntimeUnavailable("video", "PyAV is missing", fix="pip install 'starry_ros[data]'") from error
+            raise RuntimeUnavailable("video", "PyAV is missing", fix=INSTALL) from error
         self._av, self.frames = av, 0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = av.open(str(path), "w")
@@ -55,7 +56,7 @@ def read_video(path: Path, start_s: float, count: int, hz: float) -> Iterator[U8
     try:
         import av
     except ImportError as error:
-        raise RuntimeUnavailable("video", "PyAV is missing", fix="pip install 'starry_ros[data]'") from error
+        raise RuntimeUnavailable("video", "PyAV is missing", fix=INSTALL) from error
     given = 0
     try:
         with av.open(str(path)) as file:
