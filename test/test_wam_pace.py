@@ -53,18 +53,6 @@ def test_no_step_is_longer_than_allowed_and_the_way_is_the_same() -> None:
             assert np.abs(nearest_KJ - row_J).max(axis=1).min() < 1e-9
 
 
-@pytest.mark.parametrize(("committed", "slower"), [(0, 1.0), (3, 1.0), (6, 2.0)])
-def test_a_plan_goes_slower_the_longer_it_was_committed_to_without_a_look(committed: int, slower: float) -> None:
-    positions_KJ = way(6, share=0.5)
-    paced_KJ = Pace(SPEC).of_chunk(positions_KJ, committed)
-    first = max(0, committed - 1)
-    assert np.array_equal(paced_KJ[: first + 1], positions_KJ[: first + 1])
-    for k in range(first, STEPS):
-        at = first + (k - first) / slower
-        before_J, after_J = positions_KJ[int(at)], positions_KJ[min(int(at) + 1, STEPS - 1)]
-        assert np.allclose(paced_KJ[k], before_J + (at % 1) * (after_J - before_J), atol=1e-12)
-
-
 def test_committed_steps_are_never_stretched() -> None:
     positions_KJ = way(3, share=4.0)
     assert np.array_equal(Pace(SPEC).of_arms(positions_KJ, STEPS), positions_KJ)

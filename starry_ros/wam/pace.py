@@ -15,9 +15,6 @@ import numpy as np
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F64
 
-SIGHTED_STEPS = 3
-"""Committed steps with which plans still go at full speed."""
-
 
 class Pace:
     """What one robot's joints can follow."""
@@ -28,23 +25,19 @@ class Pace:
         self._longest_J = spec.limit("velocity") * spec.action.step_s
         self._longest_J[list(self._jaws)] = np.inf
 
-    def of_arms(self, positions_KJ: F64, committed: int, slower: float = 1.0) -> F64:
-        """The same way, with as much time as it needs from the last of its `committed` steps on, at least `slower`.
+    def of_arms(self, positions_KJ: F64, committed: int) -> F64:
+        """The same way, with as much time as it needs from the last of its `committed` steps on.
 
         What comes after a long step comes later, what no longer fits is left to the next plan. A plan that sees late
         that a commitment led astray may be back at its object in one step, and close the jaws before the arm is.
         """
-        lengths_K = np.maximum((np.abs(np.diff(positions_KJ, axis=0)) / self._longest_J).max(axis=1), slower)
+        lengths_K = (np.abs(np.diff(positions_KJ, axis=0)) / self._longest_J).max(axis=1)
         lengths_K[: max(0, committed - 1)] = 1.0
         if lengths_K.max(initial=0.0) <= 1.0:
             return positions_KJ
         at_K = np.concatenate([[0.0], np.cumsum(np.maximum(lengths_K, 1.0))])
         steps_K = np.arange(len(positions_KJ))
         return np.stack([np.interp(steps_K, at_K, joint_K) for joint_K in positions_KJ.T], axis=1)
-
-    def of_chunk(self, positions_KJ: F64, committed: int) -> F64:
-        """The same way, slower the longer it was committed to without a look: hands do not outrun their eyes."""
-        return self.of_arms(positions_KJ, committed, max(1.0, committed / SIGHTED_STEPS))
 
     def snap_jaws(self, positions_KJ: F64, committed: int) -> None:
         """Jaws behind the `committed` steps open or closed, in place, with ramps between."""

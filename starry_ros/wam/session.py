@@ -255,7 +255,7 @@ class Session:
                      self.config.temperature * draw(c.chunk_steps, c.joints))
 
     def _chunk(self, positions_KJ: F64, committed: int) -> ActionChunk:
-        positions = self._pace.of_chunk(np.clip(positions_KJ, self._lower, self._upper), committed)
+        positions = self._pace.of_arms(np.clip(positions_KJ, self._lower, self._upper), committed)
         if self.runtime.config.snap_grippers:
             self._pace.snap_jaws(positions, committed)
         observed_ns = self.observed_ns
