@@ -98,6 +98,28 @@ def test_arms_at_a_border_wait_for_no_plan_while_theirs_goes_on(arms: dict[str, 
     assert follower.executor.status(follower.now_ns).stall_share > 0.1, "now they do"
 
 
+def test_arms_at_a_border_wait_for_no_plan_while_others_are_offered_that_cannot_be_followed(
+    arms: dict[str, ArmKinematics]
+) -> None:
+    follower = Follower(Executor(FULL_SPEC))
+    follower.arm()
+    below = reaching(arms, 0.2, -0.1, -0.08)
+    plan = plan_to(below, follower.now_ns)
+    assert follower.executor.submit(plan, follower.now_ns).border is Refusal.OUTSIDE_WORKSPACE
+    refused = 0
+    for chunk_id in range(2, 9):
+        follower.run(0.4)
+        deeper = make_chunk(np.tile(below, (16, 1)), follower.now_ns, chunk_id, contract_hash=HASH)
+        merge = follower.executor.submit(deeper, follower.now_ns)
+        refused += merge.reason in (Refusal.OUTSIDE_WORKSPACE, Refusal.TOO_FAST)
+    assert refused > 2
+    status = follower.executor.status(follower.now_ns)
+    assert status.slack_s < 0
+    assert status.stall_share == 0
+    follower.run(2.0)
+    assert follower.executor.status(follower.now_ns).stall_share > 0
+
+
 def test_a_plan_that_leaves_the_workspace_is_followed_up_to_a_stop_before_the_border(
     space: Space, arms: dict[str, ArmKinematics]
 ) -> None:

@@ -152,14 +152,14 @@ class Executor:
         self._curve_ticks += 1
 
     def _count(self) -> None:
-        self._ticks += 1
+        self._ticks, waiting = self._ticks + 1, self._at_rest
         if not self._safety.moving_allowed:
             return
-        waiting = self._at_rest
         if waiting is not self._run.waiting:
             self._run.waiting = waiting
             self._safety.handle(Event.NO_CHUNK if waiting else Event.CHUNK_AVAILABLE)
-        self._run.ticked(self._schedule.slack_s(self._command_ns or 0) if self._schedule.chunk is not None else None)
+        at_ns, known = self._command_ns or 0, self._schedule.chunk is not None
+        self._run.ticked(at_ns, self._schedule.slack_s(at_ns) if known else None)
         if self._config.patience_s is not None and self._run.waited_ticks * self._period_s > self._config.patience_s:
             self._safety.handle(Event.PLANNER_LOST)
 
@@ -246,7 +246,7 @@ class Executor:
         at_ns = self._splice_time(now_ns)
         if (reason := self._schedule.judge(chunk, at_ns)) is not None:
             return self._schedule.refuse(reason)
-        self._run.waited_ticks = 0
+        self._run.offered(chunk.end_ns)
         knots = self._schedule.merged(chunk, at_ns, standing=not self._motion_3J[1:].any())
         splice = self._reachable(knots, at_ns)
         if isinstance(splice, Refusal):

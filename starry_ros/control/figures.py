@@ -21,7 +21,7 @@ class RunFigures:
         self.splices, self.borders = dict.fromkeys(Method, 0), dict.fromkeys(BORDERS, 0)
         self.jump = self.jump_worst = 0.0
         self.waiting, self.moved = True, False
-        self.waited_ticks = 0
+        self.waited_ticks = self._offered_ns = 0
         self._limited_J = np.zeros(joints, dtype=bool)
         self._ticks = self._stalled_ticks = 0
         self._limited_ticks_J = np.zeros(joints, dtype=np.int64)
@@ -36,16 +36,20 @@ class RunFigures:
         self.jump = float(np.abs(splice.jump_J).max())
         self.jump_worst = max(self.jump_worst, self.jump)
 
-    def ticked(self, slack_s: float | None) -> None:
+    def offered(self, end_ns: int) -> None:
+        """A plan came in time and in order, whether it can be followed or not; it ends at `end_ns`."""
+        self.waited_ticks, self._offered_ns = 0, end_ns
+
+    def ticked(self, now_ns: int, slack_s: float | None) -> None:
         """A period; shares are of those in which a plan was known, with `slack_s` left of it.
 
-        Arms that wait although the plan goes on stand at a border: the planner is not late.
+        Arms that wait although the plan goes on, or another was offered, stand at a border: the planner is not late.
         """
         self.waited_ticks = self.waited_ticks + 1 if self.waiting and self.moved else 0
         if slack_s is None:
             return
         self._ticks += 1
-        self._stalled_ticks += self.waiting and slack_s <= 0
+        self._stalled_ticks += self.waiting and slack_s <= 0 and now_ns >= self._offered_ns
         self._limited_ticks_J += self._limited_J & (not self.waiting)
 
     @property
