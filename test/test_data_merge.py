@@ -8,8 +8,9 @@ from test_data_store import SPEC, episode
 
 from starry_ros.cli import main
 from starry_ros.data.merge import merge
-from starry_ros.data.store import episode_path, read_meta, write_episode, write_meta
+from starry_ros.data.store import episode_path, write_episode, write_meta
 from starry_ros.errors import DataError
+from starry_ros.training.summary import read_meta
 
 
 def folder_of(path, lengths, **meta):

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from starry_ros.errors import InputError
+from starry_ros.errors import ConfigError, InputError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.choices import COLOURS, LoopConfig
+from starry_ros.sim.choices import COLOURS, KINDS, TASKS, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy, chunk_at
 from starry_ros.sim.loop import run_episode
 from starry_ros.timing import NS_PER_S, nanoseconds
@@ -172,6 +172,31 @@ def test_a_push_moves_the_named_block_and_nothing_else(blind):
     shifts = {colour: float(np.hypot(*(blind.block_position(colour) - still[colour])[:2])) for colour in COLOURS}
     assert shifts.pop(result.colour) > 0.01
     assert max(shifts.values()) < 0.03
+
+
+FORCED = [kind for kind in KINDS if kind != "normal"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("kind", FORCED)
+def test_a_forced_case_is_played_or_refused_with_the_tasks_that_have_it_and_never_ends_in_a_traceback(
+    blind, task, kind
+):
+    one_block = ("place_block_pad", "handover_block", "put_block_drawer")
+    if task in one_block:
+        result = run_episode(Scripted(standing), blind, Case(1, kind, task), LoopConfig(limit_s=0.2))
+        assert result.colour in COLOURS
+        return
+    with pytest.raises(ConfigError, match=rf"case {kind}: .*got {task}; expected {', '.join(one_block)}. Fix: "):
+        Case(1, kind, task)
+
+
+@pytest.mark.parametrize("task", ["handover_block", "put_block_drawer"])
+def test_a_push_moves_the_block_to_take_in_other_tasks_too(blind, task):
+    result = run_episode(Scripted(standing), blind, Case(4, "push", task), LoopConfig(limit_s=1.5))
+    where = blind.block_position(result.colour)
+    run_episode(Scripted(standing), blind, Case(4, task=task), LoopConfig(limit_s=1.5))
+    assert np.hypot(*(blind.block_position(result.colour) - where)[:2]) > 0.01
 
 
 def test_frames_are_kept_on_request_and_show_the_scene(cell):

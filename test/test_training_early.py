@@ -1,14 +1,24 @@
 """Closed-loop evaluation during a training."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
+from wam_kit import CONFIG, LetterEncoder, make_checkpoint
 
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import load_robot_spec
+from starry_ros.sim.choices import LoopConfig
+from starry_ros.sim.loop import run_episode
 from starry_ros.training import early
+from starry_ros.training.cells import kept_cell
 from starry_ros.training.early import EarlyEvaluation
+from starry_ros.training.scenes import seen_layout
+from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.checkpoint import load_checkpoint
+from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.options import GeometryConfig
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 
@@ -51,6 +61,17 @@ def test_the_best_checkpoint_so_far_is_kept(tmp_path, monkeypatch, shipped):
     assert load_checkpoint(tmp_path / "best", SPEC).config == shipped.config
 
 
+def test_after_resuming_with_fewer_episodes_the_best_share_of_them_is_the_best_checkpoint(
+    tmp_path, monkeypatch, shipped
+):
+    for step, wins, episodes, kept in [(100, 6, 10, 100), (200, 2, 4, 100), (300, 3, 4, 300), (400, 7, 10, 300),
+                                       (500, 6, 8, 500)]:
+        runner, _ = evaluation(tmp_path, monkeypatch, wins, episodes)
+        runner.run(shipped, step)
+        assert json.loads((tmp_path / "best.json").read_text())["step"] == kept
+        assert load_checkpoint(tmp_path / "best", SPEC).config == shipped.config
+
+
 def test_processes_share_the_episodes_and_only_the_first_one_writes(tmp_path, monkeypatch, shipped):
     seeds = []
     for rank in (1, 0):
@@ -71,3 +92,35 @@ def test_each_task_is_played_and_counted(tmp_path, monkeypatch, shipped):
 
 def test_without_a_task_that_can_be_played_it_is_never_due(tmp_path):
     assert not EarlyEvaluation(SPEC, [], 100, 3, tmp_path).due(100)
+
+
+def narrow(layout="rgb", **parts):
+    """A narrow model with these parts and first weights, and the canvas that it sees."""
+    torch.manual_seed(0)
+    seen = seen_layout(SPEC, layout)
+    config = dataclasses.replace(CONFIG, layout=layout, canvas_width_px=seen.width_px, **parts)
+    coder = Autoencoder(AutoencoderConfig(seen.height_px, seen.width_px, CONFIG.latent_channels, (8, 8, 8)))
+    return dataclasses.replace(make_checkpoint(), config=config, model=WorldActionModel(config).state_dict(),
+                               autoencoder=coder.eval(), layout_hash=seen.layout_hash)
+
+
+@pytest.mark.parametrize("parts", [
+    {}, {"layout": "rgbd"}, {"paths": True}, {"geometry": GeometryConfig("measured")},
+    {"geometry": GeometryConfig("predicted"), "layout": "rgbd", "paths": True}, {"geometry": GeometryConfig("off")},
+], ids=lambda parts: " ".join(parts) or "plain")
+def test_every_kind_of_model_plays_a_real_episode_and_sees_what_it_was_trained_on(parts, tmp_path, monkeypatch):
+    played = []
+
+    def short(policy, cell, case):
+        played.append(run_episode(policy, cell, case, LoopConfig(limit_s=0.7)))
+        return played[-1]
+
+    monkeypatch.setattr(early, "load_text_encoder", lambda name, tokens: LetterEncoder())
+    monkeypatch.setattr(early, "Cell", kept_cell)
+    monkeypatch.setattr(early, "run_episode", short)
+    found = EarlyEvaluation(SPEC, ["place_block_pad"], 100, 1, tmp_path).run(narrow(**parts), 100)
+    assert (found.successes, found.episodes) == (0, 1)
+    result, = played
+    assert (result.failure, len(result.plan_s)) == ("timeout", 2)
+    assert load_checkpoint(tmp_path / "best", SPEC).config.needs_scene == (parts not in (
+        {}, {"geometry": GeometryConfig("off")}))

@@ -16,9 +16,14 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.choices import COLOURS, LoopConfig
 from starry_ros.sim.loop import EpisodeResult
 from starry_ros.sim.tasks import evaluation_case
+from starry_ros.training import calibrate
 from starry_ros.training import evaluate as evaluate_module
 from starry_ros.training.ablate import ABLATIONS, UNSEEN, ablate
-from starry_ros.training.arguments import add_evaluate_command_arguments
+from starry_ros.training.arguments import (
+    SUITES,
+    add_calibrate_command_arguments,
+    add_evaluate_command_arguments,
+)
 from starry_ros.training.evaluate import Score, evaluate, row, untrained_copy, write_strip
 from starry_ros.training.measure import Quality
 from starry_ros.training.report_page import write_page
@@ -181,6 +186,32 @@ def test_several_models_stand_in_one_table_and_expert_and_untrained_play_once(mo
     assert f"| {second} | model |" in (tmp_path / "report" / "report.md").read_text()
     assert evaluate_module.evaluate_command(parser.parse_args(["--model", str(model)])) == 0
     assert capsys.readouterr().out.startswith("policy"), "one model needs no column"
+
+
+@pytest.mark.parametrize("task", ["all", "lift_tray"])
+def test_a_forced_case_that_a_task_lacks_is_refused_before_anything_is_played(task, monkeypatch):
+    monkeypatch.setattr(evaluate_module, "run_scores", lambda jobs, workers: pytest.fail("played"))
+    parser = argparse.ArgumentParser()
+    add_evaluate_command_arguments(parser)
+    args = parser.parse_args(["--policy", "expert", "--case", "push", "--task", task])
+    with pytest.raises(ConfigError, match=r"case push: .*expected place_block_pad"):
+        evaluate_module.evaluate_command(args)
+    with pytest.raises(ConfigError, match=r"case closed_jaw: .*got press_button"):
+        evaluate(None, SPEC, 1, case="closed_jaw", policies=("expert",), task="press_button")
+
+
+def test_every_suite_holds_cases_that_its_tasks_have():
+    for suite in SUITES.values():
+        for task, setting, kind in suite:
+            assert Case(0, kind, task, setting).kind == kind
+
+
+def test_calibration_of_a_task_whose_blocks_nobody_nudges_is_refused_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr(calibrate, "load_session", lambda *_: pytest.fail("loaded"))
+    parser = argparse.ArgumentParser()
+    add_calibrate_command_arguments(parser)
+    with pytest.raises(ConfigError, match=r"case push: .*got lift_tray; expected place_block_pad"):
+        calibrate.calibrate_command(parser.parse_args(["--task", "lift_tray"]))
 
 
 def test_a_model_policy_without_a_model_is_refused():

@@ -19,6 +19,7 @@ from starry_ros.training.budgets import TrainConfig
 from starry_ros.training.dataset import Demonstrations, load_demonstrations
 from starry_ros.training.forward import losses
 from starry_ros.training.losses import total
+from starry_ros.training.same_run import begun_run, require_same_model
 from starry_ros.training.train import Trainer
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.checkpoint import load_checkpoint
@@ -180,16 +181,17 @@ def test_three_steps_of_training_are_resumed_saved_loaded_and_plan(
         first.step()
     first.save()
     again = make_trainer(intent, data, tmp_path)
-    train._require_same_run(again)
+    begun = begun_run(tmp_path)
+    assert begun is not None
+    require_same_model(tmp_path, begun, again.wam, SPEC, again.autoencoder)
     assert first.step() == again.step()
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in first.model.state_dict().items())
     again.save()
     checkpoint = load_checkpoint(tmp_path / "checkpoint", SPEC)
     assert (checkpoint.config, checkpoint.training["steps_done"]) == (config(intent), 3)
     assert set(checkpoint.model) == set(make_checkpoint().model)
-    again.wam = config("value")
-    with pytest.raises(ConfigError, match="--intent: is another"):
-        train._require_same_run(again)
+    with pytest.raises(ConfigError, match=f"got --intent value; expected --intent {intent}"):
+        require_same_model(tmp_path, begun, config("value"), SPEC, again.autoencoder)
     session = Session(reference(checkpoint), checkpoint.stats, LetterEncoder(), SPEC, LAYOUT.layout_hash)
     session.reset("put the red block on the pad")
     for i in range(1, 3):

@@ -14,13 +14,14 @@ from torch.distributions import Normal, kl_divergence
 from wam_kit import LetterEncoder, make_checkpoint
 
 from starry_ros.canvas.layout import t_pose_layout
-from starry_ros.errors import CheckpointError
+from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.loop import run_episode
 from starry_ros.sim.tasks import drawn_case, task_of
 from starry_ros.training import rl_rollout, train_rl
 from starry_ros.training.budgets import RlConfig
@@ -37,6 +38,8 @@ from starry_ros.training.rl_sampler import (
 )
 from starry_ros.training.train_rl import Learner, RlTrainer, advantages, divergence, frozen_fingerprint, grpo_loss
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
+from starry_ros.wam.model import WorldActionModel
+from starry_ros.wam.options import GeometryConfig
 from starry_ros.wam.runtimes.base import Noise
 from starry_ros.wam.runtimes.graphs import graph_specs
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
@@ -281,6 +284,45 @@ def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(start, folder, tm
     with pytest.raises(CheckpointError, match="frozen tensor has changed"):
         trainer.iterate(1)
     assert trainer._jobs(2)[0].case.seed == 5_000_001
+
+
+@pytest.mark.parametrize(("change", "got", "expected"), [
+    ({"tasks": ("lift_tray", "press_button")}, "--task lift_tray press_button", "--task place_block_pad"),
+    ({"setting": "hard"}, "--setting hard", "--setting easy"),
+    ({"groups": 2, "group_size": 4}, "--groups 2, --group-size 4", "--groups 1, --group-size 2"),
+])
+def test_a_run_is_not_resumed_with_other_layouts_or_groups(start, folder, tmp_path, monkeypatch, change, got, expected):
+    monkeypatch.setattr(train_rl, "play_rollout", stub(draws(start, 2), 2))
+    config = dataclasses.replace(CONFIG, groups=1, group_size=2)
+    RlTrainer(folder, SPEC, config, tmp_path).iterate(1)
+    with pytest.raises(ConfigError) as refused:
+        RlTrainer(folder, SPEC, dataclasses.replace(config, **change), tmp_path)
+    assert (refused.value.got, refused.value.expected) == (got, expected)
+    free = dataclasses.replace(config, iterations=99, learning_rate=1e-5, kl_weight=0.5, seed=3)
+    assert RlTrainer(folder, SPEC, free, tmp_path).progress.step == 1
+
+
+def test_a_run_is_not_resumed_from_another_model_although_its_frozen_tensors_are_the_same(folder, tmp_path):
+    config = dataclasses.replace(CONFIG, groups=1, group_size=2)
+    RlTrainer(folder, SPEC, config, tmp_path / "run")
+    other = load_checkpoint(folder, SPEC)
+    weights = {**other.model, "action_out.bias": other.model["action_out.bias"] + 1e-3}
+    save_checkpoint(tmp_path / "other", dataclasses.replace(other, model=weights))
+    hashes = [load_checkpoint(path).weights_sha256[:16] for path in (tmp_path / "other", folder)]
+    with pytest.raises(ConfigError, match="got --model {}; expected --model {}".format(*hashes)):
+        RlTrainer(tmp_path / "other", SPEC, config, tmp_path / "run")
+
+
+def test_a_model_that_needs_the_scene_is_given_it_while_it_plays_for_its_own_learning(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    config = dataclasses.replace(make_checkpoint().config, geometry=GeometryConfig("measured"))
+    save_checkpoint(tmp_path, dataclasses.replace(
+        make_checkpoint(), config=config, model=WorldActionModel(config).state_dict()))
+    monkeypatch.setattr(rl_rollout, "load_text_encoder", lambda name, tokens: LetterEncoder())
+    monkeypatch.setattr(rl_rollout, "run_episode", lambda policy, cell, case, loop, harvest: run_episode(
+        policy, cell, case, dataclasses.replace(loop, limit_s=0.7), harvest))
+    found = play_rollout(RolloutJob(tmp_path, SPEC, Case(5_000_000, split="train"), 1, 3, 0.4, 2))
+    assert (found.plans, len(found.draws)) == (2, 2)
 
 
 def stub(made, size):

@@ -10,10 +10,11 @@ import os
 import shutil
 from pathlib import Path
 
-from starry_ros.data.store import episode_files, episode_path, read_meta, write_meta
+from starry_ros.data.store import episode_files, episode_path, write_meta
 from starry_ros.errors import DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.training.summary import read_meta
 from starry_ros.types import Record
 
 MUST_AGREE = ("contract_hash", "layout_hash", "frame_hz")

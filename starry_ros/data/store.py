@@ -137,16 +137,6 @@ def write_meta(folder: Path, spec: RobotSpec, **more: object) -> Record:
     return meta
 
 
-def read_meta(folder: Path) -> Record:
-    """The folder's meta.json, or an empty record."""
-    path = folder / "meta.json"
-    try:
-        found: Record = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise DataError(str(path), f"is not JSON: {error}", fix="delete it") from error
-    return found
-
-
 def sound_episodes(folder: Path, skip_bad: bool, bad: list[str]) -> Iterator[tuple[Path, Arrays]]:
     """Every episode of a folder. A bad one raises DataError, or is noted in `bad` and left out."""
     for path in episode_files(folder):

@@ -22,19 +22,19 @@ from starry_ros.data.store import (
     Arrays,
     episode_files,
     read_episode,
-    read_meta,
     sentences,
     sound_episodes,
     take_frames,
     write_episode,
 )
-from starry_ros.data.transfer import check_contract, finish
+from starry_ros.data.transfer import finish
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
 from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.choices import STAGES
+from starry_ros.training.summary import check_contract, read_meta
 from starry_ros.types import U8, Record
 
 MOVING_RAD_S = 0.02

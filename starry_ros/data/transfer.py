@@ -20,13 +20,13 @@ from starry_ros.data.store import (
     episode_path,
     frame_forms,
     read_episode,
-    read_meta,
     write_episode,
     write_meta,
 )
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.training.summary import check_contract
 from starry_ros.types import Record
 
 EPISODES_A_FILE = 1000
@@ -152,14 +152,6 @@ def _sound(path: Path, bad: list[str]) -> bool:
         bad.append(str(error))
         return False
     return True
-
-
-def check_contract(folder: Path, spec: RobotSpec) -> None:
-    """DataError if a folder's data belong to another robot."""
-    found = read_meta(folder).get("contract_hash", spec.content_hash)
-    if found != spec.content_hash:
-        expected = spec.content_hash
-        raise DataError(str(folder), "is of another robot", got=found, expected=expected, fix="give its --robot")
 
 
 def import_command(args: argparse.Namespace) -> int:

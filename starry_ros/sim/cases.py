@@ -6,6 +6,8 @@
 | closed_jaw | the arm starts with a closed, empty jaw somewhere over the table |
 | swap | on the way to the first block the sentence changes to another block, which then has to end on the pad |
 | push | the named block is nudged before it is grasped |
+
+All but the normal one are of tasks in which the right arm takes the one block that the sentence names.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import Cell, Layout
 from starry_ros.sim.choices import COLOURS, KINDS, Kind
@@ -26,11 +29,16 @@ PUSH_M_S = (0.35, 0.7)
 PUSH_AFTER_S = (0.3, 1.0)
 SWAP_SHARE = 0.5
 """The sentence changes when the hand has come this share of the way to the first block."""
+FORCED_TASKS = ("place_block_pad", "handover_block", "put_block_drawer")
+"""Tasks that have forced cases."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One episode of the closed loop: of those for evaluation, or of those for training."""
+    """One episode of the closed loop: of those for evaluation, or of those for training.
+
+    Raises ConfigError on a forced case that the task does not have.
+    """
 
     seed: int
     kind: Kind = "normal"
@@ -38,9 +46,19 @@ class Case:
     setting: str = "easy"
     split: Split = "eval"
 
+    def __post_init__(self) -> None:
+        require_case(self.task, self.kind)
+
     def rng(self) -> np.random.Generator:
         """Random stream of everything that the forced case adds to the layout."""
         return episode_rng(self.split, self.seed, KINDS.index(self.kind))
+
+
+def require_case(task: str, kind: Kind) -> None:
+    """Raises ConfigError on a forced case that the task does not have."""
+    if kind != "normal" and task not in FORCED_TASKS:
+        raise ConfigError(f"case {kind}", "does not exist in this task", got=task,
+                          expected=", ".join(FORCED_TASKS), fix="choose one of these tasks; all tasks have case normal")
 
 
 def other_colour(colour: str, rng: np.random.Generator) -> str:

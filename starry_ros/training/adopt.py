@@ -18,6 +18,7 @@ from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.training.arguments import WAN_CHANGES
 from starry_ros.training.dataset import read_episodes
+from starry_ros.training.summary import check_contract
 from starry_ros.types import F64, Record
 from starry_ros.wam.wan.adapter import transformer_config
 from starry_ros.wam.wan.files import read_json
@@ -70,7 +71,11 @@ def quantiles_of_file(path: Path) -> tuple[F64, F64]:
 
 
 def quantiles_of_data(folder: Path, spec: RobotSpec, slots: Mapping[str, int], width: int) -> tuple[F64, F64]:
-    """1st and 99th percentile of what every joint was commanded, in its slot; 0 and 1 in slots without a joint."""
+    """1st and 99th percentile of what every joint was commanded, in its slot; 0 and 1 in slots without a joint.
+
+    Raises DataError on data of another robot.
+    """
+    check_contract(folder, spec)
     commands_TJ = np.concatenate([arrays["command_TJ"] for arrays in read_episodes(folder)])
     q01_A, q99_A = np.zeros(width), np.ones(width)
     for joint, name in enumerate(spec.joint_names):

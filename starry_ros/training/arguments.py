@@ -216,6 +216,7 @@ def _add_frames(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder written by `starry data generate`")
     parser.add_argument("--autoencoder", type=Path, required=True,
                         help="folder of `starry train-autoencoder`, or a model folder whose autoencoder to use")
+    parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--cache", type=Path, help="folder of cached latents (default: cache in the run folder)")
 
 

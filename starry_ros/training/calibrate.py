@@ -20,7 +20,7 @@ from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.report import BENCH_COLUMNS, bench_row, print_table, write_report
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.sim.cases import Case
+from starry_ros.sim.cases import Case, require_case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import COLOURS, LoopConfig
 from starry_ros.sim.loop import run_episode
@@ -95,6 +95,7 @@ def calibrate_command(args: argparse.Namespace) -> int:
     if args.episodes < 3 or args.pushed < 1:
         got = args.episodes, args.pushed
         raise ConfigError("starry calibrate", "too few episodes", got=got, expected=">= 3 undisturbed, 1 pushed")
+    require_case(args.task, "push")
     spec, folder = load_robot_spec(robot_file(args.robot)), model_dir(args.model)
     cell, loop = Cell(spec), LoopConfig()
     session = load_session(folder, spec, args.runtime)

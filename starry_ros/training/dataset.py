@@ -26,6 +26,7 @@ from starry_ros.sim.task import colours_in
 from starry_ros.sim.tasks import named_first, same_meaning
 from starry_ros.training.prefix import Bender, committed, prefix_lengths
 from starry_ros.training.scenes import PLAIN, Scenes, View
+from starry_ros.training.summary import data_hash, read_meta
 from starry_ros.types import F32, U8
 from starry_ros.wam.gasam import Scene
 
@@ -151,8 +152,7 @@ def episode_parts(folder: Path, episodes: int) -> tuple[I64, I64]:
 
     All 0 where the folder was not merged, or holds other episodes than it notes.
     """
-    meta = folder / "meta.json"
-    parts = json.loads(meta.read_text()).get("merged_from", []) if meta.exists() else []
+    parts = read_meta(folder).get("merged_from", [])
     counts = [int(part.get("episodes", 0)) for part in parts]
     if sum(counts) != episodes:
         return np.zeros(episodes, np.int64), np.zeros(episodes, np.int64)
@@ -218,7 +218,7 @@ def cached_images(
     first = view.canvases(files[0])[:1]
     probe = encode(first)
     key: dict[str, Any] = {
-        "files": [[path.name, path.stat().st_size] for path in files], "data_hash": _data_hash(files[0].parent.parent),
+        "files": [[path.name, path.stat().st_size] for path in files], "data_hash": data_hash(files[0].parent.parent),
     }
     if view.name != PLAIN.name:
         key["view"] = view.name
@@ -254,11 +254,6 @@ def _mapped(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.m
         raise DataError(str(path), f"does not fit: {error.strerror}", got=got, expected=needed,
                         fix="free space, or give an --out on a larger disk") from error
     return array
-
-
-def _data_hash(folder: Path) -> str:
-    meta = folder / "meta.json"
-    return str(json.loads(meta.read_text()).get("data_hash", "")) if meta.exists() else ""
 
 
 class Sampler:

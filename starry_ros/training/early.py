@@ -19,7 +19,8 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.loop import run_episode
-from starry_ros.training.planner_policy import PlannerPolicy
+from starry_ros.training.policies import policy_of
+from starry_ros.training.store import write_text
 from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
@@ -53,7 +54,7 @@ class EarlyEvaluation:
         """Evaluate on all processes together; process 0 keeps the checkpoint if none before was better."""
         self._cell = self._cell or Cell(self._spec)
         session = _session(checkpoint, self._spec)
-        policy = PlannerPolicy(session, LoopConfig())
+        policy = policy_of(session, self._cell, LoopConfig())
         wins = torch.zeros(len(self._tasks), dtype=torch.int64)
         for number, task in enumerate(self._tasks):
             for i in range(rank, self._episodes, world):
@@ -69,10 +70,11 @@ class EarlyEvaluation:
 
     def _keep(self, found: Early, checkpoint: Checkpoint) -> None:
         note = self._out / "best.json"
-        best = json.loads(note.read_text()) if note.exists() else {"successes": -1}
-        if found.successes >= best["successes"]:
+        best = json.loads(note.read_text()) if note.exists() else {"successes": -1, "episodes": 1}
+        # Shares, not counts: a resumed run may play fewer episodes.
+        if found.successes / found.episodes >= best["successes"] / best["episodes"]:
             save_checkpoint(self._out / "best", checkpoint)
-            note.write_text(json.dumps(asdict(found)) + "\n")
+            write_text(note, json.dumps(asdict(found)) + "\n")
 
 
 def _session(checkpoint: Checkpoint, spec: RobotSpec) -> Session:

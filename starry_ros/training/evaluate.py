@@ -26,7 +26,7 @@ from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.report import EVALUATION_COLUMNS, evaluation_row, print_table, wilson, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.sim.cases import Case
+from starry_ros.sim.cases import Case, require_case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import COLOURS, Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
@@ -36,10 +36,9 @@ from starry_ros.training.ablate import ablate
 from starry_ros.training.arguments import ABLATED, POLICIES, SUITES, Suite
 from starry_ros.training.cells import kept_cell
 from starry_ros.training.measure import Meter, Quality
-from starry_ros.training.planner_policy import PlannerPolicy
+from starry_ros.training.policies import policy_of
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.report_page import write_page
-from starry_ros.training.scene_policy import ScenePolicy
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.load import load_session
@@ -111,9 +110,7 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, Session | None]:
                            scene=True, geometry=job.geometry)
     if job.policy.startswith(ABLATED):
         ablate(session.runtime, job.policy.removeprefix(ABLATED))
-    if session.runtime.config.needs_scene:
-        return ScenePolicy(session, cell), session
-    return PlannerPolicy(session, job.config), session
+    return policy_of(session, cell, job.config), session
 
 
 def untrained_copy(folder: Path, out: Path, spec: RobotSpec, seed: int) -> Path:
@@ -283,10 +280,13 @@ def evaluate_command(args: argparse.Namespace) -> int:
 
 
 def _suite(args: argparse.Namespace) -> Suite:
-    """What is measured: (task, setting, case)."""
+    """What is measured: (task, setting, case). Raises ConfigError on a case that a task lacks, before any is played."""
     if args.suite:
         return SUITES[args.suite]
-    return tuple((task, args.setting, args.case) for task in (TASKS if args.task == "all" else (args.task,)))
+    tasks = TASKS if args.task == "all" else (args.task,)
+    for task in tasks:
+        require_case(task, args.case)
+    return tuple((task, args.setting, args.case) for task in tasks)
 
 
 def _words(counts: dict[str, int]) -> str:

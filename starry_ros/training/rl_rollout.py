@@ -30,7 +30,7 @@ from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.loop import run_episode
 from starry_ros.training.annotate import project
 from starry_ros.training.cells import kept_cell
-from starry_ros.training.planner_policy import PlannerPolicy
+from starry_ros.training.policies import policy_of
 from starry_ros.training.rl_sampler import Draw, Span, StochasticAct
 from starry_ros.types import F64, Canvas, Plan, ValueMap
 from starry_ros.wam.checkpoint import CONFIG, load_checkpoint
@@ -128,7 +128,7 @@ def play_rollout(job: RolloutJob) -> Rollout:
     session.config = dataclasses.replace(session.config, temperature=job.temperature)
     session.epoch = job.case.seed
     harvest = Harvest(cell, act)
-    result = run_episode(PlannerPolicy(session, LOOP), cell, job.case, LOOP, harvest)
+    result = run_episode(policy_of(session, cell, LOOP), cell, job.case, LOOP, harvest)
     kept = np.linspace(0, len(harvest.draws) - 1, min(job.plans_kept, len(harvest.draws))).round().astype(int)
     draws = tuple(harvest.draws[int(i)] for i in kept)
     dense = float(np.mean(harvest.rewards))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from starry_ros.errors import ConfigError
+from starry_ros.types import Record
+
+STATE = "state.safetensors"
+"""The file of a run folder that a training goes on from."""
+METRICS = "metrics.jsonl"
 
 
 @dataclass
@@ -31,17 +37,17 @@ def save_state(folder: Path, model: nn.Module, average: dict[str, Tensor], optim
     tensors |= {f"average.{name}": value for name, value in average.items()}
     for index, slot in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in slot.items()}
-    temporary = folder / "state.safetensors.partial"
+    temporary = folder / f"{STATE}.partial"
     note = {"progress": json.dumps({"step": progress.step, "seconds": progress.seconds})}
     save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, metadata=note)
-    os.replace(temporary, folder / "state.safetensors")
+    os.replace(temporary, folder / STATE)
 
 
 def load_state(
     folder: Path, model: nn.Module, average: dict[str, Tensor], optimiser: torch.optim.Optimizer
 ) -> Progress:
     """Inverse of `save_state`; a folder without a state gives step 0 and changes nothing."""
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.exists():
         return Progress(0, 0.0)
     from safetensors import safe_open
@@ -66,9 +72,24 @@ def write_text(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def write_records(folder: Path, records: Sequence[Record]) -> None:
+    """The metrics of a run, one JSON object a line."""
+    write_text(folder / METRICS, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def read_records(folder: Path, counter: str, done: int) -> list[Record]:
+    """The metrics of a run up to the step `done` that its saved state knows of, by the record's field `counter`.
+
+    What was noted after that step, and cut off before it was saved, is done and noted again.
+    """
+    path = folder / METRICS
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [record for record in map(json.loads, lines) if record[counter] <= done]
+
+
 def load_average(folder: Path) -> dict[str, Tensor]:
     """The running average of a run's weights."""
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.exists():
         raise ConfigError(str(path), "is missing", fix="name the folder of a run")
     return _under(load_file(path), "average.")

@@ -1,8 +1,9 @@
-"""What a data folder holds, counted and hashed: the part of `meta.json` that episodes say of themselves."""
+"""What a data folder says of itself in `meta.json`: what its episodes are, counted and hashed, and of which robot."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
+from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import Record
 
@@ -33,3 +35,36 @@ def summary(files: Sequence[Path], spec: RobotSpec) -> Record:
         "contract_hash": spec.content_hash, "joint_names": list(spec.joint_names),
         "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
     }
+
+
+def read_meta(folder: Path) -> Record:
+    """The meta.json of a data folder; an empty record where there is none. Raises DataError if it is not JSON."""
+    path = folder / "meta.json"
+    try:
+        found: Record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise DataError(str(path), f"is not JSON: {error}", fix="copy it again, or delete it") from error
+    return found
+
+
+def data_hash(folder: Path) -> str:
+    """The hash of a data folder's episodes, as its meta.json has it; empty where nobody noted one."""
+    return str(read_meta(folder).get("data_hash", ""))
+
+
+def check_contract(folder: Path, spec: RobotSpec) -> None:
+    """Raises DataError where meta.json names another robot, canvas or frame rate; what it does not name is not checked.
+
+    Weights carry the contract of the robot that they were trained for, so data of another one must not get that far.
+    """
+    found = read_meta(folder)
+    wanted = {"contract_hash": spec.content_hash, "layout_hash": t_pose_layout(spec).layout_hash,
+              "frame_hz": 1 / spec.action.step_s}
+    differ = [name for name, value in wanted.items() if found.get(name, value) != value]
+    if differ:
+        got, expected = (", ".join(f"{name} {values[name]}" for name in differ) for values in (found, wanted))
+        robot = found.get("robot", "unknown")
+        raise DataError(
+            str(folder), f"holds data of another robot than {spec.name}", got=f"{got} (robot {robot})",
+            expected=expected, fix="give the --robot of these data, or make them again for this one",
+        )

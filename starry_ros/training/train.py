@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -30,8 +29,10 @@ from starry_ros.training.forward import TextTable, expert_losses, losses
 from starry_ros.training.losses import total
 from starry_ros.training.prefix import Bender
 from starry_ros.training.pseudo import pseudo_terms
+from starry_ros.training.same_run import begun_run, require_same_model, tell_changed_data
 from starry_ros.training.scenes import seen_layout
-from starry_ros.training.store import load_average, load_state, save_state
+from starry_ros.training.store import load_average, load_state, read_records, save_state, write_records
+from starry_ros.training.summary import check_contract, data_hash, read_meta
 from starry_ros.training.train_data import follow, given_autoencoder
 from starry_ros.training.train_options import (
     chosen_config,
@@ -40,6 +41,7 @@ from starry_ros.training.train_options import (
     freeze,
     start_parts,
 )
+from starry_ros.types import Record
 from starry_ros.wam.autoencoder import Autoencoder
 from starry_ros.wam.checkpoint import CONFIG, WEIGHTS, Checkpoint, contract_fields, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import WamConfig, preset
@@ -78,6 +80,8 @@ class Trainer:
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.sampler = self.make_sampler(data, self.wam.prefix_steps)
         self.progress = load_state(out, self.model, self.average, self.optimiser)
+        self.data_hash = ""
+        self._records = read_records(out, "step", self.progress.step)
         self.video: VideoPart | None = None
         self.losses = losses
 
@@ -114,10 +118,16 @@ class Trainer:
         return {name: float(term.detach()) for name, term in terms.items()}
 
     def save(self) -> None:
-        """State to resume from, and a checkpoint of the averaged weights to serve."""
+        """A checkpoint of the averaged weights to serve, and the state to resume from, which never lacks the other."""
         if self.rank == 0:
-            save_state(self.out, self.model, self.average, self.optimiser, self.progress)
             save_checkpoint(self.out / "checkpoint", self.checkpoint())
+            save_state(self.out, self.model, self.average, self.optimiser, self.progress)
+
+    def note(self, record: Record) -> None:
+        """Add a line to the run's metrics, without those of steps that were never saved and are done again."""
+        if self.rank == 0:
+            self._records.append(record)
+            write_records(self.out, self._records)
 
     def checkpoint(self) -> Checkpoint:
         """The averaged weights as a model that can be served."""
@@ -125,7 +135,8 @@ class Trainer:
             config=self.wam, stats=self.stats, model=dict(self.average), autoencoder=self.autoencoder,
             contract_hash=self.spec.content_hash, layout_hash=self.layout_hash,
             contract=contract_fields(self.spec),
-            training={"steps_done": self.progress.step, **dataclasses.asdict(self.config)},
+            training={"steps_done": self.progress.step, "data_hash": self.data_hash,
+                      **dataclasses.asdict(self.config)},
         )
 
 
@@ -202,9 +213,7 @@ def _report(trainer: Trainer, means: dict[str, float], steps_per_s: float) -> No
     left_min = (config.steps - progress.step) / steps_per_s / 60
     text = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
     print(f"step {progress.step}/{config.steps}  {steps_per_s:.2f}/s  {left_min:.0f} min left  {text}", flush=True)
-    record = {"step": progress.step, "seconds": progress.seconds, "rate": config.rate(progress.step), **means}
-    with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    trainer.note({"step": progress.step, "seconds": progress.seconds, "rate": config.rate(progress.step), **means})
 
 
 def _evaluate(trainer: Trainer, early: EarlyEvaluation) -> None:
@@ -213,9 +222,8 @@ def _evaluate(trainer: Trainer, early: EarlyEvaluation) -> None:
     if trainer.rank == 0:
         each = ", ".join(f"{task} {count}" for task, count in found.by_task.items())
         print(f"step {found.step}: {found.successes} of {found.episodes} episodes succeed ({each})", flush=True)
-        with open(trainer.out / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": found.step, "success": found.successes / found.episodes,
-                                   "episodes": found.episodes, "by_task": found.by_task}) + "\n")
+        trainer.note({"step": found.step, "success": found.successes / found.episodes,
+                      "episodes": found.episodes, "by_task": found.by_task})
 
 
 def train_command(args: argparse.Namespace) -> int:
@@ -235,10 +243,16 @@ def train_command(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> Trainer:
     spec = load_robot_spec(robot_file(args.robot))
+    check_contract(args.data, spec)
     autoencoder = given_autoencoder(args.autoencoder)
     rank = dist.get_rank() if dist.is_initialized() else 0
     wam = chosen_config(args, spec)
+    begun = begun_run(args.out)
+    if begun is not None:
+        require_same_model(args.out, begun, wam, spec, autoencoder)
     if rank == 0:
+        if begun is not None:
+            tell_changed_data(args.out, begun, args.data)
         args.out.mkdir(parents=True, exist_ok=True)
         chosen_data(args, spec, wam, autoencoder)
     if dist.is_initialized():
@@ -250,17 +264,17 @@ def _prepare(args: argparse.Namespace) -> Trainer:
     if config.batch % world:
         raise ConfigError("--batch", "is not a multiple of the processes", got=config.batch, expected=f"n * {world}")
     trainer = Trainer(spec, data, autoencoder, config, args.out, wam)
+    trainer.data_hash = data_hash(args.data)
     if args.video is not None:
         video = chosen_video(args, spec, wam, autoencoder, data)
         sampler = trainer.make_sampler(video)
         trainer.video = VideoPart(sampler, embed_texts(video.texts), args.video_weight)
     if trainer.progress.step == 0:
         _start_from(trainer, args)
-    else:
-        _require_same_run(trainer)
-    trainer.stats = _units(trainer, args)
     if args.only_geometry:
         _keep_all_but_geometry(trainer, args)
+    else:
+        trainer.stats = _units(trainer, args)
     return trainer
 
 
@@ -279,7 +293,7 @@ def _units(trainer: Trainer, args: argparse.Namespace) -> NormStats:
 
 def _tasks(data: Path) -> tuple[str, ...]:
     """The simulator's tasks that the data show; none for recordings of other things, which nothing here can play."""
-    return tuple(json.loads((data / "meta.json").read_text()).get("tasks", []))
+    return tuple(read_meta(data).get("tasks", []))
 
 
 def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
@@ -297,17 +311,6 @@ def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
             trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
     start_parts(args, trainer.model)
     trainer.average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-
-
-def _require_same_run(trainer: Trainer) -> None:
-    """Refuse to go on with weights that learned who sees whom otherwise: their names and shapes do not tell."""
-    folder = trainer.out / "checkpoint"
-    kept = load_checkpoint(folder).config if (folder / CONFIG).exists() else trainer.wam
-    for name in ("coupling", "intent"):
-        got, expected = getattr(trainer.wam, name), getattr(kept, name)
-        if got != expected:
-            raise ConfigError(f"--{name}", "is another than that of the run in --out", got=got, expected=expected,
-                              fix="give the option that it was begun with, or another folder")
 
 
 def _keep_all_but_geometry(trainer: Trainer, args: argparse.Namespace) -> None:

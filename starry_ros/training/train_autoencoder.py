@@ -30,6 +30,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import AutoencoderTraining
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.summary import check_contract
 from starry_ros.training.tint import tinted
 from starry_ros.training.train_data import given_autoencoder
 from starry_ros.types import U8
@@ -40,6 +41,8 @@ FULL_DEVIATION = 0.2  # of [-1, 1]; from here on a pixel has full weight
 SQUARE_WEIGHT = 5.0
 GRADIENT_WEIGHT = 0.5
 LATENT_NOISE = 0.05
+HELD_OUT = 256
+"""Frames that the quality is measured on."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,14 @@ def load_frames(data_dir: Path, max_frames: int, seed: int, view: View = PLAIN) 
     if view.name != PLAIN.name:
         listing += f"\n{view.name}"
     data_hash = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    return Frames(train_NHW3, np.concatenate(held_out)[:256], median_HW3, data_hash)
+    return Frames(train_NHW3, _spread(np.concatenate(held_out)), median_HW3, data_hash)
+
+
+def _spread(frames_NHW3: U8) -> U8:
+    """Up to HELD_OUT of these frames, evenly from the first to the last, so that every episode is among them."""
+    count = min(HELD_OUT, len(frames_NHW3))
+    chosen: U8 = frames_NHW3[np.linspace(0, len(frames_NHW3) - 1, count).round().astype(int)]
+    return chosen
 
 
 def _read_canvas(path: Path, view: View) -> U8:
@@ -223,7 +233,9 @@ def train_autoencoder_command(args: argparse.Namespace) -> int:
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name}", "is not positive", got=getattr(args, name), expected=">= 1")
     training = AutoencoderTraining(steps=args.steps, batch=args.batch, seed=args.seed)
-    view = tinted(view_of(load_robot_spec(robot_file(args.robot)), args.layout, args.paths), args.tint)
+    spec = load_robot_spec(robot_file(args.robot))
+    check_contract(args.data, spec)
+    view = tinted(view_of(spec, args.layout, args.paths), args.tint)
     facts = train_autoencoder(args.data, args.out, training, args.minutes, view=view, init=args.init)
     print(f"{facts['psnr_db']} dB, moving pixels {facts['psnr_moving_db']} dB "
           f"(background alone {facts['psnr_moving_background_db']} dB), written to {args.out}")

@@ -30,16 +30,19 @@ from starry_ros.training.pool import run_jobs
 from starry_ros.training.rl_layouts import next_layouts
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
 from starry_ros.training.rl_sampler import Draw, deviations, log_likelihoods, means
-from starry_ros.training.store import Progress, load_state, save_state, write_text
+from starry_ros.training.same_run import refuse
+from starry_ros.training.store import STATE, Progress, load_state, read_records, save_state, write_records
 from starry_ros.types import Record
-from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from starry_ros.wam.checkpoint import CONFIG, Checkpoint, load_checkpoint, save_checkpoint
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
 
 ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing.", "action_out.")
 """Parameters that stage two may change. Keys of executed actions come from the same stream; they are part of what a
 plan saw, so no gradient flows through them."""
-METRICS = "metrics.jsonl"
+OPTIONS = {"model": "--model", "tasks": "--task", "setting": "--setting", "groups": "--groups",
+           "group_size": "--group-size"}
+"""What the layouts of a run and their groups follow from: another of these makes it another run."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
 
@@ -154,9 +157,10 @@ class RlTrainer:
                               got=config.sampler_steps, fix="add --sampler-steps 6")
         self.learner = Learner(self.start, config)
         self.frozen = frozen_fingerprint(self.learner.model, self.learner.trained)
+        _require_same_run(out, self._identity())
         self.progress: Progress = load_state(out, self.learner.model, {}, self.learner.optimiser)
         self._prove()
-        self._records = _records(out / METRICS, self.progress.step)
+        self._records = read_records(out, "iteration", self.progress.step)
         self.save()
 
     def iterate(self, workers: int) -> Record:
@@ -179,6 +183,12 @@ class RlTrainer:
         self._records.append(record)
         self.save()
         return record
+
+    def _identity(self) -> Record:
+        """What must stay the same for the run to be the same one."""
+        config = self.config
+        return {"model": self.start.weights_sha256[:16], "tasks": list(config.tasks), "setting": config.setting,
+                "groups": config.groups, "group_size": config.group_size}
 
     def _outcomes(self, rollouts: Sequence[Rollout]) -> dict[str, list[int]]:
         """Successes and episodes by the layout's number."""
@@ -220,20 +230,23 @@ class RlTrainer:
                                   expected=self.frozen[:16], fix="resume with the model that this run began with")
 
     def save(self) -> None:
-        """What was measured, state to resume from, and a checkpoint to serve, in this order: see `_records`."""
+        """What was measured, state to resume from, and a checkpoint to serve, in this order: see `read_records`."""
         self.out.mkdir(parents=True, exist_ok=True)
-        write_text(self.out / METRICS, "".join(json.dumps(record) + "\n" for record in self._records))
+        write_records(self.out, self._records)
         save_state(self.out, self.learner.model, {}, self.learner.optimiser, self.progress)
-        training = {**self.start.training, "stage_2": {"iterations_done": self.progress.step,
-                                                       **dataclasses.asdict(self.config)}}
+        stage_2 = {"iterations_done": self.progress.step, **dataclasses.asdict(self.config), **self._identity()}
+        training = {**self.start.training, "stage_2": stage_2}
         weights = {name: value.detach().clone() for name, value in self.learner.model.state_dict().items()}
         save_checkpoint(self.out / "checkpoint", dataclasses.replace(self.start, model=weights, training=training))
 
 
-def _records(path: Path, done: int) -> list[Record]:
-    """The metrics of the iterations that the saved state knows of; one that was cut off while saving is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [record for record in map(json.loads, lines) if record["iteration"] <= done]
+def _require_same_run(out: Path, identity: Record) -> None:
+    """Raises ConfigError where the run in `out` began with another model, or its groups are others."""
+    path = out / "checkpoint" / CONFIG
+    if (out / STATE).exists() and path.exists():
+        run = json.loads(path.read_text(encoding="utf-8"))["training"].get("stage_2", {})
+        refuse(out, {OPTIONS[name]: (run[name], value) for name, value in identity.items()
+                     if run.get(name, value) != value})
 
 
 def train_rl_command(args: argparse.Namespace) -> int:

@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from starry_ros.errors import ConfigError
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import StatesTraining
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
 from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.summary import check_contract
 from starry_ros.training.train_data import encoder, follow, given_autoencoder
 from starry_ros.types import F32, F64
 from starry_ros.wam.autoencoder import to_float
@@ -166,7 +169,8 @@ def encode_frames(model: StateAutoencoder, data: Demonstrations, frames: I64) ->
 
 
 def load_data(args: argparse.Namespace, run_folder: Path) -> Demonstrations:
-    """The data set that the arguments name, with its latents."""
+    """The data set that the arguments name, with its latents. Raises DataError on data of another robot."""
+    check_contract(args.data, load_robot_spec(robot_file(args.robot)))
     autoencoder = given_autoencoder(args.autoencoder)
     return load_demonstrations(args.data, args.cache or run_folder / "cache", encoder(autoencoder))
 

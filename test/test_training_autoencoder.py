@@ -1,0 +1,34 @@
+"""Which frames tell how good an autoencoder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from starry_ros.training.train_autoencoder import HELD_OUT, load_frames
+
+FRAMES = 40
+
+
+def write(folder: Path, episodes: int, frames: int = FRAMES) -> Path:
+    """Episodes whose first pixel says which episode it is, the second which frame."""
+    (folder / "episodes").mkdir(parents=True)
+    for episode in range(episodes):
+        canvas = np.zeros((frames, 16, 16, 3), np.uint8)
+        canvas[:, 0, 0, 0], canvas[:, 0, 1, 0] = episode, np.arange(frames)
+        np.savez(folder / "episodes" / f"{episode:04d}.npz", canvas_THWC=canvas)
+    return folder
+
+
+@pytest.mark.parametrize("frames", [9, 100])
+def test_quality_is_measured_on_frames_of_all_held_out_episodes_alike(frames: int, tmp_path: Path) -> None:
+    """Episodes 0, 20, ... 220 of 240; of 40 frames each, 12 times 40 are more than are measured."""
+    held_out = load_frames(write(tmp_path, 240), 240 * frames, 0).held_out_NHW3
+    episode_N, frame_N = held_out[:, 0, 0, 0], held_out[:, 0, 1, 0]
+    count = min(HELD_OUT, 12 * min(frames, FRAMES))
+    assert len(np.unique(np.stack([episode_N, frame_N]), axis=1).T) == len(held_out) == count
+    counts = {int(episode): int((episode_N == episode).sum()) for episode in np.unique(episode_N)}
+    assert list(counts) == list(range(0, 240, 20))
+    assert max(counts.values()) - min(counts.values()) <= 1
