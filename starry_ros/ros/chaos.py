@@ -156,8 +156,9 @@ class Theatre(RunningGraph):
         return bool(len(velocity)) and float(np.abs(velocity).max()) < RESTING_RAD_S
 
     def in_motion(self) -> None:
-        """A fresh episode, armed, in motion."""
+        """A fresh episode, armed, in motion. What the scenario before has left behind gets the time to come back."""
         operator = self.operator
+        self.until_ready(READY_S)
         self.call(operator.trigger("stop"), "stop")
         self.until(self.resting, RESUME_S, "rest")
         self._seed += 1
