@@ -67,9 +67,9 @@ class Scenario:
     """`outcome`: the arms go on, or rest `within_s` after the fault; one of the reason codes `told` must be published.
 
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
-    `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Of the
-    arms it must stay small, for the executor sees it; of jaws, which stand off their commands when they hold something,
-    it cannot be seen and is left to the driver's own limits.
+    `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Where
+    joint states are late as well nobody can know of it, and it is the driver's own limits that hold the arms: what
+    counts is what they did.
     `arguments.SCENARIOS` says in words what each does.
     """
 
