@@ -64,6 +64,20 @@ def test_a_jaw_that_was_moved_in_between_starts_where_it_is() -> None:
     assert rig.executor._motion_3J[0, JAW] == pytest.approx(0.03)
 
 
+def test_a_jaw_that_another_owner_opened_before_the_fault_was_reset_starts_where_it_is() -> None:
+    rig = holding()
+    rig.executor.set_estop(True, rig.now_ns)
+    rig.run(0.3)
+    rig.jaw_stop_m = 0.03
+    rig.run(0.3)
+    rig.executor.set_estop(False, rig.now_ns)
+    rig.run(0.1)
+    assert rig.executor.reset_fault(rig.now_ns).ok
+    assert rig.executor.arm(rig.now_ns).ok
+    rig.run(0.02)
+    assert rig.executor._motion_3J[0, JAW] == pytest.approx(0.03)
+
+
 def test_after_other_faults_all_joints_start_where_they_are_measured() -> None:
     rig = holding()
     rig.executor.report(Event.TRACKING_ERROR, rig.now_ns)

@@ -212,6 +212,7 @@ class Executor:
         if not self._safety.moving_allowed:
             if not self._stopping:
                 self._schedule.reset(self._schedule.epoch)
+                self._watch.leave()
                 self._begin_stop()
             return
         slower = self._config.slow_factor if self._safety.mode is Mode.SLOW else 1.0
@@ -321,8 +322,8 @@ class Executor:
         """Leave FAULT for DISARMED once its cause is gone and the arms have stopped."""
         if self._safety.mode is Mode.FAULT and not (self._stopping and self._at_rest):
             return Reply(False, "reset_fault refused: the arms are still stopping")
-        if self._safety.reason == Event.ESTOP_PRESSED and not self._silent:
-            self._watch.leave()  # after other faults the drives may not have done what they were told
+        if self._safety.reason != Event.ESTOP_PRESSED or self._silent:
+            self._watch.left_J = None  # the drives may not have done what they were told
         return self._request(Event.RESET_FAULT, now_ns)
 
     def _request(self, service: Event, now_ns: int) -> Reply:
@@ -367,9 +368,7 @@ class Executor:
         return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
 
     def new_course(self) -> ActionChunk | None:
-        """What will be commanded from the last command on if nothing new comes, with the ids of its plan, or 0.
-
-        None before the first command, and while what was told last holds."""
+        """What will be commanded if nothing new comes, with the ids of its plan, or 0; None while nothing changed."""
         if self._command_ns is None or not self._turned:
             return None
         self._turned = False

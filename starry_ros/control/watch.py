@@ -46,7 +46,7 @@ class StateWatch:
         self._off_since_ns: int | None = None
         self._stuck_since_ns: int | None = None
         self._jaws_J = np.isin(np.arange(joints), spec.gripper_indices)
-        self._left_2J: F64 | None = None
+        self.left_J: F64 | None = None
         self.state: RobotState | None = None
         self.valid = True
         self.error_J = np.zeros(joints)
@@ -85,27 +85,24 @@ class StateWatch:
     def start(self, position_J: F64, now_ns: int) -> None:
         """Commands start anew at this position."""
         self._window_WJ[:], self._time_ns_W[:] = position_J, now_ns
-        self._off_since_ns = self._stuck_since_ns = self._left_2J = None
+        self._off_since_ns = self._stuck_since_ns = self.left_J = None
         self.astray_J = np.zeros_like(self.astray_J)
 
     def leave(self) -> None:
-        """The arms are let go at rest: remember how far the jaws stand off their commands."""
-        last_J = self._window_WJ[self._next - 1]
-        self._left_2J = None if self.state is None else np.stack([last_J, self.state.position_J])
+        """A stop begins: remember where the joints are before anybody else may move them."""
+        self.left_J = None if self.state is None else self.state.position_J
 
     def start_of(self, command_J: F64, *, anew: bool) -> F64 | None:
         """Where a run starts, if not at the last command: joints that are elsewhere start where they are.
 
-        A run that begins `anew` starts where all joints are measured, but for jaws that have not moved since they were
-        left: from its measured opening, a jaw would let go of what it holds.
+        A run that begins `anew` starts where all joints are measured, but for jaws that have not moved since the
+        stop began: from its measured opening, a jaw would let go of what it holds.
         """
         if self.state is None or not (anew or self.astray_J.any()):
             return None
         moved_J = self.astray_J | anew
-        if anew and self._left_2J is not None:
-            untouched_J = np.abs(self.state.position_J - self._left_2J[1]) < UNTOUCHED_M
-            moved_J &= ~(self._jaws_J & untouched_J)
-            command_J = np.where(self._jaws_J, self._left_2J[0], command_J)
+        if anew and self.left_J is not None:
+            moved_J &= ~(self._jaws_J & (np.abs(self.state.position_J - self.left_J) < UNTOUCHED_M))
         return np.clip(np.where(moved_J, self.state.position_J, command_J), self._limits.lower_J, self._limits.upper_J)
 
     def commanded(self, command_ns: int, position_J: F64) -> None:
