@@ -316,7 +316,8 @@ def chaos_command(args: argparse.Namespace) -> int:
         logs = args.logs or Path(scratch) / "logs"
         nodes = [node.name for node in graph.nodes]
         with (
-            stop_signals() as stopped, open_log(logs, nodes) as log, Supervisor(graph, log) as supervisor, ros_session()
+            stop_signals() as stopped, open_log(logs, nodes) as log, Supervisor(graph, log) as supervisor,
+            ros_session(signals=False),
         ):
             try:
                 _play_all(Theatre(spec, supervisor, stopped), names, args.times, rows)

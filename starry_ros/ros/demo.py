@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from rclpy.executors import ExternalShutdownException
-
 from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
 from starry_ros.report import evaluation_row, percentile, print_table, write_report
@@ -51,12 +49,12 @@ def demo_command(args: argparse.Namespace) -> int:
     names = [node.name for node in graph.nodes]
     with (
         stop_signals() as stopped, open_log(args.out / "logs", names) as log, Film(args.out / "overlay.mp4") as film,
-        Supervisor(graph, log) as supervisor, ros_session(),
+        Supervisor(graph, log) as supervisor, ros_session(signals=False),
     ):
         demo = Demo(args, spec, supervisor, stopped, film)
         try:
             demo.run()
-        except (InterruptedRunError, ExternalShutdownException):  # Ctrl-C may reach rclpy first
+        except InterruptedRunError:
             print("\nstopped", file=sys.stderr)
             return 130
     return demo.report()

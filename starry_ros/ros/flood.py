@@ -5,6 +5,7 @@ They publish pictures that no camera makes and plans that are not for this robot
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
@@ -54,7 +55,8 @@ def _flood(duration_s: float) -> bool:
 
 def main() -> None:
     """Entry point."""
-    with ros_session():
+    heard = False
+    with contextlib.suppress(KeyboardInterrupt), ros_session():
         heard = _flood(float(sys.argv[1]))
     raise SystemExit(0 if heard else 1)
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
@@ -31,7 +30,7 @@ def run_live(spec: RobotSpec, sink: Any, namespace: str, ended: Callable[[], boo
     """Feed `sink` until it has `ended`, or Ctrl-C."""
     for name, value in dds_environment().items():
         os.environ.setdefault(name, value)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException), ros_session():
+    with contextlib.suppress(KeyboardInterrupt), ros_session():
         node = rclpy.create_node("view", namespace=namespace or None)
         kinds: dict[str, tuple[Any, Any]] = {**KINDS, spec.joint_state_topic: (JointState, STATE)}
         kinds |= {camera.topic: (Image, NEWEST) for camera in spec.cameras}

@@ -44,7 +44,7 @@ def run(spec: RobotSpec, rounds: int = ROUNDS, stretch_s: float = STRETCH_S) -> 
         names = [node.name for node in graph.nodes]
         with (
             stop_signals() as stopped, open_log(Path(scratch) / "logs", names) as log,
-            Supervisor(graph, log) as supervisor, ros_session(),
+            Supervisor(graph, log) as supervisor, ros_session(signals=False),
         ):
             stage = Stage(spec, supervisor, stopped)
             stage.begin()

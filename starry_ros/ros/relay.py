@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -83,12 +83,10 @@ class Relays(Node):
         while rclpy.ok():
             try:
                 self._executor.spin_once(timeout_sec=0.2)
-            except ExternalShutdownException:
-                return
             except Exception:
                 if rclpy.ok():
                     raise
-                return  # a signal has taken the context from under a call
+                return  # the session has ended under a call
 
     def since(self, stamp_s: float) -> tuple[F64, F64, F64]:
         """Times [N] and the simulated robot's positions and velocities [N, J] after a stamp."""

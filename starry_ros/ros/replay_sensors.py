@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
@@ -33,7 +32,7 @@ def replay_sensors(recording: Recording, spec: RobotSpec, rate: float) -> int:
     """Publish until the end of the recording, or Ctrl-C."""
     for name, value in dds_environment().items():
         os.environ.setdefault(name, value)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException), ros_session():
+    with contextlib.suppress(KeyboardInterrupt), ros_session():
         count = SensorPlayer(rclpy.create_node("replay"), recording, spec).play(rate)
         print(f"{count} messages published")
     return 0

@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import rclpy
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from starry_ros.errors import StarryError
 from starry_ros.ros.parent import follow_launch
@@ -36,13 +37,30 @@ class StarryNode(Node):
 
 
 @contextlib.contextmanager
-def ros_session(args: Sequence[str] | None = None) -> Iterator[None]:
-    """rclpy from init to shutdown; also where rclpy.init is no context manager itself."""
-    rclpy.init(args=list(args) if args is not None else None)
+def ros_session(args: Sequence[str] | None = None, *, signals: bool = True) -> Iterator[None]:
+    """rclpy from init to shutdown.
+
+    With `signals`, SIGINT and SIGTERM take the context away, and what calls then raise arrives as KeyboardInterrupt.
+    Without, signals stay the caller's, and no call fails because of one.
+    """
+    options = SignalHandlerOptions.ALL if signals else SignalHandlerOptions.NO
+    rclpy.init(args=list(args) if args is not None else None, signal_handler_options=options)
     try:
         yield
+    except Exception as error:
+        if rclpy.ok() or isinstance(error, StarryError):
+            raise
+        raise KeyboardInterrupt from None
     finally:
+        _shut_down()
+
+
+def _shut_down() -> None:
+    try:
         rclpy.try_shutdown()
+    except RuntimeError:  # the signal's own thread was faster by a hair
+        if rclpy.ok():
+            raise
 
 
 def run(
@@ -54,22 +72,11 @@ def run(
     try:
         with ros_session(args):
             follow_launch()
-            return _live(make_node, make_executor)
-    except (KeyboardInterrupt, ExternalShutdownException):
+            return _spin(make_node(), make_executor())
+    except KeyboardInterrupt:
         return EXIT_OK
     except StarryError as error:
         return _report(error)
-
-
-def _live(make_node: Callable[[], StarryNode], make_executor: Callable[[], Executor]) -> int:
-    try:
-        return _spin(make_node(), make_executor())
-    except StarryError:
-        raise
-    except Exception:
-        if rclpy.ok():
-            raise
-        return EXIT_OK  # a signal has taken the context from under a call
 
 
 def _spin(node: StarryNode, executor: Executor) -> int:

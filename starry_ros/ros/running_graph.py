@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.executors import ExternalShutdownException
-
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.demo_operator import Operator
@@ -41,10 +39,7 @@ class RunningGraph:
             if self._stopped():
                 raise KeyboardInterrupt
             self.supervisor.poll(0.0)
-            try:
-                self.operator.pump(min(PUMP_S, max(0.0, end_s - time.monotonic())))
-            except ExternalShutdownException:  # Ctrl-C may reach rclpy first
-                raise KeyboardInterrupt from None
+            self.operator.pump(min(PUMP_S, max(0.0, end_s - time.monotonic())))
             if time.monotonic() >= end_s:
                 return
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from starry_ros.msg import ExecutorStatus, WorldActionStatus
@@ -208,7 +208,7 @@ def top_command(args: argparse.Namespace) -> int:
     for name, value in dds_environment().items():
         os.environ.setdefault(name, value)
     spec = load_robot_spec(robot_file(args.robot))
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException), ros_session():
+    with contextlib.suppress(KeyboardInterrupt), ros_session():
         node = TopNode(spec, args.namespace, args.images)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
