@@ -90,7 +90,7 @@ def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float,
             chaos._within_limits(FULL_SPEC, told, seen, 0.0)
     else:
         worst = chaos._within_limits(FULL_SPEC, told, seen, 0.0)
-        assert worst == pytest.approx(0.0 if "gripper" in joint else velocity)
+        assert worst["worst_velocity"] == pytest.approx(0.0 if "gripper" in joint else velocity)
 
 
 def test_a_robot_that_does_not_say_what_is_asked_of_its_joints_fails() -> None:
@@ -108,7 +108,8 @@ def test_where_commands_are_lost_what_the_arms_did_counts() -> None:
     seen = times, np.tile(HOME, (3, 1)), speeds
     with pytest.raises(chaos.Failed, match="is asked to move at"):
         chaos._within_limits(FULL_SPEC, (times, asked, asked), seen, 0.0)
-    chaos._within_limits(FULL_SPEC, (times, asked, asked), seen, 0.0, commands_lost=True)
+    row = chaos._within_limits(FULL_SPEC, (times, asked, asked), seen, 0.0, commands_lost=True)
+    assert row == {"worst_asked": pytest.approx(8.0), "worst_velocity": 0.0}
     speeds[1, j] = -3.1 * LIMIT[j]
     with pytest.raises(chaos.Failed, match="left_waist moves at"):
         chaos._within_limits(FULL_SPEC, (times, asked, asked), seen, 0.0, commands_lost=True)

@@ -23,8 +23,10 @@ from starry_ros.types import F64, RobotState
 
 REMEMBERED_S = 0.6
 """Look-aheads are remembered for longer than it takes to see that the arms carry out an old one."""
-SURE = 0.5
-"""An older look-ahead must explain the arms so much better than the newest: a share of its distance."""
+SURE = 0.2
+"""An older look-ahead must explain the arms so well, as a share of what is allowed, and ..."""
+SURE_FOR_S = 0.1
+"""... for so long: arms that are held back by what they touch may cross an older one, but do not follow it."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Outlook:
         self._recent: deque[tuple[int, F64]] = deque(maxlen=lead_ns // period_ns + 1)
         remembered = 1 + (nanoseconds(REMEMBERED_S) + self._lag_ns) // period_ns
         self._sent: deque[Sent] = deque(maxlen=remembered)
+        self._seen: deque[RobotState] = deque(maxlen=1 + nanoseconds(SURE_FOR_S) // period_ns)
         self._held: Sent | None = None
         self._refused_ns = 0, 0
         self.recalls = 0
@@ -63,6 +66,7 @@ class Outlook:
         """Nothing was commanded or sent."""
         self._recent.clear()
         self._sent.clear()
+        self._seen.clear()
         self._held = None
 
     def commanded(self, command_ns: int, motion_3J: F64) -> None:
@@ -105,21 +109,27 @@ class Outlook:
         A drive is up to `drive_lag_s` behind; what only begins in that time cannot be judged yet.
         """
         begun_ns = state.stamp_ns - self._lag_ns
+        if not self._seen or state.stamp_ns > self._seen[-1].stamp_ns:
+            self._seen.append(state)
         judged = [sent for sent in self._sent if sent.command_ns <= begun_ns]
         doubt = self._doubt(judged[-1], state) if judged else 0.0
         if doubt <= 1:
             if self._held is not None and self._doubt(self._held, state) > 1:
                 self._held = None
             return None
-        doubts = [self._doubt(sent, state) for sent in judged]
-        best = int(np.argmin(doubts))
-        if doubts[best] > min(1.0, SURE * doubt):
+        best = int(np.argmin([self._doubt(sent, state) for sent in judged]))
+        if not self._follows(judged[best], state.stamp_ns):
             return None
         later = [sent for sent in self._sent if sent.command_ns > begun_ns]
         self._sent = deque([judged[best], *later], maxlen=self._sent.maxlen)
         self._refused_ns = self._refused_ns[0] if self._held is not None else state.stamp_ns, state.stamp_ns
         self._held = judged[best]
         return self._held
+
+    def _follows(self, sent: Sent, now_ns: int) -> bool:
+        """Whether the arms have been on a look-ahead for a while, as far back as it can be judged."""
+        first_ns = max(now_ns - nanoseconds(SURE_FOR_S), sent.command_ns + self._lag_ns)
+        return all(self._doubt(sent, state) <= SURE for state in self._seen if state.stamp_ns >= first_ns)
 
     @property
     def refusing(self) -> bool:

@@ -53,7 +53,7 @@ PARAMETERS = (
     Parameter("command_hz", 50.0, "Rate of trajectories to each arm, in hertz; each bridges 0.08 s.", 20.0, 100.0),
     Parameter("status_hz", 10.0, "Rate of executor_status, in hertz.", 1.0, 100.0),
     Parameter("stamp_commands", True, "Stamp trajectories with their start; false sends stamp 0, which means now."),
-    Parameter("drive_lag_s", 0.05, "How far drives are behind what they are told at most, in seconds.", 0.0, 0.5),
+    Parameter("drive_lag_s", 0.05, "How far drives are behind at most, in s: 1.5 time constants.", 0.0, 0.5),
     Parameter("state_timeout_s", 0.25, "Joint states older than this stop the arms, in seconds.", 0.02, 2.0),
     Parameter("patience_s", 2.0, "Arms that stood so long without a further plan wait for arm, in s; 0 never.",
               0.0, 3600.0),
@@ -281,7 +281,7 @@ class ActionExecutorNode(StarryNode):
             "mode": status.mode, "reason": self._reason(status),
             "conditions": ",".join(status.conditions), "slack_s": status.slack_s, "stall_share": status.stall_share,
             "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
-            "gate_interventions": status.gate_interventions,
+            "gate_interventions": status.gate_interventions, "recalls": self._control.recalls,
             **{f"refused.{reason}": count for reason, count in refused.items() if count},
             **{f"border.{reason}": count for reason, count in status.borders.items() if count},
         }

@@ -58,7 +58,7 @@ RELAYED_STATE_TIMEOUT_S = 0.4
 """Joint states come through the relays of this process, which also judges: they may be this much late."""
 Motions = tuple[F64, F64, F64]
 """Times [N], positions [N, J], velocities [N, J]."""
-COLUMNS = ("scenario", "run", "passed", "rest_s", "worst_velocity", "resumed_s", "problem")
+COLUMNS = ("scenario", "run", "passed", "rest_s", "worst_asked", "worst_velocity", "resumed_s", "problem")
 
 
 class Failed(Exception):
@@ -230,7 +230,7 @@ def _judge(theatre: Theatre, scenario: Scenario, since_s: float, refused: Mappin
     times, _, velocities = seen
     if not len(times):
         raise Failed("the simulated robot says nothing")
-    row: Record = {"worst_velocity": _within_limits(theatre.spec, asked, seen, since_s, scenario.commands_lost)}
+    row: Record = _within_limits(theatre.spec, asked, seen, since_s, scenario.commands_lost)
     if scenario.outcome != GOES_ON:
         fast = np.flatnonzero(np.abs(velocities).max(axis=1) > RESTING_RAD_S)
         row["rest_s"] = float(times[fast[-1]] - since_s) if len(fast) else 0.0
@@ -245,10 +245,11 @@ def _judge(theatre: Theatre, scenario: Scenario, since_s: float, refused: Mappin
 
 def _within_limits(
     spec: RobotSpec, asked: Motions, seen: Motions, since_s: float, commands_lost: bool = False
-) -> float:
-    """Greatest share of its velocity limit that a joint of an arm was seen at. Raises Failed outside the limits.
+) -> Record:
+    """Greatest shares of its velocity limit that a joint was asked for, and one of an arm was seen at.
 
     What was asked of the joints has to keep the limits; what they were seen to do, as far as they touched nothing.
+    Raises Failed outside the limits.
     """
     jaw_J = np.isin(np.arange(len(spec.joints)), spec.gripper_indices)
     middle_J, half_J = (spec.limit("upper") + spec.limit("lower")) / 2, (spec.limit("upper") - spec.limit("lower")) / 2
@@ -264,7 +265,10 @@ def _within_limits(
     _hold_to(spec, times_N - since_s, velocity_NJ, margin_J, "moves at")
     outside_J = half_J + np.array([OUTSIDE[joint.unit] for joint in spec.joints])
     _hold_to(spec, times_N - since_s, position_NJ - middle_J, outside_J, "stands off its middle")
-    return float((np.abs(velocity_NJ) / spec.limit("velocity"))[:, ~jaw_J].max())
+    return {
+        "worst_asked": float((np.abs(step_NJ) / spec.limit("velocity")).max()),
+        "worst_velocity": float((np.abs(velocity_NJ) / spec.limit("velocity"))[:, ~jaw_J].max()),
+    }
 
 
 def _hold_to(spec: RobotSpec, after_s_N: F64, value_NJ: F64, limit_J: F64, what: str) -> None:
