@@ -211,8 +211,8 @@ def _row(part: str, found: object, needed_for: str, ok: bool, required: bool, fi
 
 
 def _python() -> Record:
-    ok = (3, 11) <= sys.version_info[:2] <= (3, 14)
-    return _row("python", ".".join(map(str, sys.version_info[:3])), "everything", ok, True, "use Python 3.11 to 3.14")
+    ok = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return _row("python", ".".join(map(str, sys.version_info[:3])), "everything", ok, True, "use Python 3.11 to 3.13")
 
 
 def _package(name: str, needed_for: str, required: bool, requirement: str) -> Record:

@@ -34,7 +34,7 @@ def holding() -> Rig:
     closed[:, ~ARM_JOINTS] *= np.clip(1 - np.arange(16) / 6, 0, 1)[:, None]
     assert rig.executor.submit(make_chunk(closed, rig.now_ns), rig.now_ns).accepted
     rig.run(1.8)
-    assert rig.executor._motion_3J[0, JAW] == pytest.approx(0.0, abs=1e-9)
+    assert rig.executor._track.motion_3J[0, JAW] == pytest.approx(0.0, abs=1e-9)
     assert rig.measured_J[JAW] == pytest.approx(BLOCK_M)
     return rig
 
@@ -61,7 +61,7 @@ def test_a_jaw_that_was_moved_in_between_starts_where_it_is() -> None:
     rig.run(0.1)
     assert rig.executor.arm(rig.now_ns).ok
     rig.run(0.02)
-    assert rig.executor._motion_3J[0, JAW] == pytest.approx(0.03)
+    assert rig.executor._track.motion_3J[0, JAW] == pytest.approx(0.03)
 
 
 def test_a_jaw_that_another_owner_opened_before_the_fault_was_reset_starts_where_it_is() -> None:
@@ -75,7 +75,7 @@ def test_a_jaw_that_another_owner_opened_before_the_fault_was_reset_starts_where
     assert rig.executor.reset_fault(rig.now_ns).ok
     assert rig.executor.arm(rig.now_ns).ok
     rig.run(0.02)
-    assert rig.executor._motion_3J[0, JAW] == pytest.approx(0.03)
+    assert rig.executor._track.motion_3J[0, JAW] == pytest.approx(0.03)
 
 
 def test_after_other_faults_all_joints_start_where_they_are_measured() -> None:
@@ -85,7 +85,7 @@ def test_after_other_faults_all_joints_start_where_they_are_measured() -> None:
     assert rig.executor.reset_fault(rig.now_ns).ok
     assert rig.executor.arm(rig.now_ns).ok
     rig.run(0.02)
-    assert rig.executor._motion_3J[0, JAW] == pytest.approx(BLOCK_M)
+    assert rig.executor._track.motion_3J[0, JAW] == pytest.approx(BLOCK_M)
 
 
 def test_a_new_session_after_arm_does_not_let_in_what_was_seen_before_it() -> None:

@@ -32,17 +32,18 @@ def test_arguments_choose_the_nodes() -> None:
     assert names(rviz="true") == CORE | {"sim_robot", "rviz2"}
 
 
-@pytest.mark.parametrize(("values", "estop_s", "heartbeat_s"), [
+@pytest.mark.parametrize(("values", "estop", "heartbeat"), [
     ({}, None, None),
-    ({"sim": "false"}, 0.5, 1.0),
-    ({"estop": "required"}, 0.5, None),
-    ({"sim": "false", "estop": "off", "heartbeat": "off"}, 0.0, 0.0),
+    ({"sim": "false"}, True, True),
+    ({"estop": "required"}, True, None),
+    ({"sim": "false", "estop": "off", "heartbeat": "off"}, False, False),
 ])
 def test_a_real_robot_needs_an_estop_and_a_heartbeat_unless_told_otherwise(
-    values: dict[str, str], estop_s: float | None, heartbeat_s: float | None
+    values: dict[str, str], estop: bool | None, heartbeat: bool | None
 ) -> None:
     parameters = build_graph(values).node("action_executor").parameters
-    assert (parameters.get("estop_timeout_s"), parameters.get("heartbeat_timeout_s")) == (estop_s, heartbeat_s)
+    assert (parameters.get("require_estop"), parameters.get("require_heartbeat")) == (estop, heartbeat)
+    assert not {"estop_timeout_s", "heartbeat_timeout_s"} & set(parameters), "a file of the user's says after how long"
 
 
 def test_a_file_of_parameters_is_read_by_every_node_after_its_own(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from starry_ros.errors import ContractError, InputError
-from starry_ros.paths import robot_file
+from starry_ros.paths import robot_file, share_dir
 from starry_ros.robot_spec import NO_KINEMATICS, load_robot_spec
 
 FILE = robot_file("bimanual_sim")
@@ -260,3 +260,15 @@ def test_a_joint_state_that_does_not_fit_is_refused_with_the_names(name: str) ->
     with pytest.raises(InputError) as caught:
         load_robot_spec(FILE).order_joints(names, values)
     assert message in str(caught.value)
+
+
+def test_the_controllers_to_copy_take_the_joints_and_topics_of_the_contract():
+    spec = load_robot_spec(robot_file("bimanual_sim"))
+    given = yaml.safe_load((share_dir() / "config" / "controllers.yaml").read_text())
+    for arm in spec.arms:
+        name = arm.command_topic.removesuffix("/joint_trajectory")
+        assert given["controller_manager"]["ros__parameters"][name]["type"].endswith("JointTrajectoryController")
+        settings = given[name]["ros__parameters"]
+        assert settings["joints"] == [joint.name for joint in arm.joints]
+        assert settings["interpolate_from_desired_state"]
+        assert not settings["allow_nonzero_velocity_at_trajectory_end"]

@@ -75,7 +75,7 @@ def test_the_judge_goes_by_what_the_arms_did(watched: Watched, outcome: str, wor
     ("left_gripper", 7.9, 0.0, ""),
     ("left_gripper", 8.1, 0.0, "left_gripper moves at"),
     ("left_gripper", 0.0, 0.007, ""),
-    ("left_gripper", 0.0, 0.009, "left_gripper stands off"),
+    ("left_gripper", 0.0, 0.013, "left_gripper stands off"),
     ("left_waist", 2.9, 0.01, ""),
     ("left_waist", 3.1, 0.0, "left_waist moves at"),
     ("left_waist", 0.0, 0.03, "left_waist stands off"),

@@ -15,14 +15,21 @@ from wam_kit import CONFIG, LAYOUT, SPEC, make_checkpoint
 
 from starry_ros.canvas.depth import NEAR_M, depth_as_grey, depth_cells, pack_depth, rgbd_layout
 from starry_ros.canvas.paths import COLOURS_RGB, draw_paths
-from starry_ros.errors import ConfigError, DataError
+from starry_ros.errors import CheckpointError, ConfigError, DataError
 from starry_ros.training import probe_states, pseudo, train
 from starry_ros.training.arguments import add_part_arguments
 from starry_ros.training.budgets import TrainConfig
 from starry_ros.training.forward import TextTable
 from starry_ros.training.scenes import PLAIN, load_scenes, view_of
 from starry_ros.training.train import Trainer
-from starry_ros.training.train_options import chosen_config, chosen_data, chosen_video, freeze, start_parts
+from starry_ros.training.train_options import (
+    chosen_config,
+    chosen_data,
+    chosen_video,
+    freeze,
+    run_or_model,
+    start_parts,
+)
 from starry_ros.types import CameraModel
 from starry_ros.wam import config as wam_config
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
@@ -74,7 +81,7 @@ def _narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 def arguments(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_part_arguments(parser)
-    parser.set_defaults(preset="narrow", tint=0.0, reworded=0.0)
+    parser.set_defaults(preset="narrow", tint=0.0, reworded=0.0, out=Path("nowhere"), init=None)
     return parser.parse_args(words)
 
 
@@ -210,6 +217,22 @@ def test_the_expert_alone_learns_beside_a_finished_model_and_its_weights_serve_i
     args.init = None
     with pytest.raises(ConfigError, match="nothing to keep"):
         freeze(args, trainer.model)
+
+
+def test_what_goes_on_from_weights_keeps_the_prefix_that_they_know(tmp_path: Path) -> None:
+    args = arguments()
+    assert chosen_config(args, SPEC).prefix_steps == 0
+    args.init = run_or_model(Path("tiny"))
+    shipped = load_checkpoint(args.init).config.prefix_steps
+    assert chosen_config(args, SPEC).prefix_steps == shipped > 0
+    args.out = tmp_path / "run"
+    plain = make_checkpoint()
+    save_checkpoint(args.out / "checkpoint", plain)
+    assert chosen_config(args, SPEC).prefix_steps == plain.config.prefix_steps != shipped, "a begun run comes first"
+    args.prefix = 3
+    assert chosen_config(args, SPEC).prefix_steps == 3
+    with pytest.raises(CheckpointError, match="is unknown"):
+        run_or_model(tmp_path / "nothing")
 
 
 def test_parts_that_do_not_fit_are_refused_with_a_way_out(folder: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_folder_without_meta_json_trains_and_plays_nothing(model: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("began", "again", "got", "expected"), [
-    (("--prefix", "8"), (), "--prefix 0", "--prefix 8"),
+    (("--prefix", "8"), ("--prefix", "0"), "--prefix 0", "--prefix 8"),
     ((), ("--prefix", "3"), "--prefix 3", "--prefix 0"),
     ((), ("--preset", "narrower"), "--preset narrower", "--preset narrow"),
     ((), ("--action-steps", "5", "--intent", "video"), "--action-steps 5, --intent video",

@@ -64,8 +64,8 @@ def carried_out(ahead: LookAhead, now_ns: int) -> F64:
     return np.array([np.interp(at_s, ahead.time_s_N, position_N) for position_N in ahead.position_NJ.T])
 
 
-def strayed(ahead: LookAhead, command: JointCommand, after_s: float, jerk_J: F64) -> float:
-    """How far a command lies from a look-ahead, in shares of what the jerk limits [J] explain: 1 is all of it.
+def strayed(ahead: LookAhead, command: JointCommand, after_s: float, jerk_J: F64) -> F64:
+    """How far a command lies from a look-ahead, in shares [J] of what the jerk limits [J] explain: 1 is all of it.
 
     Both leave one motion `after_s` before the command, each within the limits, which takes them jerk T^3 / 3 apart at
     most; a point of the look-ahead is carried d on to the command's time by its own acceleration: jerk d^3 / 6.
@@ -75,7 +75,8 @@ def strayed(ahead: LookAhead, command: JointCommand, after_s: float, jerk_J: F64
     d = at_s - float(ahead.time_s_N[i])
     there_J = ahead.position_NJ[i] + d * ahead.velocity_NJ[i] + d * d / 2 * ahead.acceleration_NJ[i]
     explained_J = jerk_J * (after_s**3 / 3 + (abs(d) ** 3 / 6 if i + 1 < len(ahead.time_s_N) else 0.0))
-    return float((np.abs(command.position_J - there_J) / explained_J).max())
+    share_J: F64 = np.abs(command.position_J - there_J) / explained_J
+    return share_J
 
 
 class ChunkMaker:
@@ -205,7 +206,8 @@ class ExecutorFuzzer:
         self._streams = spec.command_interface == "joint_trajectory"
         self._last: JointCommand | None = None
         self._recalls = self._refused_ticks = 0
-        self._refused: LookAhead | None = None
+        self._refused: list[tuple[slice, LookAhead]] = []
+        self._arms = [spec.arm_slice(arm.name) for arm in spec.arms]
         self._aheads: deque[LookAhead] = deque(maxlen=REMEMBERED)
         self._executor, self._maker = Executor(spec), ChunkMaker(spec, self._rng)
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
@@ -242,7 +244,7 @@ class ExecutorFuzzer:
             self.report.commands += 1
             if self._streams and self.report.commands % LOOK_EVERY == 0:
                 self._look_ahead()
-            self._target_J = command.position_J
+            self._target_J = command.position_J.copy()
             self._refuse()
             self._continue(command)
             self._run_NJ.append(command.position_J)
@@ -257,30 +259,31 @@ class ExecutorFuzzer:
         return ahead
 
     def _refuse(self) -> None:
-        """A driver that refuses goes on with the look-ahead that it took last, and so to rest."""
+        """A driver that refuses goes on with the look-ahead that it took last, and so to rest: one arm, or both."""
         if self._streams and self._refused_ticks == 0 and self._aheads and self._rng.random() < REFUSALS:
-            self._refused_ticks, self._refused = int(self._rng.integers(*REFUSED_TICKS)), self._aheads[-1]
+            self._refused_ticks = int(self._rng.integers(*REFUSED_TICKS))
+            chosen = (self._arms, self._arms, self._arms[:1], self._arms[1:])[int(self._rng.integers(4))]
+            self._refused = [(joints, self._aheads[-1]) for joints in chosen]
             self.report.events += 1
-        if self._refused_ticks > 0 and self._refused is not None:
-            self._refused_ticks -= 1
-            self._target_J = carried_out(self._refused, self._now_ns)
+        for joints, ahead in self._refused if self._refused_ticks > 0 else ():
+            self._target_J[joints] = carried_out(ahead, self._now_ns)[joints]
+        self._refused_ticks = max(0, self._refused_ticks - 1)
 
     def _continue(self, command: JointCommand) -> None:
         """Where there is no uniform sequence across this command, it goes on from the last one or a look-ahead."""
         last, self._last = self._last, command
         recalls, self._recalls = self._recalls, self._executor.recalls
-        if last is None or not self._streams:
-            return
-        passed_ns = command.time_ns - last.time_ns
-        if passed_ns == self._period_ns and recalls == self._recalls:
+        passed_ns = 0 if last is None else command.time_ns - last.time_ns
+        if last is None or not self._streams or (passed_ns == self._period_ns and recalls == self._recalls):
             return
         self._close_run()
-        passed_s = seconds(passed_ns)
+        passed_s, jerk_J = seconds(passed_ns), self._spec.limit("jerk")
         reach_J = self._spec.limit("velocity") * passed_s * (1 + TOLERANCE)
-        near = recalls == self._recalls and bool((np.abs(command.position_J - last.position_J) <= reach_J).all())
-        jerk_J = self._spec.limit("jerk")
-        if not near and not any(strayed(ahead, command, passed_s, jerk_J) <= 1 + TOLERANCE for ahead in self._aheads):
-            self.report.problems.append(f"command at {self._now_ns}: goes on from nowhere")
+        near_J = np.abs(command.position_J - last.position_J) <= reach_J
+        carried = [strayed(ahead, command, passed_s, jerk_J) <= 1 + TOLERANCE for ahead in self._aheads]
+        for joints in self._arms:
+            if not near_J[joints].all() and not any(on_J[joints].all() for on_J in carried):
+                self.report.problems.append(f"command at {self._now_ns}: goes on from nowhere")
 
     def _offer(self) -> None:
         chunk = self._maker.make(self._target_J, self._now_ns, self.report.chunks)
@@ -379,8 +382,8 @@ def fuzz_command(args: argparse.Namespace) -> int:
         counted = {"chunks": report.chunks, "events": report.events, "commands": report.commands}
         total.update(counted, accepted=report.accepted, **report.refused)
         worst, problems = max(worst, *report.worst_use.values()), problems + len(report.problems)
-        counts = ", ".join(f"{count} {name}" for name, count in counted.items())
-        print(f"seed {seed}: {counts}, {len(report.problems)} problems", flush=True)
+        counted["problems"] = len(report.problems)
+        print(f"seed {seed}: {', '.join(f'{count} {name}' for name, count in counted.items())}", flush=True)
         for problem in report.problems[:5]:
             print(f"  {problem}; replay: starry fuzz executor --seed {seed} --chunks {report.chunks}")
     refused = {name: count for name, count in sorted(total.items()) if name in set(Refusal)}

@@ -14,29 +14,27 @@ velocity, acceleration).
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 
 from starry_ros.control.course import course_of
 from starry_ros.control.figures import RunFigures
+from starry_ros.control.following import Sent
 from starry_ros.control.limits import Gate, Limits
-from starry_ros.control.outlook import Outlook, Sent
-from starry_ros.control.safety import BLOCKING, SERVICES, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
+from starry_ros.control.outlook import Outlook
+from starry_ros.control.report import Totals, status_of
+from starry_ros.control.safety import CONDITIONS, SERVICES, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
 from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
 from starry_ros.control.space import Space
 from starry_ros.control.splice import Splice, Splicer
 from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
 from starry_ros.control.stop import StopPlanner
-from starry_ros.control.trajectory import Curve
+from starry_ros.control.track import Track
 from starry_ros.control.watch import StateWatch
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import F64, ActionChunk, JointCommand, RobotState
-
-CONDITIONS = (BLOCKING | SLOWING) - {Event.NOT_FOLLOWING}
-"""Events that last and may be reported from outside with `set_condition`."""
 
 
 class Executor:
@@ -62,41 +60,30 @@ class Executor:
         self._last_call_ns: int | None = None
         self._heartbeat_ns: int | None = None
         self._gate_until_ns: int | None = None
-        self._ticks = self._missed_ticks = self._gate_interventions = 0
+        self._totals = Totals()
+        self._track = Track(self._period_s, np.zeros(self._joints))
         self._begin_run(np.zeros(self._joints), 0)
 
     def _begin_run(self, start_J: F64 | None, now_ns: int) -> None:
         """Start anew; given a position, forget all motion: the arms stand there and nothing was commanded yet."""
-        self._stopping, self._silent, self._slower = False, False, 1.0
+        self._stopping, self._silent, self._let_go, self._slower = False, False, False, 1.0
         self._run = RunFigures(self._joints)
         if start_J is None:
             return
         self._command_ns: int | None = None
         self._outlook.forget()
         self._watch.start(start_J, now_ns)
-        self._motion_3J = np.stack([start_J, np.zeros_like(start_J), np.zeros_like(start_J)])
-        self._set_curve(Curve.hold(start_J))
-
-    def _set_curve(self, curve: Curve) -> None:
-        self._curve, self._curve_ticks, self._turned = curve, 0, True
-
-    @property
-    def _curve_s(self) -> float:
-        """Where on the active curve the last command was."""
-        return self._curve_ticks * self._period_s
-
-    @property
-    def _at_rest(self) -> bool:
-        return self._curve_s >= self._curve.duration_s
+        self._track.stand(start_J)
 
     def step(self, now_ns: int, state: RobotState | None) -> JointCommand | None:
         """One control period. `state` is the newest measured state or None.
 
-        Returns the set-point to send, or None while disarmed, after the stop of a tracking error, or when called before
-        the next period is due. The first set-point after `arm` is the measured position.
+        Returns the set-point to send, or None while disarmed, once let go, after the stop of a tracking error, or when
+        called before the next period is due. The first set-point after `arm` is the measured position.
         """
+        self._catch_up(now_ns)
         self._observe(now_ns, state)
-        if self._safety.mode is Mode.DISARMED or (self._silent and self._stopping and self._at_rest):
+        if self._safety.mode is Mode.DISARMED or (self._silent and self._stopping and self._track.at_rest):
             return None
         self._apply_mode(now_ns)
         if self._command_ns is None:
@@ -104,55 +91,73 @@ class Executor:
         elif not self._next_period(self._command_ns, now_ns):
             return None
         self._count()
-        self._outlook.commanded(self._command_ns, self._motion_3J)
-        position_J = np.clip(self._motion_3J[0], self._lower_J, self._upper_J)
-        self._watch.commanded(self._command_ns, position_J)
-        return JointCommand(self._command_ns, position_J, self._motion_3J[1], self._motion_3J[2])
+        position_J = self._commanded(self._command_ns)
+        if self._let_go:
+            return None
+        return JointCommand(self._command_ns, position_J, *self._track.motion_3J[1:])
+
+    def _commanded(self, command_ns: int) -> F64:
+        """Remember what is commanded for a time; the set-point."""
+        self._outlook.commanded(command_ns, self._track.motion_3J)
+        position_J: F64 = np.clip(self._track.motion_3J[0], self._lower_J, self._upper_J)
+        self._watch.commanded(command_ns, position_J)
+        return position_J
+
+    def _catch_up(self, now_ns: int) -> None:
+        """What came between the last call and this one happens to arms that went on meanwhile, all but one period."""
+        if not self._streams or self._command_ns is None or self._safety.mode is Mode.DISARMED:
+            return
+        behind_ns = now_ns + self._lead_ns - self._command_ns
+        if 2 * self._period_ns < behind_ns <= nanoseconds(self._config.clock_jump_s):
+            self._next_period(self._command_ns, now_ns - self._period_ns)
+            self._totals.missed_ticks += 1
+            self._commanded(self._command_ns)
 
     def _next_period(self, last_ns: int, now_ns: int) -> bool:
         """Advance to the command that is due, if one is. Periods that passed without a call are counted."""
         periods = (now_ns + self._lead_ns - last_ns + self._period_ns // 2) // self._period_ns
         if periods < 1:
             return False
-        self._missed_ticks += periods - 1
+        self._totals.missed_ticks += periods - 1
         self._command_ns = last_ns + periods * self._period_ns
         if not self._streams:
             self._advance(now_ns)
             return True
-        if periods > 1 and self._outlook.in_its_stop(now_ns):
-            self._adopt_sent(self._command_ns)
-            self._rejoin(now_ns)
+        if periods > 1 and (sent := self._outlook.begun_stop(now_ns)) is not None:
+            self._adopt(sent, self._command_ns)
             return True
         for left in range(periods - 1, -1, -1):
             self._advance(now_ns)
             if left:
-                self._outlook.commanded(self._command_ns - left * self._period_ns, self._motion_3J)
+                self._commanded(self._command_ns - left * self._period_ns)
         return True
 
-    def _adopt_sent(self, at_ns: int) -> None:
-        """Arms that began the stop of the last look-ahead are where it took them, not where the plan would have."""
-        if (sent := self._outlook.taken()) is not None:
-            self._adopt(sent, at_ns)
-            self._outlook.forget()
-
     def _adopt(self, sent: Sent, at_ns: int) -> None:
-        """Go on from where a look-ahead is at a moment."""
-        self._set_curve(sent.ahead.cut(seconds(at_ns - sent.command_ns)))
-        self._motion_3J = self._curve.at(0.0)
+        """Arms that began the stop of the last look-ahead are where it took them, not where the plan would have."""
+        self._track.take_over(sent.after(at_ns))
+        self._outlook.adopted()
+        self._go_on(at_ns - self._lead_ns)
+
+    def _go_on(self, now_ns: int) -> None:
+        """Once the commands are where the arms are: follow the plan again, or stop from there."""
+        if self._safety.moving_allowed:
+            self._rejoin(now_ns)
+        else:
+            self._begin_stop()
 
     def _advance(self, now_ns: int) -> None:
         """One period along the active curve; a step that breaks a limit is replaced by the beginning of a stop."""
-        motion_3J = self._curve.at(self._curve_s + self._period_s)
-        if self._gate.violations(self._motion_3J, motion_3J) is not None:
-            self._gate_interventions += 1
+        motion_3J = self._track.next()
+        if self._gate.violations(self._track.motion_3J, motion_3J) is not None:
+            self._totals.gate_interventions += 1
             self._gate_until_ns = now_ns + nanoseconds(self._config.gate_slow_s)
             self._begin_stop()
-            motion_3J = self._curve.at(self._period_s)
-        self._motion_3J = motion_3J
-        self._curve_ticks += 1
+            motion_3J = self._track.next()
+        self._track.advance(motion_3J)
 
     def _count(self) -> None:
-        self._ticks, waiting = self._ticks + 1, self._at_rest
+        self._totals.ticks += 1
+        waiting = self._track.at_rest
         if not self._safety.moving_allowed:
             return
         if waiting is not self._run.waiting:
@@ -181,12 +186,11 @@ class Executor:
     def _watch_arms(self, now_ns: int) -> None:
         """Commands go on from where arms are that did not take them; where that is much or lasts, it is a fault."""
         armed, state, at_ns = self._safety.mode is not Mode.DISARMED, self._watch.state, self._splice_time(now_ns)
-        follows = self._streams and self._safety.moving_allowed and at_ns == self._command_ns
-        sent = self._outlook.still_on(state) if follows and state is not None else None
-        if sent is not None:
-            self._outlook.recall(sent, at_ns)
-            self._adopt(sent, at_ns)
-            self._rejoin(now_ns)
+        told = armed and self._streams and not self._silent and not self._let_go and at_ns == self._command_ns
+        moving = self._safety.moving_allowed or not self._track.at_rest
+        if told and moving and state is not None and (old := self._outlook.still_on(state)):
+            self._outlook.recall(old, self._track, at_ns)
+            self._go_on(now_ns)
         self._safety.set_condition(Event.NOT_FOLLOWING, armed and self._outlook.refusing)
         if armed and (self._watch.off_track(now_ns) or self._outlook.refused_s >= self._config.stuck_time_s):
             self._safety.handle(Event.TRACKING_ERROR)
@@ -198,8 +202,8 @@ class Executor:
         if last_ns is None or 0 <= now_ns - last_ns <= nanoseconds(self._config.clock_jump_s):
             return
         self._safety.handle(Event.CLOCK_JUMP)
-        if now_ns > last_ns:
-            self._adopt_sent(now_ns)
+        if now_ns > last_ns and (sent := self._outlook.last) is not None:
+            self._track.take_over(sent.after(now_ns))
         self._watch.forget()
         self._gate_until_ns = None
         self._heartbeat_ns = now_ns if self._heartbeat_ns is not None else None
@@ -209,6 +213,7 @@ class Executor:
 
     def _apply_mode(self, now_ns: int) -> None:
         """Bring the motion in line with the mode."""
+        self._catch_up(now_ns)
         if not self._safety.moving_allowed:
             if not self._stopping:
                 self._schedule.reset(self._schedule.epoch)
@@ -218,7 +223,7 @@ class Executor:
         slower = self._config.slow_factor if self._safety.mode is Mode.SLOW else 1.0
         if slower != self._slower:
             self._slower = slower
-            if not self._rejoin(now_ns) and slower > 1 and not self._at_rest:
+            if not self._rejoin(now_ns) and slower > 1 and not self._track.at_rest:
                 self._begin_stop()  # limits have delayed the plan beyond its end: nothing is left to follow slowly
 
     def _rejoin(self, now_ns: int) -> bool:
@@ -233,7 +238,7 @@ class Executor:
         return False
 
     def _begin_stop(self) -> None:
-        self._set_curve(self._stopper.stop(self._curve, self._curve_s))
+        self._track.follow(self._stopper.stop(self._track.curve, self._track.s))
         self._stopping = not self._safety.moving_allowed
 
     # ---- plans ---------------------------------------------------------------------------------------------------
@@ -242,13 +247,12 @@ class Executor:
         """Offer a chunk. An accepted one is in force with the next step; a refused one changes nothing but a count."""
         if not self._safety.moving_allowed:
             return self._schedule.refuse(Refusal.NOT_RUNNING)
-        if self._streams and self._command_ns not in (None, self._splice_time(now_ns)):
-            self._next_period(self._command_ns or 0, now_ns)  # the controller went on meanwhile
+        self._catch_up(now_ns)
         at_ns = self._splice_time(now_ns)
         if (reason := self._schedule.judge(chunk, at_ns)) is not None:
             return self._schedule.refuse(reason)
         self._run.offered(chunk.end_ns)
-        knots = self._schedule.merged(chunk, at_ns, standing=not self._motion_3J[1:].any())
+        knots = self._schedule.merged(chunk, at_ns, standing=self._track.stands)
         splice = self._reachable(knots, at_ns)
         if isinstance(splice, Refusal):
             return self._schedule.refuse(splice)
@@ -256,7 +260,7 @@ class Executor:
         return self._schedule.commit(chunk, knots, at_ns, splice.border)
 
     def _reachable(self, knots: Knots, at_ns: int) -> Splice | Refusal:
-        splice = self._splicer.splice(self._motion_3J, knots.relative_s(at_ns), knots.position_KJ, self._slower)
+        splice = self._splicer.splice(self._track.motion_3J, knots.relative_s(at_ns), knots.position_KJ, self._slower)
         if splice is None:
             return Refusal.UNREACHABLE
         if splice.delay_s > self._config.max_delay_s * self._slower:
@@ -276,7 +280,7 @@ class Executor:
 
     def _follow(self, splice: Splice) -> None:
         """Make a splice the active curve."""
-        self._set_curve(splice.curve)
+        self._track.follow(splice.curve)
         self._run.followed(splice)
 
     def set_epoch(self, epoch: int) -> None:
@@ -292,10 +296,10 @@ class Executor:
     def arm(self, now_ns: int) -> Reply:
         """Start to follow plans, from where the arms stand. Plans observed before this moment are refused."""
         mode = self._safety.mode
-        start_J = self._watch.start_of(self._motion_3J[0], anew=mode is Mode.DISARMED)
+        start_J = self._watch.start_of(self._track.motion_3J[0], anew=mode is Mode.DISARMED)
         if TABLE[mode, Event.ARM] is not None:
             obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at(start_J)
-            if obstacle is None and mode is not Mode.DISARMED and not self._at_rest:
+            if obstacle is None and mode is not Mode.DISARMED and not self._track.at_rest:
                 obstacle = "the arms are still stopping"
             if obstacle is not None:
                 return Reply(False, f"arm refused: {obstacle}")
@@ -320,7 +324,7 @@ class Executor:
 
     def reset_fault(self, now_ns: int) -> Reply:
         """Leave FAULT for DISARMED once its cause is gone and the arms have stopped."""
-        if self._safety.mode is Mode.FAULT and not (self._stopping and self._at_rest):
+        if self._safety.mode is Mode.FAULT and not (self._stopping and self._track.at_rest):
             return Reply(False, "reset_fault refused: the arms are still stopping")
         if self._safety.reason != Event.ESTOP_PRESSED or self._silent:
             self._watch.left_J = None  # the drives may not have done what they were told
@@ -350,6 +354,13 @@ class Executor:
         self._safety.handle(event)
         self._apply_mode(now_ns)
 
+    def let_go(self) -> None:
+        """Somebody else commands the arms: what they took last ends at rest, and nothing is sent any more until `arm`.
+
+        Call it in a mode that does not move, such as with the emergency stop pressed.
+        """
+        self._let_go = True
+
     def heartbeat(self, now_ns: int) -> None:
         """Whoever must be alive for the arms to move is alive."""
         self._heartbeat_ns = now_ns
@@ -362,17 +373,21 @@ class Executor:
         Sent as one message an arm, it makes a robot whose executor died decelerate and hold by itself. After a tracking
         error there is none either: what the arms took last ends at rest, and nothing sets them off again.
         """
-        if self._safety.mode is Mode.DISARMED or self._silent:
+        if self._safety.mode is Mode.DISARMED or self._silent or self._let_go:
             return None
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
-        return self._outlook.make(self._curve, self._curve_s, command_ns, moving=self._safety.moving_allowed)
+        return self._outlook.make(self._track, command_ns, moving=self._safety.moving_allowed)
+
+    def take_back(self) -> None:
+        """The last look-ahead was not sent after all."""
+        self._outlook.take_back()
 
     def new_course(self) -> ActionChunk | None:
         """What will be commanded if nothing new comes, with the ids of its plan, or 0; None while nothing changed."""
-        if self._command_ns is None or not self._turned:
+        if self._command_ns is None or not self._track.turned:
             return None
-        self._turned = False
-        return course_of(self._spec, self._schedule.chunk, self._command_ns, self._curve.cut(self._curve_s))
+        self._track.turned = False
+        return course_of(self._spec, self._schedule.chunk, self._command_ns, self._track.ahead())
 
     @property
     def recalls(self) -> int:
@@ -381,18 +396,4 @@ class Executor:
 
     def status(self, now_ns: int) -> ExecutorStatus:
         """Everything worth publishing about this moment."""
-        safety, schedule, run, chunk = self._safety, self._schedule, self._run, self._schedule.chunk
-        waiting = safety.moving_allowed and run.waiting
-        return ExecutorStatus(
-            mode=safety.mode,
-            reason=Event.NO_CHUNK.value if waiting else safety.reason,
-            conditions=tuple(sorted(safety.conditions)),
-            epoch=schedule.epoch, chunk_id=chunk.chunk_id if chunk is not None else None,
-            instruction_id=chunk.instruction_id if chunk is not None else None,
-            chunk_age_s=seconds(now_ns - chunk.observation_ns) if chunk is not None else None,
-            slack_s=schedule.slack_s(now_ns), delay_s=run.delay_s, stall_share=run.stall_share,
-            splices=MappingProxyType(dict(run.splices)), borders=MappingProxyType(dict(run.borders)),
-            splice_jump=run.jump, splice_jump_worst=run.jump_worst, refused=schedule.refused,
-            limit_activity_J=run.limit_activity(), tracking_error_J=self._watch.error_J.copy(),
-            gate_interventions=self._gate_interventions, ticks=self._ticks, missed_ticks=self._missed_ticks,
-        )
+        return status_of(now_ns, self._safety, self._schedule, self._run, self._watch, self._totals)

@@ -67,6 +67,9 @@ SLOWING = frozenset({Event.NOT_FOLLOWING, Event.LIMIT_ACTIVE, Event.MODEL_SURPRI
 BLOCKING = frozenset({Event.ESTOP_PRESSED, Event.HEARTBEAT_LOST, Event.STATE_STALE, Event.STATE_INVALID})
 """Conditions during which `arm` and `reset_fault` are refused."""
 
+CONDITIONS = (BLOCKING | SLOWING) - {Event.NOT_FOLLOWING}
+"""Conditions that may be reported from outside; the executor sees the other one itself."""
+
 _D, _H, _R, _L, _T, _F = Mode.DISARMED, Mode.HOLD, Mode.RUN, Mode.SLOW, Mode.STOP, Mode.FAULT
 
 _MATRIX: Mapping[Event, tuple[Mode | None, ...]] = {

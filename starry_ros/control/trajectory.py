@@ -116,6 +116,13 @@ class Curve:
         scale_41 = factor ** -np.arange(4.0)[:, None]
         return Curve(self.time_s_B * factor, self.pieces_B4J * scale_41)
 
+    def with_joints(self, joints: slice, other: Curve) -> Curve:
+        """This curve, but for some joints that move as in the other one."""
+        times = merge_times((self.time_s_B, other.time_s_B))
+        pieces = self.resampled(times)
+        pieces[:, :, joints] = other.resampled(times)[:, :, joints]
+        return Curve(times, pieces)
+
     def starting_from(self, motion_3J: F64) -> Curve:
         """The same curve with its first motion replaced by an equal one, so that rounding leaves no seam."""
         pieces = self.pieces_B4J.copy()

@@ -57,12 +57,16 @@ PARAMETERS = (
     Parameter("state_timeout_s", 0.25, "Joint states older than this stop the arms, in seconds.", 0.02, 2.0),
     Parameter("patience_s", 2.0, "Arms that stood so long without a further plan wait for arm, in s; 0 never.",
               0.0, 3600.0),
-    Parameter("heartbeat_timeout_s", 0.0, "A heartbeat silent for so long stops the arms, in s; 0 never.", 0.0, 10.0),
-    Parameter("estop_timeout_s", 0.0, "An estop silent for so long counts as pressed, in s; 0 never.", 0.0, 10.0),
+    Parameter("require_heartbeat", False, "Whether a heartbeat that is silent stops the arms."),
+    Parameter("heartbeat_timeout_s", 1.0, "A required heartbeat is silent after so long, in seconds.", 0.05, 10.0),
+    Parameter("require_estop", False, "Whether an estop that is silent counts as pressed."),
+    Parameter("estop_timeout_s", 0.5, "A required estop is silent after so long, in seconds.", 0.05, 10.0),
     Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms at start, in seconds.", 0.0, 30.0),
 )
 SECOND_OWNER, TWO_PLANNERS = "second_owner", "two_planners"
 MALFORMED = "malformed"
+LATE_S = 0.03
+"""A trajectory that is so late would begin in the past, and controllers step onto such a one."""
 LEVELS = {Mode.FAULT: ERROR, Mode.STOP: WARN, Mode.SLOW: WARN}
 
 
@@ -75,7 +79,7 @@ class ActionExecutorNode(StarryNode):
         self._spec = load_robot_spec(robot_file(self._values["robot"]))
         self._edge = EdgeClock(self.get_clock())
         config = ExecutorConfig(
-            heartbeat_timeout_s=self._values["heartbeat_timeout_s"] or None,
+            heartbeat_timeout_s=self._values["heartbeat_timeout_s"] if self._values["require_heartbeat"] else None,
             state_timeout_s=self._values["state_timeout_s"], drive_lag_s=self._values["drive_lag_s"],
             patience_s=self._values["patience_s"] or None,
         )
@@ -168,7 +172,8 @@ class ActionExecutorNode(StarryNode):
     def _apply_estop(self) -> None:
         """Pressed, silent for too long, or another node commands the same arms: each means stop."""
         now_ns, limit_s = self._edge.now_ns(), self._values["estop_timeout_s"]
-        silent = limit_s > 0 and (self._estop_ns is None or seconds(now_ns - self._estop_ns) > limit_s)
+        heard = self._estop_ns is not None and seconds(now_ns - self._estop_ns) <= limit_s
+        silent = self._values["require_estop"] and not heard
         self._control.set_estop(self._estop_pressed or silent or self._second_owner or self._planners.two, now_ns)
 
     def _silence(self) -> str:
@@ -212,6 +217,8 @@ class ActionExecutorNode(StarryNode):
         self._second_owner = bool(taken)
         self._planners.look(self._edge.now_ns())
         self._apply_estop()
+        if self._second_owner:
+            self._control.let_go()
 
     # Outputs
 
@@ -232,17 +239,23 @@ class ActionExecutorNode(StarryNode):
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
 
-    def _publish_commands(self, now_ns: int) -> None:
+    def _publish_commands(self, tick_ns: int) -> None:
         """A trajectory an arm. One that only holds a place is sent once: the controller holds by itself."""
+        now_ns = self._edge.now_ns()
+        if seconds(now_ns - tick_ns) > LATE_S:
+            self._control.step(now_ns, self._newest)
         ahead = self._control.look_ahead(now_ns)
         rest_J = ahead.position_NJ[-1] if ahead is not None and not ahead.velocity_NJ.any() else None
         if ahead is not None and (rest_J is None or not np.array_equal(rest_J, self._rest_J)):
             points_N3J = np.stack([ahead.position_NJ, ahead.velocity_NJ, ahead.acceleration_NJ], axis=1)
             start_ns = ahead.start_ns if self._values["stamp_commands"] else None
-            for arm in self._spec.arms:
-                self._commands[arm.name].publish(
-                    trajectory_message(self._spec, arm, self._edge, start_ns, ahead.time_s_N, points_N3J)
-                )
+            messages = {arm.name: trajectory_message(self._spec, arm, self._edge, start_ns, ahead.time_s_N, points_N3J)
+                        for arm in self._spec.arms}
+            if seconds(self._edge.now_ns() - now_ns) > LATE_S:
+                self._control.take_back()
+                return
+            for name, message in messages.items():
+                self._commands[name].publish(message)
         self._rest_J = rest_J
 
     def _publish_status(self, now_ns: int) -> None:

@@ -25,8 +25,6 @@ EXIT_USER_ERROR = 2
 LOG_LEVELS = ("debug", "info", "warn", "error")
 BOOLEANS = ("true", "false")
 NEEDS = ("auto", "required", "off")
-ESTOP_TIMEOUT_S, HEARTBEAT_TIMEOUT_S = 0.5, 1.0
-"""How long the two may be silent, in seconds, where they are required."""
 _NAMESPACE = re.compile(r"^$|^/?[A-Za-z]\w*(/[A-Za-z]\w*)*$")
 
 
@@ -128,12 +126,11 @@ def build_graph(values: Mapping[str, str] | None = None) -> Graph:
     return Graph(tuple(nodes), chosen["namespace"].strip("/"), chosen["log_level"], _environment())
 
 
-def _guards(chosen: Mapping[str, str]) -> dict[str, float]:
-    """Time-outs of the executor's inputs; a silent input that is required keeps the arms from moving."""
+def _guards(chosen: Mapping[str, str]) -> dict[str, bool]:
+    """Which of the executor's inputs are required: silent, they keep the arms from moving. Files say after how long."""
     real = chosen["sim"] == "false"
-    limits_s = {"estop": ESTOP_TIMEOUT_S, "heartbeat": HEARTBEAT_TIMEOUT_S}
-    asked = {name: limit_s for name, limit_s in limits_s.items() if chosen[name] != "auto" or real}
-    return {f"{name}_timeout_s": 0.0 if chosen[name] == "off" else limit_s for name, limit_s in asked.items()}
+    asked = [name for name in ("estop", "heartbeat") if chosen[name] != "auto" or real]
+    return {f"require_{name}": chosen[name] != "off" for name in asked}
 
 
 def _check(values: Mapping[str, str]) -> dict[str, str]:

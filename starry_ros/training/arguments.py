@@ -96,7 +96,7 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
                         help="steps between closed-loop evaluations, which choose best/; 0 for none")
     parser.add_argument("--eval-episodes", type=COUNT, default=20, help="episodes of each task in such an evaluation")
     parser.add_argument("--init", type=Path, default=None,
-                        help="run folder or model folder whose weights to start from")
+                        help="run folder, model folder or shipped model whose weights to start from")
     _add_tint(parser)
     parser.add_argument("--reworded", type=SHARE, default=0.0, metavar="SHARE",
                         help="share of the samples to ask for in other words (default: %(default)s)")
@@ -126,8 +126,9 @@ def add_part_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--video-steps", type=COUNT, help="denoising steps of the imagined frame")
     group.add_argument("--value-steps", type=COUNT, help="denoising steps of the value map")
     group.add_argument("--action-steps", type=COUNT, help="denoising steps of the chunk")
-    group.add_argument("--prefix", type=WHOLE, default=0, metavar="STEPS",
-                       help="also learn to go on from up to so many committed steps, for mode async_grounded (0: none)")
+    group.add_argument("--prefix", type=WHOLE, metavar="STEPS",
+                       help="also learn to go on from up to so many committed steps, for mode async_grounded; 0: none "
+                            "(default: as many as --init knows)")
     group.add_argument("--narrow-from-video", action="store_true",
                        help="start the value and action streams from the video stream's weights, interpolated")
     group.add_argument("--video", type=Path, metavar="DIR",

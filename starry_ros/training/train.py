@@ -39,6 +39,7 @@ from starry_ros.training.train_options import (
     chosen_data,
     chosen_video,
     freeze,
+    run_or_model,
     start_parts,
 )
 from starry_ros.types import Record
@@ -244,6 +245,7 @@ def train_command(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> Trainer:
     spec = load_robot_spec(robot_file(args.robot))
     check_contract(args.data, spec)
+    args.init, args.autoencoder = run_or_model(args.init), run_or_model(args.autoencoder)
     autoencoder = given_autoencoder(args.autoencoder)
     rank = dist.get_rank() if dist.is_initialized() else 0
     wam = chosen_config(args, spec)

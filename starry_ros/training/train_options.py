@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+from pathlib import Path
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
+from starry_ros.paths import model_dir
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.training.dataset import Demonstrations, in_other_words, load_demonstrations
 from starry_ros.training.pseudo import fit_labeller, load_video
@@ -14,6 +17,7 @@ from starry_ros.training.scenes import load_scenes, view_of
 from starry_ros.training.tint import tinted
 from starry_ros.training.train_data import encoder
 from starry_ros.wam.autoencoder import Autoencoder
+from starry_ros.wam.checkpoint import CONFIG
 from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.narrow import start_from_wide
@@ -29,8 +33,9 @@ def chosen_config(args: argparse.Namespace, spec: RobotSpec) -> WamConfig:
     for name, value in steps.items():
         if value < 1:
             raise ConfigError(f"--{name.replace('_', '-')}", "is not positive", got=value, expected=">= 1")
-    if not 0 <= args.prefix <= config.history_actions:
-        raise ConfigError("--prefix", "is out of range", got=args.prefix, expected=f"0 to {config.history_actions}")
+    prefix = _known_prefix(args.out, args.init) if args.prefix is None else args.prefix
+    if not 0 <= prefix <= config.history_actions:
+        raise ConfigError("--prefix", "is out of range", got=prefix, expected=f"0 to {config.history_actions}")
     if args.intent == "blind":
         steps.setdefault("value_steps", 1)
     geometry = None if args.geometry is None else GeometryConfig(mode=args.geometry, hands=len(spec.arms))
@@ -38,7 +43,21 @@ def chosen_config(args: argparse.Namespace, spec: RobotSpec) -> WamConfig:
     width_px = config.canvas_width_px * (2 if args.layout == "rgbd" else 1)
     return dataclasses.replace(
         config, coupling=args.coupling, intent=args.intent, value_start=args.value_start, layout=args.layout,
-        paths=args.paths, geometry=geometry, states=states, prefix_steps=args.prefix, canvas_width_px=width_px, **steps)
+        paths=args.paths, geometry=geometry, states=states, prefix_steps=prefix, canvas_width_px=width_px, **steps)
+
+
+def run_or_model(folder: Path | None) -> Path | None:
+    """A folder that is there, or that of a model which ships with the package. Raises CheckpointError."""
+    return folder if folder is None or folder.exists() else model_dir(str(folder))
+
+
+def _known_prefix(*folders: Path | None) -> int:
+    """Committed steps that the first of these runs or models knows of: what continues it must not forget them."""
+    for folder in filter(None, folders):
+        for path in (folder / CONFIG, folder / "checkpoint" / CONFIG):
+            if path.exists():
+                return int(json.loads(path.read_text(encoding="utf-8")).get("config", {}).get("prefix_steps", 0))
+    return 0
 
 
 def chosen_data(args: argparse.Namespace, spec: RobotSpec, config: WamConfig, autoencoder: Autoencoder

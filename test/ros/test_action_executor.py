@@ -285,7 +285,11 @@ def test_another_publisher_on_a_command_topic_is_a_fault(robot: Robot) -> None:
     assert {arm: len(heard) for arm, heard in robot.commands.items()} == before, "the arm is another's now"
     robot.world.node.destroy_publisher(intruder)
     robot.run(1.0)
+    assert {arm: len(heard) for arm, heard in robot.commands.items()} == before, "nobody has armed it"
     assert robot.trigger("reset_fault").success
+    assert robot.trigger("arm").success
+    robot.run(1.0)
+    assert all(len(heard) > before[arm] for arm, heard in robot.commands.items())
 
 
 def test_two_planners_that_take_turns_are_a_fault_and_one_of_another_robot_is_not_heard(robot: Robot) -> None:
@@ -305,7 +309,7 @@ def test_two_planners_that_take_turns_are_a_fault_and_one_of_another_robot_is_no
 
 
 def test_a_required_estop_counts_as_pressed_until_it_is_heard(world: Any, spec: Any) -> None:
-    robot = Robot(world, spec, estop_timeout_s=9.0)
+    robot = Robot(world, spec, require_estop=True, estop_timeout_s=9.0)
     robot.run(0.3)
     reply = robot.trigger("arm")
     assert not reply.success
