@@ -15,6 +15,7 @@ from control_kit import JOINTS, PERIOD_NS, SPEC, START_NS, make_chunk, smooth_pl
 from starry_ros.bench.fuzz import worst_use
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode, Reply
+from starry_ros.control.schedule import Refusal
 from starry_ros.control.status import LookAhead
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryController, TrajectoryPoint
 from starry_ros.timing import nanoseconds
@@ -360,5 +361,107 @@ def test_what_was_not_sent_is_not_taken_for_something_that_the_arms_know() -> No
     sent = rig.executor._outlook.last
     rig.executor.look_ahead(rig.now_ns)
     assert rig.executor._outlook.last is not sent
-    rig.executor.take_back()
+    rig.executor.take_back(BOTH)
     assert rig.executor._outlook.last is sent
+
+
+@pytest.mark.parametrize("late_periods", [5, 20, 50, 90])
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_plan_that_no_arm_was_told_of_is_not_run_to_meet_a_late_call(late_periods: int, stops: bool) -> None:
+    """The arms stand, a plan is taken, and the process is held up before its first trajectory."""
+    rig = Rig(plans=False)
+    rig.run(0.5)
+    ramp_KJ = np.tile(plan(0.0), (16, 1))
+    ramp_KJ[:, 0] += 0.1 * np.arange(1, 17)
+    assert rig.executor.submit(make_chunk(ramp_KJ, rig.now_ns, 1), rig.now_ns).accepted
+    rig.wait(late_periods)
+    if stops:
+        rig.executor.set_estop(True, rig.now_ns)
+    before = len(rig.asked)
+    rig.run(0.5)
+    assert max(rig.use(before)[name] for name in ("velocity", "acceleration")) < 1.05
+    assert (np.abs(rig.measured_J - plan(0.0)).max() < 1e-3) == stops
+
+
+def test_the_first_arm_leaves_jaws_where_they_are_also_where_the_estop_was_heard_before() -> None:
+    executor, open_J = Executor(SPEC), plan(0.0)
+    open_J[[LEFT_JAW, RIGHT_JAW]] = 0.03
+    state = RobotState(START_NS, open_J, np.zeros(JOINTS))
+    executor.step(START_NS, state)
+    executor.set_estop(False, START_NS)
+    assert executor.arm(START_NS).ok
+    command = executor.step(START_NS + PERIOD_NS, state)
+    assert command is not None
+    assert np.allclose(command.position_J, open_J)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_jaw_goes_on_holding_however_often_the_fault_is_reset_and_however_late_the_stop_was(calls: int) -> None:
+    """The hold-up is inside another callback, so that the emergency stop comes before the tick."""
+    def path(t_s: np.ndarray | float) -> np.ndarray:
+        position = plan(t_s)
+        position[..., ~ARM_JOINTS] = 0.03 - 0.02 * np.clip(np.asarray(t_s)[..., None] / 0.6, 0.0, 1.0)
+        return position
+
+    rig = Rig(path=path)
+    rig.jaw_stop_m = 0.019
+    rig.run(0.9)
+    rig.wait(20)
+    rig.executor.set_estop(True, rig.now_ns)
+    rig.plans = False
+    held_m = float(rig.executor._track.motion_3J[0, LEFT_JAW])
+    assert held_m < 0.018, "it presses"
+    rig.run(0.5)
+    assert rig.executor._schedule.chunk is None
+    pressed_m = float(rig.executor._track.motion_3J[0, LEFT_JAW])
+    rig.executor.set_estop(False, rig.now_ns)
+    for _ in range(calls):
+        rig.executor.reset_fault(rig.now_ns)
+    assert rig.executor.arm(rig.now_ns).ok
+    assert float(rig.executor._track.motion_3J[0, LEFT_JAW]) == pytest.approx(pressed_m)
+
+
+def test_refusals_of_long_ago_do_not_add_up() -> None:
+    rig = Rig()
+    rig.run(0.8)
+    rig.run(0.35, refuses=BOTH)
+    assert Event.NOT_FOLLOWING in rig.told
+    assert rig.executor.hold(rig.now_ns).ok
+    rig.plans = False
+    rig.run(2.0)
+    assert rig.executor.arm(rig.now_ns).ok
+    rig.told.clear()
+    rig.run(0.1)
+    assert rig.mode is Mode.RUN
+    assert Event.NOT_FOLLOWING not in rig.told
+    rig.plans = True
+    rig.run(0.8)
+    rig.run(0.3, refuses=BOTH)
+    assert rig.mode is not Mode.FAULT
+
+
+def test_after_a_tracking_error_nothing_is_counted_or_told_any_more() -> None:
+    rig = Rig()
+    rig.run(0.8)
+    rig.run(2.2, refuses=BOTH)
+    assert rig.mode is Mode.FAULT
+    rig.executor.new_course()
+    missed = rig.executor.status(rig.now_ns).missed_ticks
+    for _ in range(30):
+        rig.wait(2)
+        rig.run(0.01)
+        assert rig.executor.new_course() is None
+    assert rig.executor.status(rig.now_ns).missed_ticks == missed
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_where_the_way_on_is_closed_the_other_arm_stops_too(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    rig.executor.set_condition(Event.PLANNER_DEGRADED, True, rig.now_ns)
+    rig.run(0.9)
+    assert rig.mode is Mode.SLOW
+    monkeypatch.setattr(rig.executor, "_reachable", lambda knots, at_ns: Refusal.ARMS_TOO_CLOSE)
+    rig.run(0.5, refuses=(arm,))
+    rig.run(0.5)
+    assert Event.NOT_FOLLOWING in rig.told
+    assert np.abs(rig.velocity_J[ARM_JOINTS]).max() < 1e-3

@@ -47,10 +47,19 @@ def test_next_to_a_border_the_arms_stop_at_the_first_moment_that_fits(closed_s: 
 
 
 def test_where_no_stop_fits_the_curve_itself_is_the_stop() -> None:
+    curve, space = moving_curve(), Closed(0.0)
+    whole = curve.cut(0.0).duration_s
+    space.first_breach = lambda tried, from_s=0.0: None if tried.duration_s == whole else (0.0, Refusal.ARMS_TOO_CLOSE)
+    stopped, turn_s = StopPlanner(Limits.of(SPEC), space).follow_then_stop(curve, 0.0, 0.0, 0.1)
+    assert stopped.duration_s == whole
+    assert np.isinf(turn_s)
+
+
+def test_a_curve_that_leaves_the_space_itself_is_left_at_once() -> None:
     curve = moving_curve()
     stopped, turn_s = planner(np.inf).follow_then_stop(curve, 0.0, 0.0, 0.1)
-    assert stopped.duration_s == curve.duration_s
-    assert np.isinf(turn_s)
+    assert stopped.duration_s < curve.duration_s / 2
+    assert turn_s == 0.0
 
 
 def test_a_look_ahead_turns_sooner_before_it_turns_later() -> None:

@@ -205,11 +205,12 @@ class ExecutorFuzzer:
         self._spec, self._rng = spec, np.random.default_rng(seed)
         self._streams = spec.command_interface == "joint_trajectory"
         self._last: JointCommand | None = None
-        self._recalls = self._refused_ticks = 0
+        self._refused_ticks = 0
         self._refused: list[tuple[slice, LookAhead]] = []
         self._arms = [spec.arm_slice(arm.name) for arm in spec.arms]
         self._aheads: deque[LookAhead] = deque(maxlen=REMEMBERED)
         self._executor, self._maker = Executor(spec), ChunkMaker(spec, self._rng)
+        self._recalls = dict(self._executor.recalls)
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._now_ns = NS_PER_S
         self._measured_J = spec.limit("home")
@@ -227,7 +228,7 @@ class ExecutorFuzzer:
             self._disturb()
         self._close_run()
         self.report.gate_interventions = self._executor.status(self._now_ns).gate_interventions
-        self.report.recalls = self._executor.recalls
+        self.report.recalls = sum(self._executor.recalls.values())
         return self.report
 
     def _tick(self) -> None:
@@ -272,17 +273,17 @@ class ExecutorFuzzer:
     def _continue(self, command: JointCommand) -> None:
         """Where there is no uniform sequence across this command, it goes on from the last one or a look-ahead."""
         last, self._last = self._last, command
-        recalls, self._recalls = self._recalls, self._executor.recalls
+        recalls, self._recalls = self._recalls, dict(self._executor.recalls)
         passed_ns = 0 if last is None else command.time_ns - last.time_ns
         if last is None or not self._streams or (passed_ns == self._period_ns and recalls == self._recalls):
             return
         self._close_run()
-        passed_s, jerk_J = seconds(passed_ns), self._spec.limit("jerk")
-        reach_J = self._spec.limit("velocity") * passed_s * (1 + TOLERANCE)
-        near_J = np.abs(command.position_J - last.position_J) <= reach_J
+        passed_s, jerk_J, step_J = seconds(passed_ns), self._spec.limit("jerk"), command.position_J - last.position_J
+        near_J = np.abs(step_J) <= self._spec.limit("velocity") * passed_s * (1 + TOLERANCE)
         carried = [strayed(ahead, command, passed_s, jerk_J) <= 1 + TOLERANCE for ahead in self._aheads]
-        for joints in self._arms:
-            if not near_J[joints].all() and not any(on_J[joints].all() for on_J in carried):
+        for joints, (arm, count) in zip(self._arms, self._recalls.items(), strict=True):
+            near = count == recalls[arm] and near_J[joints].all()
+            if not near and not any(on_J[joints].all() for on_J in carried):
                 self.report.problems.append(f"command at {self._now_ns}: goes on from nowhere")
 
     def _offer(self) -> None:
@@ -376,8 +377,7 @@ def fuzz_command(args: argparse.Namespace) -> int:
     free = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, ""))
     specs = [replace(spec, command_interface=way) for spec in (robot, free) for way in COMMAND_INTERFACES]
     total, worst, problems = Counter[str](), 0.0, 0
-    for i in range(-(-args.chunks // CHUNKS_A_SEED)):
-        seed = args.seed + i
+    for i, seed in enumerate(range(args.seed, args.seed - (-args.chunks // CHUNKS_A_SEED))):
         report = ExecutorFuzzer(specs[seed % len(specs)], seed).run(min(CHUNKS_A_SEED, args.chunks - i * CHUNKS_A_SEED))
         counted = {"chunks": report.chunks, "events": report.events, "commands": report.commands}
         total.update(counted, accepted=report.accepted, **report.refused)

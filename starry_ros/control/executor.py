@@ -13,13 +13,13 @@ velocity, acceleration).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from starry_ros.control.course import course_of
 from starry_ros.control.figures import RunFigures
-from starry_ros.control.following import Sent
 from starry_ros.control.limits import Gate, Limits
 from starry_ros.control.outlook import Outlook
 from starry_ros.control.report import Totals, status_of
@@ -68,6 +68,7 @@ class Executor:
         """Start anew; given a position, forget all motion: the arms stand there and nothing was commanded yet."""
         self._stopping, self._silent, self._let_go, self._slower = False, False, False, 1.0
         self._run = RunFigures(self._joints)
+        self._outlook.trust()
         if start_J is None:
             return
         self._command_ns: int | None = None
@@ -83,7 +84,7 @@ class Executor:
         """
         self._catch_up(now_ns)
         self._observe(now_ns, state)
-        if self._safety.mode is Mode.DISARMED or (self._silent and self._stopping and self._track.at_rest):
+        if self._ended:
             return None
         self._apply_mode(now_ns)
         if self._command_ns is None:
@@ -96,6 +97,11 @@ class Executor:
             return None
         return JointCommand(self._command_ns, position_J, *self._track.motion_3J[1:])
 
+    @property
+    def _ended(self) -> bool:
+        """Whether nothing is commanded any more: disarmed, or at rest after a tracking error."""
+        return self._safety.mode is Mode.DISARMED or (self._silent and self._stopping and self._track.at_rest)
+
     def _commanded(self, command_ns: int) -> F64:
         """Remember what is commanded for a time; the set-point."""
         self._outlook.commanded(command_ns, self._track.motion_3J)
@@ -105,7 +111,7 @@ class Executor:
 
     def _catch_up(self, now_ns: int) -> None:
         """What came between the last call and this one happens to arms that went on meanwhile, all but one period."""
-        if not self._streams or self._command_ns is None or self._safety.mode is Mode.DISARMED:
+        if not self._streams or self._command_ns is None or self._ended:
             return
         behind_ns = now_ns + self._lead_ns - self._command_ns
         if 2 * self._period_ns < behind_ns <= nanoseconds(self._config.clock_jump_s):
@@ -123,8 +129,10 @@ class Executor:
         if not self._streams:
             self._advance(now_ns)
             return True
-        if periods > 1 and (sent := self._outlook.begun_stop(now_ns)) is not None:
-            self._adopt(sent, self._command_ns)
+        if periods > 1 and (sent := self._outlook.left(self._track, now_ns)) is not None:
+            self._track.take_over(sent.after(self._command_ns))
+            self._outlook.adopted()
+            self._go_on(now_ns)
             return True
         for left in range(periods - 1, -1, -1):
             self._advance(now_ns)
@@ -132,17 +140,9 @@ class Executor:
                 self._commanded(self._command_ns - left * self._period_ns)
         return True
 
-    def _adopt(self, sent: Sent, at_ns: int) -> None:
-        """Arms that began the stop of the last look-ahead are where it took them, not where the plan would have."""
-        self._track.take_over(sent.after(at_ns))
-        self._outlook.adopted()
-        self._go_on(at_ns - self._lead_ns)
-
     def _go_on(self, now_ns: int) -> None:
         """Once the commands are where the arms are: follow the plan again, or stop from there."""
-        if self._safety.moving_allowed:
-            self._rejoin(now_ns)
-        else:
+        if not (self._safety.moving_allowed and self._rejoin(now_ns)):
             self._begin_stop()
 
     def _advance(self, now_ns: int) -> None:
@@ -156,8 +156,7 @@ class Executor:
         self._track.advance(motion_3J)
 
     def _count(self) -> None:
-        self._totals.ticks += 1
-        waiting = self._track.at_rest
+        self._totals.ticks, waiting = self._totals.ticks + 1, self._track.at_rest
         if not self._safety.moving_allowed:
             return
         if waiting is not self._run.waiting:
@@ -216,8 +215,6 @@ class Executor:
         self._catch_up(now_ns)
         if not self._safety.moving_allowed:
             if not self._stopping:
-                self._schedule.reset(self._schedule.epoch)
-                self._watch.leave()
                 self._begin_stop()
             return
         slower = self._config.slow_factor if self._safety.mode is Mode.SLOW else 1.0
@@ -239,7 +236,10 @@ class Executor:
 
     def _begin_stop(self) -> None:
         self._track.follow(self._stopper.stop(self._track.curve, self._track.s))
-        self._stopping = not self._safety.moving_allowed
+        before, self._stopping = self._stopping, not self._safety.moving_allowed
+        if self._stopping and not before:
+            self._schedule.reset(self._schedule.epoch)
+            self._watch.leave(armed=self._safety.mode is not Mode.DISARMED)
 
     # ---- plans ---------------------------------------------------------------------------------------------------
 
@@ -326,7 +326,7 @@ class Executor:
         """Leave FAULT for DISARMED once its cause is gone and the arms have stopped."""
         if self._safety.mode is Mode.FAULT and not (self._stopping and self._track.at_rest):
             return Reply(False, "reset_fault refused: the arms are still stopping")
-        if self._safety.reason != Event.ESTOP_PRESSED or self._silent:
+        if self._safety.mode is Mode.FAULT and (self._safety.reason != Event.ESTOP_PRESSED or self._silent):
             self._watch.left_J = None  # the drives may not have done what they were told
         return self._request(Event.RESET_FAULT, now_ns)
 
@@ -368,19 +368,19 @@ class Executor:
     # ---- what others see -----------------------------------------------------------------------------------------
 
     def look_ahead(self, now_ns: int) -> LookAhead | None:
-        """The next motion as a trajectory that ends at rest inside the limits, or None while disarmed.
+        """The next motion as a trajectory that ends at rest inside the limits; None while disarmed or let go.
 
-        Sent as one message an arm, it makes a robot whose executor died decelerate and hold by itself. After a tracking
-        error there is none either: what the arms took last ends at rest, and nothing sets them off again.
+        Sent as one message an arm, it makes a robot whose executor died decelerate and hold by itself. None after a
+        tracking error: what the arms took last ends at rest, and nothing sets them off again.
         """
         if self._safety.mode is Mode.DISARMED or self._silent or self._let_go:
             return None
         command_ns = self._command_ns if self._command_ns is not None else now_ns + self._lead_ns
         return self._outlook.make(self._track, command_ns, moving=self._safety.moving_allowed)
 
-    def take_back(self) -> None:
-        """The last look-ahead was not sent after all."""
-        self._outlook.take_back()
+    def take_back(self, arms: Sequence[str]) -> None:
+        """The last look-ahead was not sent to these arms after all."""
+        self._outlook.take_back(arms)
 
     def new_course(self) -> ActionChunk | None:
         """What will be commanded if nothing new comes, with the ids of its plan, or 0; None while nothing changed."""
@@ -390,8 +390,8 @@ class Executor:
         return course_of(self._spec, self._schedule.chunk, self._command_ns, self._track.ahead())
 
     @property
-    def recalls(self) -> int:
-        """How often commands went back to an older look-ahead that the arms were still on."""
+    def recalls(self) -> Mapping[str, int]:
+        """How often the commands of an arm went back to an older look-ahead that it was still on."""
         return self._outlook.recalls
 
     def status(self, now_ns: int) -> ExecutorStatus:

@@ -27,17 +27,20 @@ SURE = 0.2
 allowed: arms that are held back by what they touch may cross an older one, or stop on it, but did not follow it."""
 AGAIN = 0.5
 """An arm that refused before is doubted so much earlier: share of what is allowed."""
+ANEW_S = 1.0
+"""Refusals that are so far apart do not add up."""
 JAW_M = 0.002
 """A jaw that is so near the newest look-ahead, and farther from the old one, has taken the newest."""
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A look-ahead: the motion from the command at `command_ns` on, along the plan for `follow_s` and then to rest."""
+    """A look-ahead: motion from the command at `command_ns` on, along the curve `of` for `follow_s`, then to rest."""
 
     command_ns: int
     ahead: Curve
     follow_s: float
+    of: Curve
 
     def at(self, time_ns: int) -> F64:
         """Motion [3, J] at a time."""
@@ -67,6 +70,10 @@ class Following:
         self._seen.clear()
         self._held = None
 
+    def trust(self) -> None:
+        """A run begins: what was refused before does not count."""
+        self._held = None
+
     def send(self, sent: Sent) -> None:
         """The arm is told this now."""
         self._sent.append(sent)
@@ -79,10 +86,12 @@ class Following:
     def still_on(self, state: RobotState) -> Sent | None:
         """The look-ahead that the arm carries out although newer ones lead elsewhere; None while it follows.
 
-        A drive is up to `drive_lag_s` behind; what only begins in that time cannot be judged yet.
+        A drive is up to `drive_lag_s` behind; what only begins in that time cannot be judged yet. A state that was seen
+        before says nothing more.
         """
-        if not self._seen or state.stamp_ns > self._seen[-1].stamp_ns:
-            self._seen.append(state)
+        if self._seen and state.stamp_ns <= self._seen[-1].stamp_ns:
+            return None
+        self._seen.append(state)
         begun_ns = state.stamp_ns - self._lag_ns
         judged = [sent for sent in self._sent if sent.command_ns <= begun_ns]
         if not judged or self._doubt(judged[-1], state) <= (AGAIN if self.refusing else 1.0):
@@ -93,7 +102,9 @@ class Following:
         if not self._carries_out(best, judged[-1], state):
             return None
         self._sent = deque([best, *(sent for sent in self._sent if sent.command_ns > begun_ns)], self._sent.maxlen)
-        self._refused_ns = self._refused_ns[0] if self.refusing else state.stamp_ns, state.stamp_ns
+        begin_ns, last_ns = self._refused_ns
+        goes_on = self.refusing and state.stamp_ns - last_ns <= nanoseconds(ANEW_S)
+        self._refused_ns = begin_ns if goes_on else state.stamp_ns, state.stamp_ns
         self._held = best
         return best
 

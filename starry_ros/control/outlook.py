@@ -6,7 +6,7 @@ Shapes: N samples, J joints, a motion is [3, J].
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Outlook:
         self._last: Sent | None = None
         self._before: Sent | None = None
         self._arms = {arm.name: Following(spec, config, spec.arm_slice(arm.name), lead_ns) for arm in spec.arms}
-        self.recalls = 0
+        self.recalls = dict.fromkeys(self._arms, 0)
 
     def forget(self) -> None:
         """Nothing was commanded or sent."""
@@ -43,6 +43,11 @@ class Outlook:
         self._last = self._before = None
         for arm in self._arms.values():
             arm.forget()
+
+    def trust(self) -> None:
+        """A run begins: what drives refused before does not count."""
+        for arm in self._arms.values():
+            arm.trust()
 
     def commanded(self, command_ns: int, motion_3J: F64) -> None:
         """Remember a command."""
@@ -55,7 +60,7 @@ class Outlook:
         if moving:
             follow_s = self._stopper.turn_s(track.curve, track.s, least_s, rest_s)
         ahead, follow_s = self._stopper.follow_then_stop(track.curve, track.s, least_s, follow_s)
-        self._before, self._last = self._last, Sent(command_ns, ahead, follow_s)
+        self._before, self._last = self._last, Sent(command_ns, ahead, follow_s, track.curve)
         for arm in self._arms.values():
             arm.send(self._last)
         steps = max(1, int(np.ceil(ahead.duration_s / step_s - 1e-6)))
@@ -67,21 +72,25 @@ class Outlook:
         position_NJ = np.clip(motion_N3J[:, 0], self._lower_J, self._upper_J)
         return LookAhead(start_ns, time_s_N, position_NJ, motion_N3J[:, 1], motion_N3J[:, 2])
 
-    def take_back(self) -> None:
-        """The last look-ahead was not sent after all."""
-        self._last = self._before
-        for arm in self._arms.values():
-            arm.take_back()
+    def take_back(self, arms: Sequence[str]) -> None:
+        """The last look-ahead was not sent to these arms after all."""
+        self._last = self._before if len(arms) == len(self._arms) else self._last
+        for name in arms:
+            self._arms[name].take_back()
 
     def _already_commanded(self, command_ns: int) -> tuple[int, list[tuple[int, F64]]]:
         """Start of a look-ahead and its points up to the last command, which a controller may not have reached yet."""
         recent = list(self._recent)[:: -self._stride][::-1]
         return (recent[0][0], recent[1:]) if recent else (command_ns, [])
 
-    def begun_stop(self, now_ns: int) -> Sent | None:
-        """The last look-ahead, if arms that got nothing since have begun its stop: they are where it takes them."""
-        begun = self._last is not None and seconds(now_ns - self._last.command_ns) > self._last.follow_s
-        return self._last if begun else None
+    def left(self, track: Track, now_ns: int) -> Sent | None:
+        """The last look-ahead, if arms that got nothing since are on it and not on the curve any more.
+
+        That is so once its stop has begun, or where it was made of another curve: of this one they know nothing.
+        """
+        last = self._last
+        on_it = last is not None and (last.of is not track.curve or seconds(now_ns - last.command_ns) > last.follow_s)
+        return last if on_it else None
 
     def adopted(self) -> None:
         """The last commands were not those that were remembered, but those of the last look-ahead."""
@@ -109,13 +118,15 @@ class Outlook:
 
     def recall(self, old: Old, track: Track, command_ns: int) -> None:
         """The last commands to these arms were those of an older look-ahead; `recalls` counts how often."""
-        self.recalls += 1
         curve = track.ahead()
+        told = curve if self._last is None else self._last.after(command_ns)
         for name, sent in old.items():
+            self.recalls[name] += 1
             joints = self._arms[name].joints
-            curve = curve.with_joints(joints, sent.after(command_ns))
+            curve, told = (each.with_joints(joints, sent.after(command_ns)) for each in (curve, told))
             for i, (time_ns, motion_3J) in enumerate(self._recent):
                 motion_3J = motion_3J.copy()
                 motion_3J[:, joints] = sent.at(time_ns)[:, joints]
                 self._recent[i] = time_ns, motion_3J
+        self._last = Sent(command_ns, told, np.inf, of=told)
         track.take_over(curve)

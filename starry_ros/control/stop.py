@@ -67,13 +67,17 @@ class StopPlanner:
         """Follow `curve` from `from_s` for `follow_s`, then stop: a curve whose time 0 is `from_s`, and when it turns.
 
         Where that stop does not fit, the turn comes sooner, down to `least_s`, else as soon after as one fits; inf when
-        the curve is followed to its own end.
+        the curve is followed to its own end. A curve that leaves the space itself is left at once.
         """
         rest = curve.cut(from_s)
         for turn_s in _turns(least_s, follow_s, rest.duration_s):
             stopped = self._turn(rest, turn_s)
             if stopped is not None:
                 return stopped, turn_s
+        if self._space is not None and self._space.first_breach(rest) is not None:
+            at_once = self._limiter.stop(rest.at(0.0))
+            if at_once is not None and admits(at_once, self._limits):
+                return at_once, 0.0
         return rest, float(np.inf)
 
     def stop_before(self, curve: Curve, border_s: float) -> Curve | None:

@@ -88,9 +88,9 @@ class StateWatch:
         self._off_since_ns = self._stuck_since_ns = self.left_J = None
         self.astray_J = np.zeros_like(self.astray_J)
 
-    def leave(self) -> None:
-        """A stop begins: remember where the joints are before anybody else may move them."""
-        self.left_J = None if self.state is None else self.state.position_J
+    def leave(self, *, armed: bool) -> None:
+        """A stop begins: remember where the joints are before anybody else may move them, if they were armed."""
+        self.left_J = None if self.state is None or not armed else self.state.position_J
 
     def start_of(self, command_J: F64, *, anew: bool) -> F64 | None:
         """Where a run starts, if not at the last command: joints that are elsewhere start where they are.

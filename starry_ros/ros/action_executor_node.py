@@ -251,11 +251,14 @@ class ActionExecutorNode(StarryNode):
             start_ns = ahead.start_ns if self._values["stamp_commands"] else None
             messages = {arm.name: trajectory_message(self._spec, arm, self._edge, start_ns, ahead.time_s_N, points_N3J)
                         for arm in self._spec.arms}
-            if seconds(self._edge.now_ns() - now_ns) > LATE_S:
-                self._control.take_back()
-                return
-            for name, message in messages.items():
+            for name, message in tuple(messages.items()):
+                if seconds(self._edge.now_ns() - now_ns) > LATE_S:
+                    break
                 self._commands[name].publish(message)
+                del messages[name]
+            if messages:
+                self._control.take_back(tuple(messages))
+                return
         self._rest_J = rest_J
 
     def _publish_status(self, now_ns: int) -> None:
@@ -294,7 +297,7 @@ class ActionExecutorNode(StarryNode):
             "mode": status.mode, "reason": self._reason(status),
             "conditions": ",".join(status.conditions), "slack_s": status.slack_s, "stall_share": status.stall_share,
             "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
-            "gate_interventions": status.gate_interventions, "recalls": self._control.recalls,
+            "gate_interventions": status.gate_interventions, "recalls": sum(self._control.recalls.values()),
             **{f"refused.{reason}": count for reason, count in refused.items() if count},
             **{f"border.{reason}": count for reason, count in status.borders.items() if count},
         }
