@@ -172,17 +172,18 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--workers", type=COUNT, default=2, help="processes that play (default: %(default)s)")
     for name, text in (
-        ("iterations", "iterations in all"), ("groups", "layouts an iteration"), ("group_size", "episodes a layout"),
-        ("plans_kept", "plans an episode that are learned from"), ("epochs", "passes over the plans an iteration"),
+        ("iterations", "iterations in all"), ("scouts", "layouts an iteration, played as served"),
+        ("groups", "failed layouts that are played again, at most"), ("group_size", "episodes of each"),
+        ("plans_drawn", "plans in a row drawn around the served ones"),
+        ("spread", "their deviation, in shares of a joint's usual change"),
+        ("epochs", "passes over the plans an iteration"),
         ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
-        ("kl_weight", "weight of the divergence from the first weights"), ("noise_level", "noise of the sampler"),
-        ("sampler_steps", "steps of the sampler; 0: as many as the model's"),
-        ("temperature", "size of the noise that actions start from; 0: as served"),
+        ("kl_weight", "weight of the divergence from the first weights"),
         ("dense_weight", "weight of the value map's reward"),
         ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
     ):
         value = getattr(default, name)
-        none = name in ("seed", "sampler_steps", "temperature") or name.endswith("_weight")
+        none = name == "seed" or name.endswith("_weight")
         whole, fraction = (WHOLE, NOT_NEGATIVE) if none else (COUNT, POSITIVE)
         parser.add_argument(f"--{name.replace('_', '-')}", type=whole if isinstance(value, int) else fraction,
                             default=value,

@@ -94,25 +94,25 @@ class StatesTraining:
 class RlConfig:
     """Everything that decides the weights, besides the model that it starts from.
 
-    `sampler_steps` 0 takes the model's own number; `temperature` scales the noise that the actions start from, which
-    earns no credit: 0 as in serving.
+    An iteration plays `scouts` layouts as served. Up to `groups` of those that failed are played `group_size` times
+    more, with `plans_drawn` plans in a row drawn around the served ones: the Gaussian's deviation is `spread` of a
+    joint's usual change at a chunk step.
     """
 
     tasks: tuple[str, ...] = ("place_block_pad",)
     setting: str = "easy"
-    iterations: int = 20
-    groups: int = 3
+    iterations: int = 10
+    scouts: int = 48
+    groups: int = 12
     group_size: int = 8
-    plans_kept: int = 12
+    plans_drawn: int = 3
     epochs: int = 2
     batch: int = 96
     learning_rate: float = 2e-5
     clip: float = 0.2
-    kl_weight: float = 0.01
-    noise_level: float = 0.4
-    sampler_steps: int = 0
-    temperature: float = 0.0
-    dense_weight: float = 0.3
+    kl_weight: float = 0.05
+    spread: float = 0.2
+    dense_weight: float = 0.1
     success_weight: float = 1.0
     clip_norm: float = 1.0
     seed: int = 0

@@ -1,8 +1,8 @@
 """Episodes played for reinforcement learning: how every plan was drawn, and what it earned.
 
 An episode runs as `starry eval` runs it (latency, re-planning, history, noise of the imagined frame and of the value
-map, actions from the middle of their noise), except for the noise of the sampler's steps. So the episodes of a group
-differ by nothing but what their plans are given credit for.
+map, actions from the middle of their noise), except for a few plans in a row that are drawn around the served ones. So
+the episodes of a group differ by nothing but what these plans are given credit for.
 
 The reward of a plan is the model's own value map of the next contact where the chunk brings a hand (AIM equation 12:
 M_t at the projected point), less what the map is where the hand is: an arm that hangs over the contact, as in most
@@ -31,7 +31,7 @@ from starry_ros.sim.loop import run_episode
 from starry_ros.training.annotate import project
 from starry_ros.training.cells import kept_cell
 from starry_ros.training.policies import policy_of
-from starry_ros.training.rl_sampler import Draw, Span, StochasticAct
+from starry_ros.training.rl_sampler import AroundServed, Draw, Span
 from starry_ros.types import F64, Canvas, Plan, ValueMap
 from starry_ros.wam.checkpoint import CONFIG, load_checkpoint
 from starry_ros.wam.planner import PlannerConfig
@@ -47,21 +47,24 @@ LOOP = LoopConfig()
 
 @dataclass(frozen=True)
 class RolloutJob:
-    """One episode: which weights, which layout, which noise."""
+    """One episode: which weights, which layout, which plans are drawn around the served ones, and how far.
+
+    `anchors` plans of an episode without any are kept as they were served.
+    """
 
     model: Path
     spec: RobotSpec
     case: Case
-    noise_seed: int
-    steps: int
-    level: float
-    plans_kept: int
-    temperature: float = 0.0
+    noise_seed: int = 0
+    steps: int = 6
+    spread: float = 0.0
+    drawn: tuple[int, ...] = ()
+    anchors: int = 0
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one episode gave: the mean reward of its plans, success, and how some of its plans were drawn."""
+    """What one episode gave: the mean reward of its plans from the first drawn one on, success, and the draws."""
 
     case: Case
     dense: float
@@ -73,19 +76,16 @@ class Rollout:
 
 @dataclass
 class Harvest:
-    """Watches an episode: collects draws and rewards."""
+    """Watches an episode: collects rewards."""
 
     cell: Cell
-    act: StochasticAct
-    draws: list[Draw] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
 
     def looked(self, cell: Cell) -> None:
         """Nothing to do between plans."""
 
     def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
-        """Keep how the plan was drawn and what it earns."""
-        self.draws.append(self.act.draw())
+        """Keep what the plan earns."""
         self.rewards.append(landing_reward(cell, plan))
 
 
@@ -123,16 +123,14 @@ def play_rollout(job: RolloutJob) -> Rollout:
     spec = job.spec
     cell = kept_cell(spec)
     session, runner, engine = _session(job)
-    act = StochasticAct(engine, job.level, job.noise_seed, executed_steps(LOOP, spec.action.step_s))
+    rng, span = np.random.default_rng(job.noise_seed), executed_steps(LOOP, spec.action.step_s)
+    act = AroundServed(engine, job.spread, rng, job.drawn, span, job.anchors)
     runner.engines["act"] = act
-    session.config = dataclasses.replace(session.config, temperature=job.temperature)
     session.epoch = job.case.seed
-    harvest = Harvest(cell, act)
+    harvest = Harvest(cell)
     result = run_episode(policy_of(session, cell, LOOP), cell, job.case, LOOP, harvest)
-    kept = np.linspace(0, len(harvest.draws) - 1, min(job.plans_kept, len(harvest.draws))).round().astype(int)
-    draws = tuple(harvest.draws[int(i)] for i in kept)
-    dense = float(np.mean(harvest.rewards))
-    return Rollout(job.case, dense, result.success, draws, len(harvest.draws), job.noise_seed)
+    dense = float(np.mean(harvest.rewards[min(job.drawn, default=0):] or [0.0]))
+    return Rollout(job.case, dense, result.success, tuple(act.draws), act.plans, job.noise_seed)
 
 
 def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine]:

@@ -1,15 +1,13 @@
-"""Actions drawn by a stochastic sampler whose every step has an exact Gaussian likelihood.
+"""Plans drawn around the one that is served, with an exact Gaussian likelihood.
 
-Flow matching denoises by the ordinary differential equation dx = v ds. Any noise added on the way leaves the marginals
-as they are if the drift makes up for it (Flow-GRPO, arXiv 2505.05470, equation 8, with this project's s for its t):
+The served plan is the end of the sampler's ordinary differential equation, begun in the middle of the noise
+(`temperature` 0). The last step of the sampler adds to it one Gaussian offset a joint, the same for every chunk step in
+model units, so that the arms end somewhere else and move there smoothly. The mean of the executed chunk steps is then a
+Gaussian of J dimensions around that of the served plan: its likelihood is exact, and what learns is the policy that is
+served, through every step of the sampler. (Noise in every step and dimension, as in Flow-GRPO, arXiv 2505.05470, has
+hundreds of times the dimensions to share one reward among, and improves the policy with the noise.)
 
-    mean = x + ds (v + sigma^2 / (2 s) (x + (1 - s) v)),  deviation = sigma sqrt(-ds),  sigma = level sqrt(s / (1 - s))
-
-so that a step from s to s + ds has log p = -|x' - mean|^2 / (2 deviation^2) + const. The last step adds no noise and
-has no likelihood. The dimensions of a step are independent, so the likelihood of the chunk steps that are executed is
-exact by itself; the noise of later ones, which the next plan replaces, would only blur it.
-
-Shapes: D plans, N noisy steps of one plan, K chunk steps, J joints.
+Shapes: D plans, N steps of the sampler, K chunk steps, J joints.
 """
 
 from __future__ import annotations
@@ -24,58 +22,53 @@ from torch import Tensor, nn
 
 from starry_ros.types import F32
 
-S_MOST = 0.9
-"""Nearer to pure noise sigma is held, because it grows without bound there."""
 Arrays = dict[str, np.ndarray]
 Span = tuple[int, int | None]
 """First step and the one after the last."""
 ALL: Span = (0, None)
 
 
-def deviation(s: float, level: float) -> float:
-    """sigma at a noise level."""
-    s = min(s, S_MOST)
-    return level * math.sqrt(s / (1 - s))
-
-
-def step_mean(x: Tensor, velocity: Tensor, s: float, ds: float, level: float) -> Tensor:
-    """Mean of the next value."""
-    drift = deviation(s, level) ** 2 / (2 * s)
-    return x + ds * (velocity + drift * (x + (1 - s) * velocity))
-
-
-def log_likelihood(following: Tensor, mean: Tensor, std: float) -> Tensor:
-    """log p of each sample [N] of independent Gaussians over the other axes."""
-    square = ((following - mean) / std).square().flatten(1).sum(1)
-    return -0.5 * square - following[0].numel() * (math.log(std) + 0.5 * math.log(2 * math.pi))
-
-
 @dataclass(frozen=True)
 class Draw:
-    """How one plan's actions were drawn: what the action stream saw, and each noisy step from `x` to `following`.
+    """How one plan's actions were drawn: what the action stream saw, and where the plan ended.
 
-    `log_p_N` is of the `credited` chunk steps, those that the plan decides.
+    `x_NKJ` is what every step of the sampler began with, in it the `committed` steps that are put back before each.
+    `aim_J` is the mean over the `credited` chunk steps, those that the plan decides, drawn with log p `log_p`.
     """
 
     inputs: Arrays
     x_NKJ: F32
-    following_NKJ: F32
+    committed: int
     s_N: tuple[float, ...]
     ds_N: tuple[float, ...]
-    log_p_N: F32
+    aim_J: F32
+    log_p: float
     credited: Span = ALL
 
 
-class StochasticAct:
-    """Stands in for the `act` engine of a runtime: takes noisy steps, and keeps how the newest plan was drawn."""
+def log_likelihood(aim_DJ: Tensor, mean_DJ: Tensor, spread: float) -> Tensor:
+    """log p [D] of independent Gaussians of one deviation."""
+    square = ((aim_DJ - mean_DJ) / spread).square().sum(-1)
+    return -0.5 * square - aim_DJ.shape[-1] * (math.log(spread) + 0.5 * math.log(2 * math.pi))
+
+
+class AroundServed:
+    """Stands in for the `act` engine of a runtime: adds the offset to some plans, and keeps how they were drawn.
+
+    Plans are counted from 0; those in `drawn` get an offset, the others are the served ones. Where none is drawn, a
+    random sample of `anchors` plans is kept as it was served.
+    """
 
     def __init__(
-        self, engine: Callable[[Arrays], Arrays], level: float, seed: int, credited: Span = ALL
+        self, engine: Callable[[Arrays], Arrays], spread: float, rng: np.random.Generator, drawn: Sequence[int],
+        credited: Span = ALL, anchors: int = 0,
     ) -> None:
-        self._engine, self._level, self._rng = engine, level, np.random.default_rng(seed)
-        self._credited = credited
-        self._steps: list[tuple[F32, F32, float, float, float]] = []
+        self._engine, self._spread, self._rng = engine, spread, rng
+        self._drawn, self._credited, self._anchors = frozenset(drawn), credited, anchors
+        self._steps: list[tuple[F32, F32, float, float]] = []
         self._inputs: Arrays = {}
+        self.plans = 0
+        self.draws: list[Draw] = []
 
     def __call__(self, arrays: Arrays) -> Arrays:
         """One step of the sampler."""
@@ -83,54 +76,66 @@ class StochasticAct:
         if s >= 1.0:
             self._steps = []
             self._inputs = {name: np.array(value) for name, value in arrays.items() if name not in ("a", "s", "ds")}
-        velocity = (self._engine(arrays)["a_next"] - x) / ds
-        if s + ds < 1e-6:
-            return {"a_next": x + ds * velocity}
-        mean = step_mean(torch.from_numpy(np.array(x)), torch.from_numpy(velocity), s, ds, self._level)
-        std, credited = deviation(s, self._level) * math.sqrt(-ds), slice(*self._credited)
-        following = mean + std * torch.from_numpy(self._rng.standard_normal(x.shape, dtype=np.float32))
-        log_p = log_likelihood(following[:, credited], mean[:, credited], std)
-        self._steps.append((x[0], following[0].numpy(), s, ds, float(log_p[0])))
-        return {"a_next": following.numpy()}
+        following: F32 = self._engine(arrays)["a_next"]
+        self._steps.append((np.array(x[0]), following[0], s, ds))
+        if s + ds > 1e-6:
+            return {"a_next": following}
+        self.plans += 1
+        if self.plans - 1 not in self._drawn:
+            self._anchor(following[0])
+            return {"a_next": following}
+        offset_J: F32 = self._rng.standard_normal(following.shape[-1], dtype=np.float32) * np.float32(self._spread)
+        self.draws.append(self._keep(following[0], offset_J))
+        return {"a_next": following + offset_J}
 
-    def draw(self) -> Draw:
-        """How the newest plan was drawn."""
-        x, following, s, ds, log_p = zip(*self._steps, strict=True)
-        return Draw(self._inputs, np.stack(x), np.stack(following), s, ds, np.array(log_p, np.float32), self._credited)
+    def _anchor(self, served_KJ: F32) -> None:
+        """Reservoir sampling: every plan of the episode is as likely to be among those that are kept."""
+        if self._drawn or not self._anchors:
+            return
+        if len(self.draws) < self._anchors:
+            self.draws.append(self._keep(served_KJ, np.zeros(served_KJ.shape[-1], np.float32)))
+        elif (place := int(self._rng.integers(self.plans))) < self._anchors:
+            self.draws[place] = self._keep(served_KJ, np.zeros(served_KJ.shape[-1], np.float32))
+
+    def _keep(self, served_KJ: F32, offset_J: F32) -> Draw:
+        x, following, s, ds = zip(*self._steps, strict=True)
+        mean_J = served_KJ[slice(*self._credited)].mean(0)
+        aim_J = mean_J + offset_J
+        log_p = float(log_likelihood(torch.from_numpy(aim_J), torch.from_numpy(mean_J), self._spread))
+        return Draw(self._inputs, np.stack(x), _committed(x, following), s, ds, aim_J, log_p, self._credited)
 
 
-def means(act: nn.Module, names: tuple[str, ...], draws: Sequence[Draw], level: float) -> Tensor:
-    """Means [D, N, K, J] of the noisy steps of D plans under the weights of `act`, in one pass; gradients flow to them.
+def _committed(x: Sequence[F32], following: Sequence[F32]) -> int:
+    """How many first chunk steps do not go on from where the step before left them."""
+    changed = [np.flatnonzero((now != before).any(axis=1)) for now, before in zip(x[1:], following[:-1], strict=True)]
+    return max((int(rows[-1]) + 1 for rows in changed if len(rows)), default=0)
 
-    All plans were drawn at the same noise levels.
+
+def means(act: nn.Module, names: tuple[str, ...], draws: Sequence[Draw]) -> Tensor:
+    """Served aims [D, J] of D plans under the weights of `act`, in one pass; gradients flow to them.
+
+    All plans were sampled at the same noise levels.
     """
-    s_N, ds_N = draws[0].s_N, draws[0].ds_N
-    tensors = {name: _together(name, draws, len(s_N)) for name in draws[0].inputs}
+    fixed = {name: _together(name, draws) for name in draws[0].inputs}
     x_DNKJ = torch.from_numpy(np.stack([draw.x_NKJ for draw in draws]))
-    s = torch.tensor(s_N).repeat(len(draws))
-    tensors |= {"a": x_DNKJ.flatten(0, 1), "s": s, "ds": torch.ones(len(s))[:, None, None]}
-    v_DNKJ = (act(*(tensors[name] for name in names)) - tensors["a"]).view_as(x_DNKJ)
-    steps = zip(x_DNKJ.unbind(1), v_DNKJ.unbind(1), s_N, ds_N, strict=True)
-    return torch.stack([step_mean(x, v, s_n, ds_n, level) for x, v, s_n, ds_n in steps], dim=1)
+    put_back = torch.tensor([[k < draw.committed for k in range(x_DNKJ.shape[2])] for draw in draws])[..., None]
+    x = x_DNKJ[:, 0]
+    for n, (s, ds) in enumerate(zip(draws[0].s_N, draws[0].ds_N, strict=True)):
+        if n:
+            x = torch.where(put_back, x_DNKJ[:, n], x)
+        tensors = fixed | {"a": x, "s": torch.full((len(draws),), s), "ds": torch.full((len(draws), 1, 1), ds)}
+        x = act(*(tensors[name] for name in names))
+    return torch.stack([plan[slice(*draw.credited)].mean(0) for plan, draw in zip(x, draws, strict=True)])
 
 
-def _together(name: str, draws: Sequence[Draw], steps: int) -> Tensor:
-    """An input of all plans, `steps` times each: keys and values have their batch second, rotation tables have none."""
+def _together(name: str, draws: Sequence[Draw]) -> Tensor:
+    """An input of all plans: keys and values have their batch second, rotation tables have none."""
     values = [torch.from_numpy(draw.inputs[name]) for draw in draws]
     if name == "rope":
-        return torch.stack(values)[:, :, None].repeat_interleave(steps, dim=0)
-    axis = 1 if name.endswith(("_k", "_v")) else 0
-    return torch.cat(values, dim=axis).repeat_interleave(steps, dim=axis)
+        return torch.stack(values)[:, :, None]
+    return torch.cat(values, dim=1 if name.endswith(("_k", "_v")) else 0)
 
 
-def deviations(draw: Draw, level: float) -> Tensor:
-    """Standard deviation of every noisy step [N]."""
-    pairs = zip(draw.s_N, draw.ds_N, strict=True)
-    return torch.tensor([deviation(s, level) * math.sqrt(-ds) for s, ds in pairs])
-
-
-def log_likelihoods(draw: Draw, mean_NKJ: Tensor, level: float) -> Tensor:
-    """log p [N] of what was drawn, for means under other weights."""
-    following = torch.from_numpy(draw.following_NKJ)[:, slice(*draw.credited)]
-    parts = zip(following, mean_NKJ[:, slice(*draw.credited)], deviations(draw, level).tolist(), strict=True)
-    return torch.cat([log_likelihood(one[None], mean[None], std) for one, mean, std in parts])
+def aims(draws: Sequence[Draw]) -> Tensor:
+    """What was drawn [D, J]."""
+    return torch.from_numpy(np.stack([draw.aim_J for draw in draws]))

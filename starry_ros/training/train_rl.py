@@ -1,9 +1,10 @@
 """Stage two: `starry train-rl`. GRPO on the action stream alone, everything else frozen and proven so (AIM 3.6).
 
-A group is one layout and sentence played several times with different noise; layouts whose outcomes differ are played
-again (`rl_layouts`). An episode's return is the mean reward of its plans plus the bonus for success; its advantage is
-the return, normalised within the group. Every noisy step of the sampler is an action with an exact likelihood ratio,
-clipped as in PPO; the divergence from the first weights is exact too, between Gaussians of one width.
+Layouts are played once as they are served. Those that fail are played again several times, a group, each time with a
+few plans in a row drawn around the served ones: what turns a failure into a success gets the credit, and nothing else.
+An episode's return is the mean reward of its plans plus the bonus for success; its advantage is the return, normalised
+within the group. A drawn plan is an action with an exact likelihood ratio, clipped as in PPO; the divergence from the
+first weights is exact too, between Gaussians of one width, and is also taken at plans of the episodes that went well.
 """
 
 from __future__ import annotations
@@ -27,9 +28,8 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.pool import run_jobs
-from starry_ros.training.rl_layouts import next_layouts
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
-from starry_ros.training.rl_sampler import Draw, deviations, log_likelihoods, means
+from starry_ros.training.rl_sampler import Draw, aims, log_likelihood, means
 from starry_ros.training.same_run import refuse
 from starry_ros.training.store import STATE, Progress, load_state, read_records, save_state, write_records
 from starry_ros.types import Record
@@ -40,9 +40,8 @@ from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
 ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing.", "action_out.")
 """Parameters that stage two may change. Keys of executed actions come from the same stream; they are part of what a
 plan saw, so no gradient flows through them."""
-OPTIONS = {"model": "--model", "tasks": "--task", "setting": "--setting", "groups": "--groups",
-           "group_size": "--group-size"}
-"""What the layouts of a run and their groups follow from: another of these makes it another run."""
+OPTIONS = {"model": "--model", "tasks": "--task", "setting": "--setting", "scouts": "--scouts"}
+"""What the layouts of a run follow from: another of these makes it another run."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
 
@@ -59,18 +58,17 @@ def advantages(returns: Sequence[float]) -> np.ndarray:
     return advantage
 
 
-def grpo_loss(log_p_N: Tensor, old_N: Tensor, advantage: float, clip: float) -> tuple[Tensor, Tensor]:
-    """Clipped objective of one plan's steps, to be minimised, and which steps [N] were clipped."""
-    ratio = (log_p_N - old_N).exp()
+def grpo_loss(log_p_D: Tensor, old_D: Tensor, advantage_D: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """Clipped objective of plans, to be minimised [D], and which were clipped [D]."""
+    ratio = (log_p_D - old_D).exp()
     held = ratio.clamp(1 - clip, 1 + clip)
-    gain = torch.minimum(ratio * advantage, held * advantage)
-    return -gain.mean(), gain.detach() < (ratio * advantage).detach()
+    gain = torch.minimum(ratio * advantage_D, held * advantage_D)
+    return -gain, gain.detach() < (ratio * advantage_D).detach()
 
 
-def divergence(mean_NKJ: Tensor, first_NKJ: Tensor, std_N: Tensor) -> Tensor:
-    """KL divergence of Gaussians with one deviation: |mean - first|^2 / (2 deviation^2), mean over steps."""
-    square = (mean_NKJ - first_NKJ).square().flatten(1).sum(1)
-    return (square / (2 * std_N.square())).mean()
+def divergence(mean_DJ: Tensor, first_DJ: Tensor, spread: float) -> Tensor:
+    """KL divergence [D] of Gaussians with one deviation: |mean - first|^2 / (2 deviation^2)."""
+    return (mean_DJ - first_DJ).square().sum(-1) / (2 * spread**2)
 
 
 class Learner:
@@ -113,20 +111,18 @@ class Learner:
     def _backward(self, samples: Sequence[tuple[Draw, float]], count: int) -> dict[str, float]:
         """Gradients of some of the `count` plans of an optimiser step, in one pass; sums of their statistics."""
         config, draws = self.config, [draw for draw, _ in samples]
-        mean_DNKJ = means(self._act, self._names, draws, config.noise_level)
+        advantage = torch.tensor([advantage for _, advantage in samples])
+        mean_DJ = means(self._act, self._names, draws)
         with torch.no_grad():
-            first_DNKJ = means(self._first_act, self._names, draws, config.noise_level)
-        total, sums = torch.zeros(()), dict.fromkeys(("loss", "kl", "clipped", "ratio_mean", "ratio_off"), 0.0)
-        for (draw, advantage), mean, first in zip(samples, mean_DNKJ, first_DNKJ, strict=True):
-            old, log_p = torch.from_numpy(draw.log_p_N), log_likelihoods(draw, mean, config.noise_level)
-            loss, clipped = grpo_loss(log_p, old, advantage, config.clip)
-            kl = divergence(mean, first, deviations(draw, config.noise_level))
-            total = total + loss + config.kl_weight * kl
-            ratio = (log_p - old).exp().detach()
-            found = (loss.detach(), kl.detach(), clipped.float().mean(), ratio.mean(), (ratio - 1).abs().mean())
-            sums = {name: sums[name] + float(value) for name, value in zip(sums, found, strict=True)}
-        (total / count).backward()
-        return sums
+            first_DJ = means(self._first_act, self._names, draws)
+        old = torch.tensor([draw.log_p for draw in draws])
+        log_p = log_likelihood(aims(draws), mean_DJ, config.spread)
+        loss, clipped = grpo_loss(log_p, old, advantage, config.clip)
+        kl = divergence(mean_DJ, first_DJ, config.spread)
+        ((loss + config.kl_weight * kl).sum() / count).backward()
+        ratio = (log_p - old).exp()
+        found = {"loss": loss, "kl": kl, "clipped": clipped.float(), "ratio_off": (ratio - 1).abs()}
+        return {name: float(value.detach().sum()) for name, value in found.items()}
 
 
 def fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
@@ -150,11 +146,7 @@ class RlTrainer:
     def __init__(self, model: Path, spec: RobotSpec, config: RlConfig, out: Path) -> None:
         self.spec, self.config, self.out = spec, config, out
         self.start = load_checkpoint(model, spec)
-        if not config.sampler_steps:
-            config = self.config = dataclasses.replace(config, sampler_steps=self.start.config.action_steps)
-        if config.sampler_steps < 2:
-            raise ConfigError("train-rl", "needs two or more sampler steps: the last one has no noise",
-                              got=config.sampler_steps, fix="add --sampler-steps 6")
+        self._folder, self._steps = out / "checkpoint", self.start.config.action_steps
         self.learner = Learner(self.start, config)
         self.frozen = frozen_fingerprint(self.learner.model, self.learner.trained)
         _require_same_run(out, self._identity())
@@ -164,19 +156,21 @@ class RlTrainer:
         self.save()
 
     def iterate(self, workers: int) -> Record:
-        """One iteration: every group's episodes, then the update. Returns what goes into metrics.jsonl."""
-        config, step = self.config, self.progress.step
-        rollouts = sorted(run_jobs(play_rollout, self._jobs(step), workers), key=lambda r: (r.case.seed, r.noise_seed))
+        """One iteration: scouts, every group's episodes, then the update. Returns what goes into metrics.jsonl."""
+        step = self.progress.step
+        scouts = _sorted(run_jobs(play_rollout, self._scouts(step), workers))
+        rollouts = _sorted(run_jobs(play_rollout, self._jobs(step, scouts), workers))
         samples, returns = self._samples(rollouts)
-        rng = np.random.default_rng([config.seed, step])
-        statistics = self.learner.update(samples, rng) if samples else {}
+        anchors = [(draw, 0.0) for scout in scouts if scout.success for draw in scout.draws]
+        rng = np.random.default_rng([self.config.seed, step])
+        statistics = self.learner.update([*samples, *anchors], rng) if samples else {}
         self.progress.step += 1
         self._prove()
-        layouts = self._outcomes(rollouts)
+        layouts = _outcomes(rollouts)
         record = {
-            "iteration": self.progress.step, "success": float(np.mean([r.success for r in rollouts])),
-            "dense": float(np.mean([r.dense for r in rollouts])), "return": float(np.mean(returns)),
-            "episodes": len(rollouts), "plans": sum(r.plans for r in rollouts), "samples": len(samples), **statistics,
+            "iteration": self.progress.step, "success": float(np.mean([r.success for r in scouts])),
+            "dense": float(np.mean([r.dense for r in scouts])), "return": float(np.mean(returns or [0.0])),
+            "scouts": len(scouts), "episodes": len(rollouts), "samples": len(samples), **statistics,
             "mixed": sum(0 < successes < episodes for successes, episodes in layouts.values()), "layouts": layouts,
             "frozen": self.frozen[:16],
         }
@@ -188,27 +182,27 @@ class RlTrainer:
         """What must stay the same for the run to be the same one."""
         config = self.config
         return {"model": self.start.weights_sha256[:16], "tasks": list(config.tasks), "setting": config.setting,
-                "groups": config.groups, "group_size": config.group_size}
+                "scouts": config.scouts}
 
-    def _outcomes(self, rollouts: Sequence[Rollout]) -> dict[str, list[int]]:
-        """Successes and episodes by the layout's number."""
-        found: dict[str, list[int]] = {}
-        for rollout in rollouts:
-            counts = found.setdefault(str(rollout.case.seed - FIRST_SEED), [0, 0])
-            counts[0] += rollout.success
-            counts[1] += 1
-        return found
+    def _scouts(self, step: int) -> list[RolloutJob]:
+        """The iteration's layouts, as they are served."""
+        config = self.config
+        numbers = range(step * config.scouts, (step + 1) * config.scouts)
+        cases = [Case(FIRST_SEED + number, "normal", config.tasks[number % len(config.tasks)], config.setting, "train")
+                 for number in numbers]
+        return [RolloutJob(self._folder, self.spec, case, case.seed, self._steps, config.spread, anchors=1)
+                for case in cases]
 
-    def _jobs(self, step: int) -> list[RolloutJob]:
-        config, folder = self.config, self.out / "checkpoint"
-        jobs = []
-        for number in next_layouts((record.get("layouts", {}) for record in self._records), config.groups):
-            task = config.tasks[number % len(config.tasks)]
-            case = Case(FIRST_SEED + number, "normal", task, config.setting, "train")
+    def _jobs(self, step: int, scouts: Sequence[Rollout]) -> list[RolloutJob]:
+        """The groups: layouts that failed, each member with another stretch of plans drawn."""
+        config, jobs = self.config, []
+        for scout in [scout for scout in scouts if not scout.success][: config.groups]:
+            rng = np.random.default_rng([config.seed, step, scout.case.seed])
             for member in range(config.group_size):
-                noise = ((config.seed * 1_000_003 + step) * 1_000_003 + number) * config.group_size + member
-                jobs.append(RolloutJob(folder, self.spec, case, noise, config.sampler_steps, config.noise_level,
-                                       config.plans_kept, config.temperature))
+                first = int(rng.integers(max(1, scout.plans - config.plans_drawn)))
+                drawn = tuple(range(first, first + config.plans_drawn))
+                jobs.append(RolloutJob(self._folder, self.spec, scout.case, int(rng.integers(2**62)) + member,
+                                       self._steps, config.spread, drawn))
         return jobs
 
     def _samples(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Draw, float]], list[float]]:
@@ -238,6 +232,21 @@ class RlTrainer:
         training = {**self.start.training, "stage_2": stage_2}
         weights = {name: value.detach().clone() for name, value in self.learner.model.state_dict().items()}
         save_checkpoint(self.out / "checkpoint", dataclasses.replace(self.start, model=weights, training=training))
+
+
+def _sorted(rollouts: Iterable[Rollout]) -> list[Rollout]:
+    """In an order that does not depend on which ended first."""
+    return sorted(rollouts, key=lambda rollout: (rollout.case.seed, rollout.noise_seed))
+
+
+def _outcomes(rollouts: Sequence[Rollout]) -> dict[str, list[int]]:
+    """Successes and episodes by the layout's number."""
+    found: dict[str, list[int]] = {}
+    for rollout in rollouts:
+        counts = found.setdefault(str(rollout.case.seed - FIRST_SEED), [0, 0])
+        counts[0] += rollout.success
+        counts[1] += 1
+    return found
 
 
 def _require_same_run(out: Path, identity: Record) -> None:
