@@ -84,7 +84,7 @@ class AroundServed:
         if self.plans - 1 not in self._drawn:
             self._anchor(following[0])
             return {"a_next": following}
-        offset_J: F32 = self._rng.standard_normal(following.shape[-1], dtype=np.float32) * np.float32(self._spread)
+        offset_J: F32 = self._spread * self._rng.standard_normal(following.shape[-1:], dtype=np.float32)
         self.draws.append(self._keep(following[0], offset_J))
         return {"a_next": following + offset_J}
 
