@@ -14,7 +14,7 @@ TRAIN = ("train", "--data", "d", "--out", "o", "--autoencoder", "a")
     ("eval", "--replan", "0"), ("eval", "--latency", "-1"), ("eval", "--episodes", "0"), ("eval", "--seed", "-1"),
     ("eval", "--latency", "nan"), ("data", "generate", "--out", "o", "--looks", "0"),
     (*TRAIN, "--batch", "0"), (*TRAIN, "--save-every", "0"), (*TRAIN, "--seed", "-1"), (*TRAIN, "--tint", "1.1"),
-    ("train-rl", "--out", "o", "--batch", "0"), ("train-rl", "--out", "o", "--noise-level", "0"),
+    ("train-rl", "--out", "o", "--batch", "0"), ("train-rl", "--out", "o", "--spread", "0"),
     ("train-rl", "--out", "o", "--seed", "-1"), ("train-rl", "--out", "o", "--learning-rate", "inf"),
     ("demo", "--episodes", "0"), ("view", "--port", "65536"), ("fuzz", "executor", "--chunks", "0"),
     ("chaos", "--times", "1.5"),
