@@ -59,6 +59,8 @@ class Follower:
             self.position_J = command.position_J
             self.sent.append(command.position_J)
             self.commands.append(command)
+            if len(self.commands) % 2:
+                self.executor.look_ahead(self.now_ns)
         return command
 
     def run(self, duration_s: float, *, silent: bool = False) -> None:

@@ -367,10 +367,15 @@ def test_what_was_not_sent_is_not_taken_for_something_that_the_arms_know() -> No
 
 @pytest.mark.parametrize("late_periods", [5, 20, 50, 90])
 @pytest.mark.parametrize("stops", [False, True])
-def test_a_plan_that_no_arm_was_told_of_is_not_run_to_meet_a_late_call(late_periods: int, stops: bool) -> None:
+@pytest.mark.parametrize("stood_s", [PERIOD_NS / 1e9, 0.5], ids=["just armed", "stood for a while"])
+def test_a_plan_that_no_arm_was_told_of_is_not_run_to_meet_a_late_call(
+    late_periods: int, stops: bool, stood_s: float
+) -> None:
     """The arms stand, a plan is taken, and the process is held up before its first trajectory."""
     rig = Rig(plans=False)
-    rig.run(0.5)
+    rig.publishes = stood_s > PERIOD_NS / 1e9
+    rig.run(stood_s)
+    rig.publishes = True
     ramp_KJ = np.tile(plan(0.0), (16, 1))
     ramp_KJ[:, 0] += 0.1 * np.arange(1, 17)
     assert rig.executor.submit(make_chunk(ramp_KJ, rig.now_ns, 1), rig.now_ns).accepted

@@ -126,7 +126,7 @@ class Executor:
             return False
         self._totals.missed_ticks += periods - 1
         self._command_ns = last_ns + periods * self._period_ns
-        if not self._streams:
+        if not self._streams or self._outlook.last is None:  # nobody goes on along a curve that was not told
             self._advance(now_ns)
             return True
         if periods > 1 and (sent := self._outlook.left(self._track, now_ns)) is not None:
