@@ -19,6 +19,7 @@ from starry_ros.errors import CheckpointError, ConfigError, DataError
 from starry_ros.training import probe_states, pseudo, train
 from starry_ros.training.arguments import add_part_arguments
 from starry_ros.training.budgets import TrainConfig
+from starry_ros.training.compute import Compute
 from starry_ros.training.forward import TextTable
 from starry_ros.training.scenes import PLAIN, load_scenes, view_of
 from starry_ros.training.train import Trainer
@@ -117,6 +118,25 @@ def test_a_model_with_these_parts_trains_is_saved_and_plans(words: tuple[str, ..
     checkpoint = load_checkpoint(tmp_path / "checkpoint", SPEC)
     assert checkpoint.config == wam
     serve(checkpoint, data)
+
+
+@pytest.mark.parametrize("words", PARTS, ids=lambda words: " ".join(words) or "plain")
+def test_a_pass_of_such_a_model_on_another_device_mixes_no_devices(words: tuple[str, ...], folder: Path, tmp_path: Path
+                                                                   ) -> None:
+    """The device without numbers stands for a GPU: an operation on two devices raises there too."""
+    args = arguments(*[str(folder / "states") if word == "STATES" else word for word in words])
+    args.data, args.out = folder / "d", tmp_path
+    wam, device = chosen_config(args, SPEC), torch.device("meta")
+    autoencoder = Autoencoder(
+        AutoencoderConfig(LAYOUT.height_px, wam.canvas_width_px, CONFIG.latent_channels, (8, 8, 8))).eval()
+    data = chosen_data(args, SPEC, wam, autoencoder)
+    config = TrainConfig("narrow", steps=2, batch=2, warm_up=1)
+    trainer = Trainer(SPEC, data, autoencoder, config, tmp_path, wam, Compute(device))
+    with trainer.compute.here():
+        loss, terms = trainer._pass(0, None)
+    loss.backward()
+    assert {term.device for term in terms.values()} == {device}
+    assert sum(parameter.grad is not None for parameter in trainer.model.parameters()) > 20
 
 
 def serve(checkpoint: Any, data: Any) -> None:

@@ -16,6 +16,7 @@ from wam_kit import CONFIG, LAYOUT, SPEC, make_checkpoint
 from starry_ros.errors import ConfigError
 from starry_ros.training import train
 from starry_ros.training.budgets import TrainConfig
+from starry_ros.training.compute import Compute
 from starry_ros.training.dataset import Demonstrations, load_demonstrations
 from starry_ros.training.forward import TextTable
 from starry_ros.training.train import Trainer
@@ -124,6 +125,19 @@ def test_a_model_of_another_shape_is_no_start(data: Demonstrations, tmp_path: Pa
     start = argparse.Namespace(init=tmp_path / "run", states=None, narrow_from_video=False, only_geometry=False)
     with pytest.raises(ConfigError, match="another shape"):
         train._start_from(make_trainer(data, tmp_path / "new"), start)
+
+
+def test_mixed_precision_trains_nearly_as_float32_does_and_saves_float32(data: Demonstrations, tmp_path: Path) -> None:
+    plain, mixed = make_trainer(data, tmp_path / "a"), make_trainer(data, tmp_path / "b")
+    mixed.compute = Compute(torch.device("cpu"), mixed=True)
+    rows = [(plain.step(), mixed.step()) for _ in range(STEPS)]
+    assert rows[0][0] != rows[0][1]
+    for name in rows[0][0]:
+        a, b = (np.mean([row[i][name] for row in rows]) for i in (0, 1))
+        assert b == pytest.approx(a, rel=0.05, abs=2e-3), name
+    mixed.save()
+    saved = load_checkpoint(tmp_path / "b" / "checkpoint", SPEC).model
+    assert {value.dtype for value in saved.values()} == {torch.float32}
 
 
 def test_another_seed_trains_another_model(data: Demonstrations, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.options import GeometryConfig
 from starry_ros.wam.runtimes.base import Effort, Noise
-from starry_ros.wam.runtimes.graphs import graph_specs
+from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
@@ -140,6 +140,15 @@ def test_plans_in_one_pass_have_the_means_of_plans_one_by_one(start):
         assert torch.allclose(found, means(learner._act, act_names(start), [draw])[0], atol=1e-5)
 
 
+def test_plans_are_computed_again_on_another_device_without_mixing_devices(start):
+    """The device without numbers stands for a GPU: an operation on two devices raises there too."""
+    device, (made, _) = torch.device("meta"), draws(start, 2, committed=1)
+    act = build_graphs(WorldActionModel(start.config).to(device), start.autoencoder)["act"]
+    with device:
+        log_p = log_likelihood(aims(made), means(act, act_names(start), made), 0.2)
+    assert (log_p.device, log_p.shape) == (device, (2,))
+
+
 def test_of_an_episode_as_it_is_served_some_plans_are_kept(start):
     made, given = draws(start, 6, drawn=(), anchors=2)
     served = {tuple(plan_KJ.mean(0).round(4)) for plan_KJ in given}
@@ -228,13 +237,13 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
 
 
 def stub(made):
-    """Stands in for `play_rollout`: of two scouts the second fails, of a group every other episode."""
+    """Stands in for `play_rollout`: of two scouts the second fails; of probes and groups every other episode."""
 
     def play(job):
         if not job.drawn:
             return Rollout(job.case, 0.5, job.case.seed % 2 == 0, (made[0],), 20, job.noise_seed)
         good = job.noise_seed % 2
-        return Rollout(job.case, 0.5, bool(good), (made[good],), 20, job.noise_seed)
+        return Rollout(job.case, 0.5, bool(good), (made[good],), 20, job.noise_seed, job.drawn)
 
     return play
 
@@ -279,17 +288,30 @@ def test_a_run_is_not_resumed_with_other_layouts(folder, tmp_path, played, chang
     assert RlTrainer(folder, SPEC, free, tmp_path).progress.step == 1
 
 
-def test_layouts_that_failed_are_played_again_with_other_plans_drawn(folder, tmp_path, played):
-    trainer = RlTrainer(folder, SPEC, dataclasses.replace(played, scouts=6, groups=2, group_size=8), tmp_path)
+def test_layouts_that_failed_are_probed_all_over_the_episode(folder, tmp_path, played):
+    trainer = RlTrainer(folder, SPEC, dataclasses.replace(played, scouts=6, groups=2, probes=8), tmp_path)
     scouts = [train_rl.play_rollout(job) for job in trainer._scouts(0)]
-    jobs = trainer._jobs(0, scouts)
+    jobs = trainer._probes(0, scouts)
     assert [job.case.seed - 5_000_000 for job in jobs] == [1] * 8 + [3] * 8
-    assert len({job.drawn for job in jobs}) > 4
     assert len({job.noise_seed for job in jobs}) == 16
     for job in jobs:
         assert list(job.drawn) == list(range(job.drawn[0], job.drawn[0] + played.plans_drawn))
         assert job.drawn[-1] < 20
+    firsts = [job.drawn[0] for job in jobs[:8]]
+    assert firsts == sorted(firsts)
+    assert firsts[0] < 4 < 13 < firsts[-1]
     assert {job.case.seed - 5_000_000 for job in trainer._scouts(1)} == set(range(6, 12))
+
+
+def test_a_group_draws_the_plans_anew_that_turned_its_layout(folder, tmp_path, played):
+    trainer = RlTrainer(folder, SPEC, dataclasses.replace(played, group_size=5), tmp_path)
+    lost, won, never = (Case(5_000_000 + seed, split="train") for seed in (1, 3, 5))
+    probes = [Rollout(lost, 0.5, False, (), 20, 1, (2, 3, 4)), Rollout(lost, 0.5, True, (), 20, 2, (9, 10, 11)),
+              Rollout(won, 0.5, True, (), 20, 3, (4, 5, 6)), Rollout(never, 0.5, False, (), 20, 4, (7, 8, 9))]
+    jobs = trainer._groups(0, probes)
+    assert [(job.case, job.drawn) for job in jobs] == [(lost, (9, 10, 11))] * 5 + [(won, (4, 5, 6))] * 5
+    assert len({job.noise_seed for job in jobs}) == 10
+    assert not {job.noise_seed for job in trainer._groups(1, probes)} & {job.noise_seed for job in jobs}
 
 
 def test_a_run_is_not_resumed_from_another_model_although_its_frozen_tensors_are_the_same(folder, tmp_path):

@@ -13,6 +13,7 @@ from training_kit import encode, write_episodes
 from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.training import probe_states
 from starry_ros.training.budgets import StatesTraining
+from starry_ros.training.compute import Compute
 from starry_ros.training.dataset import Demonstrations, load_demonstrations
 from starry_ros.training.probe_states import compare, displacements, fit_linear, pairs, pooled
 from starry_ros.training.train_state_tokens import StatesTrainer, held_out, run, states_config
@@ -109,6 +110,15 @@ def test_training_lowers_the_loss_resumes_and_never_sees_held_out_episodes(
     assert [again.step() for _ in range(5)] == losses[1:]
     assert not set(straight.frames) & set(np.flatnonzero(held_out(data)))
     assert load_states(tmp_path / "b").config == SMALL
+
+
+def test_a_pass_on_another_device_mixes_no_devices(data: Demonstrations, tmp_path: Path) -> None:
+    """The device without numbers stands for a GPU: an operation on two devices raises there too."""
+    device = torch.device("meta")
+    trainer = StatesTrainer(data, SMALL, StatesTraining(steps=6, batch=8), tmp_path, Compute(device))
+    with trainer._compute.here():
+        terms = trainer._terms(np.random.default_rng(0))
+    assert {name: term.device for name, term in terms.items()} == dict.fromkeys(("flow", "position", "motion"), device)
 
 
 def test_a_linear_probe_is_ridge_regression() -> None:

@@ -23,6 +23,7 @@ SUITES: dict[str, Suite] = {
     "recovery": tuple(("place_block_pad", "easy", case) for case in KINDS if case != "normal"),
 }
 """Tasks, settings and cases that are measured together."""
+PRECISIONS = ("auto", "fp32", "bf16")
 CALIBRATION_SEED = 500
 """Episodes that neither training nor evaluation plays."""
 
@@ -100,7 +101,16 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
     _add_tint(parser)
     parser.add_argument("--reworded", type=SHARE, default=0.0, metavar="SHARE",
                         help="share of the samples to ask for in other words (default: %(default)s)")
+    _add_device(parser)
+    parser.add_argument("--precision", default="auto", choices=PRECISIONS,
+                        help="numbers of the passes; weights are fp32 (default: auto, bf16 on GPUs that have it)")
     add_part_arguments(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    """Where to compute."""
+    parser.add_argument("--device", default="auto", metavar="DEVICE",
+                        help="cpu, cuda, cuda:N, or auto: the GPU where PyTorch sees one (default: %(default)s)")
 
 
 def add_part_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +164,7 @@ def add_train_autoencoder_command_arguments(parser: argparse.ArgumentParser) -> 
     parser.add_argument("--minutes", type=POSITIVE, help="stop after so long; run again to continue")
     parser.add_argument("--init", type=Path, help="autoencoder or model folder to start from, as for further tasks")
     _add_tint(parser)
+    _add_device(parser)
 
 
 def _add_tint(parser: argparse.ArgumentParser) -> None:
@@ -173,7 +184,9 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=COUNT, default=2, help="processes that play (default: %(default)s)")
     for name, text in (
         ("iterations", "iterations in all"), ("scouts", "layouts an iteration, played as served"),
-        ("groups", "failed layouts that are played again, at most"), ("group_size", "episodes of each"),
+        ("groups", "failed layouts that are played again, at most"),
+        ("probes", "episodes of each that look for the plans that matter"),
+        ("group_size", "episodes that draw the plans that did"),
         ("plans_drawn", "plans in a row drawn around the served ones"),
         ("spread", "their deviation, in shares of a joint's usual change"),
         ("epochs", "passes over the plans an iteration"),
@@ -188,6 +201,7 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=whole if isinstance(value, int) else fraction,
                             default=value,
                             help=f"{text} (default: %(default)s)")
+    _add_device(parser)
 
 
 def add_train_state_tokens_command_arguments(parser: argparse.ArgumentParser) -> None:
@@ -202,6 +216,7 @@ def add_train_state_tokens_command_arguments(parser: argparse.ArgumentParser) ->
                              "(default: %(default)s)")
     parser.add_argument("--seed", type=WHOLE, default=plan.seed, help="random seed (default: %(default)s)")
     parser.add_argument("--minutes", type=POSITIVE, help="stop after so long; run again to continue")
+    _add_device(parser)
 
 
 def add_eval_state_tokens_command_arguments(parser: argparse.ArgumentParser) -> None:

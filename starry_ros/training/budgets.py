@@ -94,9 +94,9 @@ class StatesTraining:
 class RlConfig:
     """Everything that decides the weights, besides the model that it starts from.
 
-    An iteration plays `scouts` layouts as served. Up to `groups` of those that failed are played `group_size` times
-    more, with `plans_drawn` plans in a row drawn around the served ones: the Gaussian's deviation is `spread` of a
-    joint's usual change at a chunk step.
+    An iteration plays `scouts` layouts as served. Up to `groups` of those that failed are played `probes` times more,
+    with `plans_drawn` plans in a row drawn around the served ones: the Gaussian's deviation is `spread` of a joint's
+    usual change at a chunk step. Those that this turned are played `group_size` times more.
     """
 
     tasks: tuple[str, ...] = ("place_block_pad",)
@@ -104,10 +104,11 @@ class RlConfig:
     iterations: int = 10
     scouts: int = 48
     groups: int = 12
+    probes: int = 8
     group_size: int = 8
     plans_drawn: int = 3
     epochs: int = 2
-    batch: int = 96
+    batch: int = 256
     learning_rate: float = 2e-5
     clip: float = 0.2
     kl_weight: float = 0.05

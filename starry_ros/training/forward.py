@@ -42,6 +42,10 @@ class TextTable:
     tokens_STD: Tensor
     mask_ST: Tensor
 
+    def to(self, device: torch.device) -> TextTable:
+        """The same on another device."""
+        return TextTable(self.tokens_STD.to(device), self.mask_ST.to(device))
+
 
 def losses(
     model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats, noise: torch.Generator
@@ -56,7 +60,7 @@ def losses(
     x_noise, s_x = torch.randn(given.future.shape, generator=noise), _levels(size, noise, config.video_steps)
     velocity, keys = model.imagine(noised(given.future, x_noise, s_x), s_x, ropes.future(0), groups, given.text)
     groups[FUTURE_FRAMES] = keys
-    happened_B = torch.from_numpy(batch.happened_B)
+    happened_B = torch.as_tensor(batch.happened_B)
     terms, blind = {"video": velocity_loss(velocity, given.future, x_noise, happened_B)}, config.intent == "blind"
 
     m_noise, s_m = torch.randn(given.map.shape, generator=noise), _levels(size, noise, config.value_steps)
@@ -103,7 +107,7 @@ def _rival_term(
     rival = model.encode_text(texts.tokens_STD[batch.rival_B], texts.mask_ST[batch.rival_B])
     _, groups[FUTURE_FRAMES] = model.imagine(noise[0], pure, ropes.future(0), groups, rival)
     other, _ = model.predict_value(noise[1], pure, ropes.frame(0), groups, given.pixels)
-    return rival_loss(other, given.target, torch.from_numpy(batch.rivalled_B))
+    return rival_loss(other, given.target, torch.as_tensor(batch.rivalled_B))
 
 
 def joint_losses(
@@ -127,7 +131,7 @@ def joint_losses(
     action = velocity_loss(velocity_a, given.actions, a_noise) if known_B is None else unknown_loss(
         velocity_a[:, None], given.actions[:, None], a_noise[:, None], known_B)
     return {
-        "video": velocity_loss(velocity_x, given.future, x_noise, torch.from_numpy(batch.happened_B)),
+        "video": velocity_loss(velocity_x, given.future, x_noise, torch.as_tensor(batch.happened_B)),
         **value_losses(value, given.target),
         "action": action, **geometry,
     }
@@ -137,7 +141,7 @@ def _add_prefix(model: WorldActionModel, batch: Batch, stats: NormStats, groups:
     """Show first steps of the chunk as executed already; returns how many of each sample, None without prefixes."""
     if not model.config.prefix_steps:
         return None
-    known_B = torch.from_numpy(batch.known_B)
+    known_B = torch.as_tensor(batch.known_B)
     prefix = prefix_keys(model, batch.plan_BKJ, stats, Ropes(model.config), known_B)
     groups[PAST_ACTIONS] = join([groups[PAST_ACTIONS], prefix]) if PAST_ACTIONS in groups else prefix
     return known_B
@@ -160,15 +164,15 @@ class Given:
 def prepare(model: WorldActionModel, batch: Batch, texts: TextTable, stats: NormStats) -> Given:
     """Encode what is observed, and bring the targets into model units."""
     config, ropes = model.config, Ropes(model.config)
-    canvas = to_float(torch.from_numpy(batch.canvas_BHWC))
-    observation = model.observe(torch.from_numpy(batch.latents_BCYX), canvas, ropes.frame(0))
+    canvas = to_float(torch.as_tensor(batch.canvas_BHWC))
+    observation = model.observe(torch.as_tensor(batch.latents_BCYX), canvas, ropes.frame(0))
     groups: Groups = {CURRENT_FRAME: observation.keys, **_history(model, batch, stats, ropes)}
-    target = value_target(torch.from_numpy(batch.events_BEV4), config)
+    target = value_target(torch.as_tensor(batch.events_BEV4), config)
     return Given(
         groups, observation.pixels, model.encode_text(texts.tokens_STD[batch.text_B], texts.mask_ST[batch.text_B]),
-        torch.from_numpy(stats.state_to_model(batch.position_BJ)).float(),
-        patchify(torch.from_numpy(batch.future_BCYX), config.latent_patch), model.value_tokens(target.map), target,
-        torch.from_numpy(stats.actions_to_model(batch.plan_BKJ, batch.position_BJ)).float(),
+        torch.as_tensor(stats.state_to_model(batch.position_BJ)).float(),
+        patchify(torch.as_tensor(batch.future_BCYX), config.latent_patch), model.value_tokens(target.map), target,
+        torch.as_tensor(stats.actions_to_model(batch.plan_BKJ, batch.position_BJ)).float(),
     )
 
 
@@ -207,21 +211,21 @@ def _history(model: WorldActionModel, batch: Batch, stats: NormStats, ropes: Rop
     if slots == 0:
         return {}
     frames, actions = [], []
-    executed = torch.from_numpy(stats.state_to_model(batch.executed_BRUJ)).float()
+    executed = torch.as_tensor(stats.state_to_model(batch.executed_BRUJ)).float()
     for slot in range(slots):
         then = -batch.spacing * (slot + 1)
         with torch.no_grad():
-            latents = torch.from_numpy(batch.history_latents_BRCYX[:, slot])
-            canvas = to_float(torch.from_numpy(batch.history_canvas_BRHWC[:, slot]))
+            latents = torch.as_tensor(batch.history_latents_BRCYX[:, slot])
+            canvas = to_float(torch.as_tensor(batch.history_canvas_BRHWC[:, slot]))
             compact = model.config.states is not None
             keys = None if compact else model.observe(latents, canvas, ropes.frame(then)).keys
         if keys is None:
             keys = model.remember_state(latents, canvas, ropes.frame(then))
-        valid = torch.from_numpy(batch.history_valid_BR[:, slot])[:, None].expand(-1, model.config.past_tokens)
+        valid = torch.as_tensor(batch.history_valid_BR[:, slot])[:, None].expand(-1, model.config.past_tokens)
         frames.append(Keys(keys.layers, ((1 - valid) * MASKED)[:, None, None, :]))
         steps = then + 1 + torch.arange(model.config.history_actions)
         actions.append(model.remember_actions(
-            executed[:, slot], torch.from_numpy(batch.executed_valid_BRU[:, slot]), ropes.actions(steps)))
+            executed[:, slot], torch.as_tensor(batch.executed_valid_BRU[:, slot]), ropes.actions(steps)))
     return {PAST_FRAMES: join(frames), PAST_ACTIONS: join(actions)}
 
 

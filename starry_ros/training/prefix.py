@@ -99,7 +99,7 @@ class Bender:
 def prefix_keys(model: WorldActionModel, plan_BKJ: F32, stats: NormStats, ropes: Ropes, lengths_B: Tensor) -> Keys:
     """Keys of the known steps of a chunk, as executed actions of the slot that begins now."""
     steps = torch.arange(model.config.history_actions)
-    known = torch.from_numpy(stats.state_to_model(plan_BKJ[:, : len(steps)])).float()
+    known = torch.as_tensor(stats.state_to_model(plan_BKJ[:, : len(steps)])).float()
     valid = (steps[None] < lengths_B[:, None]).float()
     return model.remember_actions(known * valid[..., None], valid, ropes.actions(steps + 1))
 

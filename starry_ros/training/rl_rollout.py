@@ -64,7 +64,10 @@ class RolloutJob:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one episode gave: the mean reward of its plans from the first drawn one on, success, and the draws."""
+    """What one episode gave: the mean reward of its plans from the first drawn one on, success, and the draws.
+
+    `drawn` says which of its `plans` were drawn.
+    """
 
     case: Case
     dense: float
@@ -72,6 +75,7 @@ class Rollout:
     draws: tuple[Draw, ...]
     plans: int
     noise_seed: int = 0
+    drawn: tuple[int, ...] = ()
 
 
 @dataclass
@@ -130,7 +134,7 @@ def play_rollout(job: RolloutJob) -> Rollout:
     harvest = Harvest(cell)
     result = run_episode(policy_of(session, cell, LOOP), cell, job.case, LOOP, harvest)
     dense = float(np.mean(harvest.rewards[min(job.drawn, default=0):] or [0.0]))
-    return Rollout(job.case, dense, result.success, tuple(act.draws), act.plans, job.noise_seed)
+    return Rollout(job.case, dense, result.success, tuple(act.draws), act.plans, job.noise_seed, job.drawn)
 
 
 def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine]:

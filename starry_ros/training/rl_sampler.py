@@ -117,7 +117,7 @@ def means(act: nn.Module, names: tuple[str, ...], draws: Sequence[Draw]) -> Tens
     All plans were sampled at the same noise levels.
     """
     fixed = {name: _together(name, draws) for name in draws[0].inputs}
-    x_DNKJ = torch.from_numpy(np.stack([draw.x_NKJ for draw in draws]))
+    x_DNKJ = torch.as_tensor(np.stack([draw.x_NKJ for draw in draws]))
     put_back = torch.tensor([[k < draw.committed for k in range(x_DNKJ.shape[2])] for draw in draws])[..., None]
     x = x_DNKJ[:, 0]
     for n, (s, ds) in enumerate(zip(draws[0].s_N, draws[0].ds_N, strict=True)):
@@ -130,7 +130,7 @@ def means(act: nn.Module, names: tuple[str, ...], draws: Sequence[Draw]) -> Tens
 
 def _together(name: str, draws: Sequence[Draw]) -> Tensor:
     """An input of all plans: keys and values have their batch second, rotation tables have none."""
-    values = [torch.from_numpy(draw.inputs[name]) for draw in draws]
+    values = [torch.as_tensor(draw.inputs[name]) for draw in draws]
     if name == "rope":
         return torch.stack(values)[:, :, None]
     return torch.cat(values, dim=1 if name.endswith(("_k", "_v")) else 0)
@@ -138,4 +138,4 @@ def _together(name: str, draws: Sequence[Draw]) -> Tensor:
 
 def aims(draws: Sequence[Draw]) -> Tensor:
     """What was drawn [D, J]."""
-    return torch.from_numpy(np.stack([draw.aim_J for draw in draws]))
+    return torch.as_tensor(np.stack([draw.aim_J for draw in draws]))

@@ -62,7 +62,7 @@ class Scenes:
         """The scenes of some frames."""
         arrays = (self.depth_FYX[frames].astype(np.float32), self.intrinsics_FV4[frames], self.pose_FV44[frames],
                   self.hands_FA3[frames])
-        return Scene(*(torch.from_numpy(np.ascontiguousarray(array)) for array in arrays))
+        return Scene(*(torch.as_tensor(np.ascontiguousarray(array)) for array in arrays))
 
 
 def observe_scene(cell: Cell, layout: CanvasLayout) -> dict[str, Any]:

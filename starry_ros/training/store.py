@@ -39,7 +39,8 @@ def save_state(folder: Path, model: nn.Module, average: dict[str, Tensor], optim
         tensors |= {f"optimiser.{index}.{name}": value for name, value in slot.items()}
     temporary = folder / f"{STATE}.partial"
     note = {"progress": json.dumps({"step": progress.step, "seconds": progress.seconds})}
-    save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, temporary, metadata=note)
+    kept = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(kept, temporary, metadata=note)
     os.replace(temporary, folder / STATE)
 
 
@@ -56,7 +57,8 @@ def load_state(
         progress = json.loads(file.metadata()["progress"])
     tensors = load_file(path)
     model.load_state_dict(_under(tensors, "model."))
-    average.update(_under(tensors, "average."))
+    for name, value in _under(tensors, "average.").items():
+        average[name] = value.to(average.get(name, value).device)
     slots: dict[int, dict[str, Any]] = {}
     for name, value in _under(tensors, "optimiser.").items():
         index, key = name.split(".", 1)

@@ -2,7 +2,7 @@
 
 Resumable to the step, seeded, on one process or several (`torchrun --nproc-per-node N -m starry_ros.cli train ...`):
 each process draws its own part of the batch, gradients are averaged. On a CPU two processes of one thread beat one
-process of two.
+process of two; of several GPUs every process takes one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.training.budgets import TrainConfig
+from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.forward import TextTable, expert_losses, losses
@@ -65,18 +67,19 @@ class Trainer:
 
     def __init__(
         self, spec: RobotSpec, data: Demonstrations, autoencoder: Autoencoder, config: TrainConfig, out: Path,
-        wam: WamConfig | None = None,
+        wam: WamConfig | None = None, compute: Compute = PROCESSOR,
     ) -> None:
         self.spec, self.data, self.autoencoder, self.config, self.out = spec, data, autoencoder, config, out
+        self.compute = compute
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         torch.manual_seed(config.seed)
         self.wam = wam or preset(config.preset, t_pose_layout(spec), len(spec.joints), spec.action.step_s)
         self.layout_hash = seen_layout(spec, self.wam.layout).layout_hash
-        self.model = WorldActionModel(self.wam)
+        self.model = WorldActionModel(self.wam).to(compute.device)
         self.optimiser = torch.optim.AdamW(_parameter_groups(self.model, config.weight_decay), lr=config.learning_rate)
         self.stats = fit(data.plan_FKJ, data.position_FJ, spec.gripper_indices)
-        self.texts = embed_texts(data.texts)
+        self.texts = embed_texts(data.texts).to(compute.device)
         self.model.set_text_statistics(pool(self.texts.tokens_STD, self.texts.mask_ST))
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.sampler = self.make_sampler(data, self.wam.prefix_steps)
@@ -98,15 +101,9 @@ class Trainer:
     def step(self) -> dict[str, float]:
         """One optimiser step; returns the unweighted loss terms of this process's part of the batch."""
         step = self.progress.step
-        noise = torch.Generator().manual_seed(hash((self.config.seed, step, self.rank)) & 0x7FFFFFFF)
-        batch = self.sampler.draw(step, self.rank)
-        terms = self.losses(self.model, batch, self.texts, self.stats, noise)
-        loss = total(terms, self.config.weights)
-        if self.video is not None:
-            seen = losses(self.model, self.video.sampler.draw(step, self.rank), self.video.texts, self.stats, noise)
-            seen = pseudo_terms(seen, self.video.weight)
-            loss = loss + total(seen, self.config.weights)
-            terms |= {f"pseudo_{name}": term for name, term in seen.items()}
+        noise = self.compute.noise(hash((self.config.seed, step, self.rank)) & 0x7FFFFFFF)
+        with self.compute.here():
+            loss, terms = self._pass(step, noise)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         _average_gradients(self.model, self.world)
@@ -117,6 +114,19 @@ class Trainer:
         follow(self.average, self.model, self.config.average_decay, step)
         self.progress.step += 1
         return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _pass(self, step: int, noise: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a step's batches, and its terms."""
+        batch = self.sampler.draw(step, self.rank)
+        with self.compute.passing():
+            terms = self.losses(self.model, batch, self.texts, self.stats, noise)
+            loss = total(terms, self.config.weights)
+            if self.video is None:
+                return loss, terms
+            seen = losses(self.model, self.video.sampler.draw(step, self.rank), self.video.texts, self.stats, noise)
+            seen = pseudo_terms(seen, self.video.weight)
+            terms |= {f"pseudo_{name}": term for name, term in seen.items()}
+            return loss + total(seen, self.config.weights), terms
 
     def save(self) -> None:
         """A checkpoint of the averaged weights to serve, and the state to resume from, which never lacks the other."""
@@ -133,7 +143,8 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """The averaged weights as a model that can be served."""
         return Checkpoint(
-            config=self.wam, stats=self.stats, model=dict(self.average), autoencoder=self.autoencoder,
+            config=self.wam, stats=self.stats, autoencoder=self.autoencoder,
+            model={name: value.cpu() for name, value in self.average.items()},
             contract_hash=self.spec.content_hash, layout_hash=self.layout_hash,
             contract=contract_fields(self.spec),
             training={"steps_done": self.progress.step, "data_hash": self.data_hash,
@@ -230,10 +241,11 @@ def _evaluate(trainer: Trainer, early: EarlyEvaluation) -> None:
 def train_command(args: argparse.Namespace) -> int:
     """`starry train`: returns 0 when the run is saved."""
     several = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
+    compute = chosen_compute(args.device, args.precision)
     if several:
-        dist.init_process_group("gloo")
+        dist.init_process_group(compute.backend)
     try:
-        trainer = _prepare(args)
+        trainer = _prepare(args, compute)
         early = EarlyEvaluation(trainer.spec, _tasks(args.data), args.eval_every, args.eval_episodes, args.out)
         run(trainer, args.save_every, None if args.minutes is None else args.minutes * 60, early)
     finally:
@@ -242,7 +254,7 @@ def train_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _prepare(args: argparse.Namespace) -> Trainer:
+def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
     spec = load_robot_spec(robot_file(args.robot))
     check_contract(args.data, spec)
     args.init, args.autoencoder = run_or_model(args.init), run_or_model(args.autoencoder)
@@ -265,12 +277,12 @@ def _prepare(args: argparse.Namespace) -> Trainer:
     world = dist.get_world_size() if dist.is_initialized() else 1
     if config.batch % world:
         raise ConfigError("--batch", "is not a multiple of the processes", got=config.batch, expected=f"n * {world}")
-    trainer = Trainer(spec, data, autoencoder, config, args.out, wam)
+    trainer = Trainer(spec, data, autoencoder, config, args.out, wam, compute)
     trainer.data_hash = data_hash(args.data)
     if args.video is not None:
         video = chosen_video(args, spec, wam, autoencoder, data)
         sampler = trainer.make_sampler(video)
-        trainer.video = VideoPart(sampler, embed_texts(video.texts), args.video_weight)
+        trainer.video = VideoPart(sampler, embed_texts(video.texts).to(compute.device), args.video_weight)
     if trainer.progress.step == 0:
         _start_from(trainer, args)
     if args.only_geometry:

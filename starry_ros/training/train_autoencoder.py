@@ -28,6 +28,7 @@ from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import AutoencoderTraining
+from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.summary import check_contract
@@ -57,7 +58,7 @@ class Frames:
 
 def train_autoencoder(
     data_dir: Path, out: Path, training: AutoencoderTraining, minutes: float | None = None,
-    report: Callable[[str], None] = print, view: View = PLAIN, init: Path | None = None,
+    report: Callable[[str], None] = print, view: View = PLAIN, init: Path | None = None, compute: Compute = PROCESSOR,
 ) -> dict[str, Any]:
     """Train on `data_dir/episodes/*.npz`, write weights and facts to `out`, and return the facts.
 
@@ -68,7 +69,7 @@ def train_autoencoder(
     """
     frames = load_frames(data_dir, training.max_frames, training.seed, view)
     identity = {"training": asdict(training), "data_hash": frames.data_hash}
-    model = _new_model(frames, training.seed) if init is None else given_autoencoder(init)
+    model = (_new_model(frames, training.seed) if init is None else given_autoencoder(init)).to(compute.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-4)
     _check_identity(out, identity)
     before = load_state(out, model, {}, optimiser)
@@ -83,7 +84,7 @@ def train_autoencoder(
 
     try:
         while step < training.steps and (minutes is None or time.monotonic() - started < 60 * minutes):
-            loss = _train_step(model, optimiser, frames, training, step)
+            loss = _train_step(model, optimiser, frames, training, step, compute)
             step += 1
             if step % training.save_every == 0 or step == training.steps:
                 save()
@@ -91,7 +92,7 @@ def train_autoencoder(
     except KeyboardInterrupt:
         report("interrupted; the same command continues")
     seconds = save()
-    model.eval()
+    model.cpu().eval()
     _measure_latents(model, frames)
     facts = {**identity, "step": step, "seconds": round(seconds, 1), **evaluate(model, frames)}
     save_autoencoder(out, model, facts)
@@ -190,12 +191,14 @@ def _new_model(frames: Frames, seed: int) -> Autoencoder:
 
 def _train_step(
     model: Autoencoder, optimiser: torch.optim.Optimizer, frames: Frames, training: AutoencoderTraining, step: int,
+    compute: Compute = PROCESSOR,
 ) -> float:
     """One update; batch and noise depend on (seed, step) alone, so that a resumed run equals an uninterrupted one."""
     rng = np.random.default_rng((training.seed, step))
-    image = to_float(torch.from_numpy(frames.train_NHW3[rng.integers(len(frames.train_NHW3), size=training.batch)]))
+    chosen = rng.integers(len(frames.train_NHW3), size=training.batch)
+    image = to_float(torch.from_numpy(frames.train_NHW3[chosen]).to(compute.device))
     z = model.encode_float(image)
-    noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32))
+    noise = torch.from_numpy(rng.standard_normal(z.shape, dtype=np.float32)).to(compute.device)
     z = z + LATENT_NOISE * z.detach().std(dim=(0, 2, 3), keepdim=True) * noise
     loss = reconstruction_loss(model.decode_float(z), image, pixel_weight(image, model.background_3HW))
     for group in optimiser.param_groups:
@@ -236,7 +239,8 @@ def train_autoencoder_command(args: argparse.Namespace) -> int:
     spec = load_robot_spec(robot_file(args.robot))
     check_contract(args.data, spec)
     view = tinted(view_of(spec, args.layout, args.paths), args.tint)
-    facts = train_autoencoder(args.data, args.out, training, args.minutes, view=view, init=args.init)
+    facts = train_autoencoder(args.data, args.out, training, args.minutes, view=view, init=args.init,
+                              compute=chosen_compute(args.device))
     print(f"{facts['psnr_db']} dB, moving pixels {facts['psnr_moving_db']} dB "
           f"(background alone {facts['psnr_moving_background_db']} dB), written to {args.out}")
     return 0

@@ -1,10 +1,12 @@
 """Stage two: `starry train-rl`. GRPO on the action stream alone, everything else frozen and proven so (AIM 3.6).
 
-Layouts are played once as they are served. Those that fail are played again several times, a group, each time with a
-few plans in a row drawn around the served ones: what turns a failure into a success gets the credit, and nothing else.
-An episode's return is the mean reward of its plans plus the bonus for success; its advantage is the return, normalised
-within the group. A drawn plan is an action with an exact likelihood ratio, clipped as in PPO; the divergence from the
-first weights is exact too, between Gaussians of one width, and is also taken at plans of the episodes that went well.
+Layouts are played once as they are served, by scouts. Those that fail are played again by probes, each with a few plans
+in a row drawn around the served ones, somewhere else in each: where that turned a failure into a success, the plans
+matter. A group plays such a layout several times more with the same plans drawn, and these plans get the credit for how
+its episodes end, and nothing else does. An episode's return is the mean reward of its plans plus the bonus for success;
+its advantage is the return, normalised within the group. A drawn plan is an action with an exact likelihood ratio,
+clipped as in PPO; the divergence from the first weights is exact too, between Gaussians of one width, and is also taken
+at plans of the episodes that went well.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.budgets import RlConfig
+from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
 from starry_ros.training.rl_sampler import Draw, aims, log_likelihood, means
@@ -42,6 +45,8 @@ ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing
 plan saw, so no gradient flows through them."""
 OPTIONS = {"model": "--model", "tasks": "--task", "setting": "--setting", "scouts": "--scouts"}
 """What the layouts of a run follow from: another of these makes it another run."""
+MOST_TARGETS = 6
+"""A multiple of how many things any task can ask for."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
 
@@ -74,9 +79,9 @@ def divergence(mean_DJ: Tensor, first_DJ: Tensor, spread: float) -> Tensor:
 class Learner:
     """The model, its first weights, and the optimiser of the action stream."""
 
-    def __init__(self, checkpoint: Checkpoint, config: RlConfig) -> None:
-        self.config = config
-        self.model: WorldActionModel = checkpoint.build_model()
+    def __init__(self, checkpoint: Checkpoint, config: RlConfig, compute: Compute = PROCESSOR) -> None:
+        self.config, self._compute = config, compute
+        self.model: WorldActionModel = checkpoint.build_model().to(compute.device)
         self.trained = [name for name, _ in self.model.named_parameters() if name.startswith(ACTION_STREAM)]
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self.trained)
@@ -100,7 +105,9 @@ class Learner:
                 chosen = [samples[int(i)] for i in order[start : start + self.config.batch]]
                 self.optimiser.zero_grad(set_to_none=True)
                 for part in (chosen[i : i + TOGETHER] for i in range(0, len(chosen), TOGETHER)):
-                    for name, value in self._backward(part, len(chosen)).items():
+                    with self._compute.here():
+                        found = self._backward(part, len(chosen))
+                    for name, value in found.items():
                         sums[name] = sums.get(name, 0.0) + value
                 passes += len(chosen)
                 norm = nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.config.clip_norm)
@@ -143,11 +150,13 @@ def frozen_fingerprint(model: WorldActionModel, trained: Sequence[str]) -> str:
 class RlTrainer:
     """Rolls out, updates, saves; resumable to the iteration."""
 
-    def __init__(self, model: Path, spec: RobotSpec, config: RlConfig, out: Path) -> None:
+    def __init__(
+        self, model: Path, spec: RobotSpec, config: RlConfig, out: Path, compute: Compute = PROCESSOR
+    ) -> None:
         self.spec, self.config, self.out = spec, config, out
         self.start = load_checkpoint(model, spec)
         self._folder, self._steps = out / "checkpoint", self.start.config.action_steps
-        self.learner = Learner(self.start, config)
+        self.learner = Learner(self.start, config, compute)
         self.frozen = frozen_fingerprint(self.learner.model, self.learner.trained)
         _require_same_run(out, self._identity())
         self.progress: Progress = load_state(out, self.learner.model, {}, self.learner.optimiser)
@@ -156,10 +165,11 @@ class RlTrainer:
         self.save()
 
     def iterate(self, workers: int) -> Record:
-        """One iteration: scouts, every group's episodes, then the update. Returns what goes into metrics.jsonl."""
+        """One iteration: scouts, probes, groups, then the update. Returns what goes into metrics.jsonl."""
         step = self.progress.step
         scouts = _sorted(run_jobs(play_rollout, self._scouts(step), workers))
-        rollouts = _sorted(run_jobs(play_rollout, self._jobs(step, scouts), workers))
+        probes = _sorted(run_jobs(play_rollout, self._probes(step, scouts), workers))
+        rollouts = _sorted(run_jobs(play_rollout, self._groups(step, probes), workers))
         samples, returns = self._samples(rollouts)
         anchors = [(draw, 0.0) for scout in scouts if scout.success for draw in scout.draws]
         rng = np.random.default_rng([self.config.seed, step])
@@ -170,7 +180,8 @@ class RlTrainer:
         record = {
             "iteration": self.progress.step, "success": float(np.mean([r.success for r in scouts])),
             "dense": float(np.mean([r.dense for r in scouts])), "return": float(np.mean(returns or [0.0])),
-            "scouts": len(scouts), "episodes": len(rollouts), "samples": len(samples), **statistics,
+            "scouts": len(scouts), "probes": len(probes), "turned": sum(probe.success for probe in probes),
+            "episodes": len(rollouts), "samples": len(samples), **statistics,
             "mixed": sum(0 < successes < episodes for successes, episodes in layouts.values()), "layouts": layouts,
             "frozen": self.frozen[:16],
         }
@@ -188,22 +199,43 @@ class RlTrainer:
         """The iteration's layouts, as they are served."""
         config = self.config
         numbers = range(step * config.scouts, (step + 1) * config.scouts)
-        cases = [Case(FIRST_SEED + number, "normal", config.tasks[number % len(config.tasks)], config.setting, "train")
-                 for number in numbers]
+        cases = [Case(FIRST_SEED + number, "normal", self._task(number), config.setting, "train") for number in numbers]
         return [RolloutJob(self._folder, self.spec, case, case.seed, self._steps, config.spread, anchors=1)
                 for case in cases]
 
-    def _jobs(self, step: int, scouts: Sequence[Rollout]) -> list[RolloutJob]:
-        """The groups: layouts that failed, each member with another stretch of plans drawn."""
+    def _task(self, number: int) -> str:
+        """The task of a layout: in turns that shift, for what a task asks for goes round with the seed as well."""
+        tasks = self.config.tasks
+        return tasks[(number + number // MOST_TARGETS) % len(tasks)]
+
+    def _probes(self, step: int, scouts: Sequence[Rollout]) -> list[RolloutJob]:
+        """Layouts that failed, each several times: the plans that are drawn lie evenly over the episode."""
         config, jobs = self.config, []
         for scout in [scout for scout in scouts if not scout.success][: config.groups]:
             rng = np.random.default_rng([config.seed, step, scout.case.seed])
-            for member in range(config.group_size):
-                first = int(rng.integers(max(1, scout.plans - config.plans_drawn)))
-                drawn = tuple(range(first, first + config.plans_drawn))
-                jobs.append(RolloutJob(self._folder, self.spec, scout.case, int(rng.integers(2**62)) + member,
-                                       self._steps, config.spread, drawn))
+            places = max(1, scout.plans - config.plans_drawn + 1)
+            for part in range(config.probes):
+                first = int((part + rng.random()) * places / config.probes)
+                jobs.append(self._drawn(scout.case, first, rng))
         return jobs
+
+    def _groups(self, step: int, probes: Sequence[Rollout]) -> list[RolloutJob]:
+        """Of every layout that a probe has turned, the plans that did so drawn anew."""
+        config, jobs = self.config, []
+        turned: dict[Case, int] = {}
+        for probe in probes:
+            if probe.success:
+                turned.setdefault(probe.case, probe.drawn[0])
+        for case, first in turned.items():
+            rng = np.random.default_rng([config.seed, step, case.seed, 1])
+            jobs += [self._drawn(case, first, rng) for _ in range(config.group_size)]
+        return jobs
+
+    def _drawn(self, case: Case, first: int, rng: np.random.Generator) -> RolloutJob:
+        """An episode with some plans in a row drawn."""
+        config = self.config
+        drawn = tuple(range(first, first + config.plans_drawn))
+        return RolloutJob(self._folder, self.spec, case, int(rng.integers(2**62)), self._steps, config.spread, drawn)
 
     def _samples(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Draw, float]], list[float]]:
         """Every kept plan with its episode's advantage; groups of equal returns teach nothing and are left out."""
@@ -230,7 +262,7 @@ class RlTrainer:
         save_state(self.out, self.learner.model, {}, self.learner.optimiser, self.progress)
         stage_2 = {"iterations_done": self.progress.step, **dataclasses.asdict(self.config), **self._identity()}
         training = {**self.start.training, "stage_2": stage_2}
-        weights = {name: value.detach().clone() for name, value in self.learner.model.state_dict().items()}
+        weights = {name: value.detach().cpu().clone() for name, value in self.learner.model.state_dict().items()}
         save_checkpoint(self.out / "checkpoint", dataclasses.replace(self.start, model=weights, training=training))
 
 
@@ -264,7 +296,8 @@ def train_rl_command(args: argparse.Namespace) -> int:
         raise ConfigError("starry train-rl", "needs groups of two or more", got=args.group_size)
     names = {field.name for field in dataclasses.fields(RlConfig)} - {"tasks", "clip_norm"}
     config = RlConfig(tasks=tuple(args.task or TASKS[:1]), **{name: getattr(args, name) for name in names})
-    trainer = RlTrainer(model_dir(args.model), load_robot_spec(robot_file(args.robot)), config, args.out)
+    compute = chosen_compute(args.device)
+    trainer = RlTrainer(model_dir(args.model), load_robot_spec(robot_file(args.robot)), config, args.out, compute)
     while trainer.progress.step < config.iterations:
         record = trainer.iterate(args.workers)
         shown = ("success", "mixed", "dense", "return", "kl", "clipped", "ratio_off", "gradient")

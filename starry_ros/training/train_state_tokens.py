@@ -25,6 +25,7 @@ from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import StatesTraining
+from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.summary import check_contract
@@ -55,17 +56,20 @@ def states_config(data: Demonstrations) -> StatesConfig:
 class StatesTrainer:
     """Model, its running average, optimiser and the frames to draw from."""
 
-    def __init__(self, data: Demonstrations, config: StatesConfig, training: StatesTraining, out: Path) -> None:
-        self.data, self.training, self.out = data, training, out
+    def __init__(
+        self, data: Demonstrations, config: StatesConfig, training: StatesTraining, out: Path,
+        compute: Compute = PROCESSOR,
+    ) -> None:
+        self.data, self.training, self.out, self._compute = data, training, out, compute
         self.frames: I64 = np.flatnonzero(~held_out(data))
         torch.manual_seed(training.seed)
         self.model = StateAutoencoder(config)
         self.head = nn.Linear(config.tokens * config.state_width, data.position_FJ.shape[1])
         self.means_F3HW = pixel_means(config, data)
-        self.trained = nn.ModuleDict({"states": self.model, "head": self.head})
+        self.trained = nn.ModuleDict({"states": self.model, "head": self.head}).to(compute.device)
         self.middle_J = data.position_FJ.mean(0)
         self.scale_J = np.maximum(data.position_FJ.std(0), ARM_SCALE_FLOOR_RAD)
-        self.spread_K = torch.from_numpy(self._spread(training.longest_motion)).float()
+        self.spread_K = torch.from_numpy(self._spread(training.longest_motion)).float().to(compute.device)
         self.optimiser = torch.optim.AdamW(self.trained.parameters(), lr=training.learning_rate, weight_decay=0.01)
         self.average = {name: value.clone() for name, value in self.trained.state_dict().items()}
         self.progress = load_state(out, self.trained, self.average, self.optimiser)
@@ -81,25 +85,13 @@ class StatesTrainer:
 
     def step(self) -> dict[str, float]:
         """One update on pairs of frames; they and the noise depend on (seed, step) alone. Returns the loss terms."""
-        step, data = self.progress.step, self.data
-        rng = np.random.default_rng([self.training.seed, step])
-        before = np.sort(rng.choice(self.frames, self.training.batch // 2))
-        after = np.minimum(before + rng.integers(1, self.training.longest_motion + 1, len(before)), data.last_F[before])
-        drawn = np.concatenate([before, after])
-        latents, means = (torch.from_numpy(part[drawn].astype(np.float32))
-                          for part in (data.latents_FCYX, self.means_F3HW))
-        state = self.model.encode_features(latents, means)
-        half = len(before)  # one frame of a pair is enough for the decoder
-        noise = torch.from_numpy(rng.standard_normal(latents[:half].shape, dtype=np.float32))
-        terms = {"flow": self.model.loss(latents[:half], noise, _times(rng, half), state[:half])}
-        if self.training.action_weight:
-            position = torch.from_numpy((data.position_FJ[drawn] - self.middle_J) / self.scale_J).float()
-            error = self.head(state.flatten(1)) - position
-            terms["position"] = error.square().mean()
-            moved = (error[half:] - error[:half]).square().mean(1)
-            terms["motion"] = (moved / self.spread_K[after - before]).mean()
-        loss = terms["flow"] + self.training.action_weight * sum(
-            (terms[name] for name in ("position", "motion") if name in terms), torch.zeros(()))
+        step = self.progress.step
+        with self._compute.here():
+            terms = self._terms(np.random.default_rng([self.training.seed, step]))
+        loss = terms["flow"]
+        for name in ("position", "motion"):
+            if name in terms:
+                loss = loss + self.training.action_weight * terms[name]
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
@@ -109,6 +101,26 @@ class StatesTrainer:
         follow(self.average, self.trained, self.training.average_decay, step)
         self.progress.step += 1
         return {name: float(term.detach()) for name, term in terms.items()}
+
+    def _terms(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """The loss terms of one draw of pairs."""
+        data = self.data
+        before = np.sort(rng.choice(self.frames, self.training.batch // 2))
+        after = np.minimum(before + rng.integers(1, self.training.longest_motion + 1, len(before)), data.last_F[before])
+        drawn = np.concatenate([before, after])
+        latents, means = (torch.as_tensor(part[drawn].astype(np.float32))
+                          for part in (data.latents_FCYX, self.means_F3HW))
+        state = self.model.encode_features(latents, means)
+        half = len(before)  # one frame of a pair is enough for the decoder
+        noise = torch.as_tensor(rng.standard_normal(latents[:half].shape, dtype=np.float32))
+        terms = {"flow": self.model.loss(latents[:half], noise, _times(rng, half), state[:half])}
+        if self.training.action_weight:
+            position = torch.as_tensor((data.position_FJ[drawn] - self.middle_J) / self.scale_J).float()
+            error = self.head(state.flatten(1)) - position
+            terms["position"] = error.square().mean()
+            moved = (error[half:] - error[:half]).square().mean(1)
+            terms["motion"] = (moved / self.spread_K[torch.as_tensor(after - before)]).mean()
+        return terms
 
     def save(self) -> None:
         """State to resume from, and the averaged weights as a model."""
@@ -122,7 +134,7 @@ class StatesTrainer:
 
 def _times(rng: np.random.Generator, size: int) -> torch.Tensor:
     """Flow times 1 - u^2: mostly near pure noise, where the state is all that the decoder has."""
-    return torch.from_numpy((1 - rng.random(size, dtype=np.float32) ** 2).astype(np.float32))
+    return torch.as_tensor((1 - rng.random(size, dtype=np.float32) ** 2).astype(np.float32))
 
 
 def run(trainer: StatesTrainer, minutes: float | None, report: Callable[[str], None] = print) -> None:
@@ -184,7 +196,7 @@ def train_state_tokens_command(args: argparse.Namespace) -> int:
     training = StatesTraining(args.steps, args.batch, args.seed, action_weight=args.action_weight)
     begun = (args.out / RECORD).is_file()
     config = load_states(args.out).config if begun else states_config(data)
-    trainer = StatesTrainer(data, config, training, args.out)
+    trainer = StatesTrainer(data, config, training, args.out, chosen_compute(args.device))
     run(trainer, args.minutes)
     print(f"{trainer.progress.step} steps, written to {args.out}")
     return 0
