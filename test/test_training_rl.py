@@ -56,9 +56,9 @@ def test_advantages_have_mean_zero_and_deviation_one_or_are_zero():
     assert (advantages([0.7, 0.7]) == 0).all()
 
 
-def test_where_all_succeed_the_rest_of_the_return_is_not_blown_up():
+def test_where_all_succeed_the_rest_of_the_return_teaches_nothing():
     rest = np.array([0.297, 0.295, 0.299, 0.296])
-    assert np.abs(advantages(1 + rest)).max() < 0.05
+    assert not advantages(1 + rest).any()
     assert np.abs(advantages([1.297, 0.295, 1.299, 1.296])).max() > 1
 
 
@@ -312,6 +312,59 @@ def test_a_group_draws_the_plans_anew_that_turned_its_layout(folder, tmp_path, p
     assert [(job.case, job.drawn) for job in jobs] == [(lost, (9, 10, 11))] * 5 + [(won, (4, 5, 6))] * 5
     assert len({job.noise_seed for job in jobs}) == 10
     assert not {job.noise_seed for job in trainer._groups(1, probes)} & {job.noise_seed for job in jobs}
+
+
+def test_only_groups_teach_and_the_probes_that_chose_them_do_not(folder, tmp_path, played, monkeypatch):
+    """A probe was chosen for its success: counted among its group it would say that any plan is good."""
+    learnt = []
+    monkeypatch.setattr(Learner, "update", lambda self, samples, rng: learnt.append(samples) or {})
+    config = dataclasses.replace(played, scouts=6, groups=3, probes=5, group_size=4)
+    record = RlTrainer(folder, SPEC, config, tmp_path).iterate(1)
+    outcomes = record["layouts"].values()
+    assert 0 < len(outcomes) <= 3
+    assert (record["scouts"], record["probes"], record["episodes"]) == (6, 15, 4 * len(outcomes))
+    assert 0 < record["turned"] < 15
+    mixed = [episodes for successes, episodes in outcomes if 0 < successes < episodes]
+    assert record["samples"] == sum(mixed) > 0
+    credited = [bool(advantage) for _, advantage in learnt[0]]
+    assert credited == [True] * sum(mixed) + [False] * 3, "three scouts went well"
+
+
+@pytest.mark.parametrize("outcome", [False, True])
+def test_where_no_layout_failed_or_no_probe_turned_one_nothing_is_learnt(
+    folder, tmp_path, played, monkeypatch, outcome
+):
+    monkeypatch.setattr(train_rl, "play_rollout", lambda job: Rollout(
+        job.case, 0.5, outcome, (), 2, job.noise_seed, job.drawn))
+    trainer = RlTrainer(folder, SPEC, played, tmp_path)
+    record = trainer.iterate(1)
+    assert (record["probes"], record["episodes"], record["samples"]) == (0 if outcome else 8, 0, 0)
+    weights = load_checkpoint(tmp_path / "checkpoint", SPEC).model
+    assert all(torch.equal(weights[name], value) for name, value in load_checkpoint(folder, SPEC).model.items())
+
+
+def test_statistics_of_drawn_plans_do_not_depend_on_how_many_went_well(start):
+    (drawn, other), _ = draws(start)
+    found = []
+    for anchors in (0, 3):
+        learner = Learner(start, dataclasses.replace(CONFIG, epochs=1, batch=99, clip=1e-9))
+        shifted = dataclasses.replace(drawn, log_p=drawn.log_p - 0.5)
+        found.append(learner.update([(shifted, 1.0)] + anchors * [(other, 0.0)], np.random.default_rng(0)))
+    for name in ("clipped", "ratio_off", "loss"):
+        assert found[0][name] == pytest.approx(found[1][name], rel=1e-4), name
+    assert found[0]["clipped"] == 1.0
+    assert found[0]["ratio_off"] == pytest.approx(math.exp(0.5) - 1, rel=0.05)
+
+
+def test_every_task_asks_for_everything_in_turn(folder, tmp_path):
+    tasks = ("handover_block", "place_dual_blocks")
+    trainer = RlTrainer(folder, SPEC, dataclasses.replace(CONFIG, scouts=24, tasks=tasks), tmp_path)
+    asked = {task: set() for task in tasks}
+    for job in trainer._scouts(0):
+        asked[job.case.task].add(drawn_case("train", job.case.seed, job.case.task, "easy")[1])
+    assert {task: found == set(task_of(task).targets) for task, found in asked.items()} == dict.fromkeys(tasks, True)
+    counts = [job.case.task for job in trainer._scouts(1)]
+    assert counts.count(tasks[0]) == counts.count(tasks[1]) == 12
 
 
 def test_a_run_is_not_resumed_from_another_model_although_its_frozen_tensors_are_the_same(folder, tmp_path):

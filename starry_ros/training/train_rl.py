@@ -45,21 +45,22 @@ ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing
 plan saw, so no gradient flows through them."""
 OPTIONS = {"model": "--model", "tasks": "--task", "setting": "--setting", "scouts": "--scouts"}
 """What the layouts of a run follow from: another of these makes it another run."""
+OF_DRAWN = ("loss", "clipped", "ratio_off")
+"""Statistics of the plans that get credit; the others are of all plans."""
 MOST_TARGETS = 6
 """A multiple of how many things any task can ask for."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
-
-
 LEAST_SPREAD = 0.1
-"""Returns that differ by less are not blown up: where every episode of a group succeeds, or none, what is left is the
-third digit of the value map's reward, and it must not weigh as much as success."""
+"""Groups whose returns deviate by less teach nothing: where every episode succeeds, or none, what is left is the third
+digit of the value map's reward, and an optimiser that normalises gradients would follow it as far as a success."""
 
 
 def advantages(returns: Sequence[float]) -> np.ndarray:
-    """Returns of one group less their mean, over their deviation or `LEAST_SPREAD`; all 0 when they are equal."""
+    """Returns of one group less their mean, over their deviation; all 0 where that is below `LEAST_SPREAD`."""
     values = np.array(returns, dtype=np.float64)
-    advantage: np.ndarray = (values - values.mean()) / max(float(values.std()), LEAST_SPREAD)
+    deviation = float(values.std())
+    advantage: np.ndarray = (values - values.mean()) / deviation if deviation >= LEAST_SPREAD else 0 * values
     return advantage
 
 
@@ -98,25 +99,30 @@ class Learner:
     def update(self, samples: Sequence[tuple[Draw, float]], rng: np.random.Generator) -> Record:
         """Some epochs over plans with their advantages; returns statistics."""
         sums: dict[str, float] = {}
-        passes = 0
+        passes, credited = 0, sum(bool(advantage) for _, advantage in samples)
         for _ in range(self.config.epochs):
             order = rng.permutation(len(samples))
             for start in range(0, len(order), self.config.batch):
                 chosen = [samples[int(i)] for i in order[start : start + self.config.batch]]
                 self.optimiser.zero_grad(set_to_none=True)
+                counts = max(1, sum(bool(advantage) for _, advantage in chosen)), len(chosen)
                 for part in (chosen[i : i + TOGETHER] for i in range(0, len(chosen), TOGETHER)):
                     with self._compute.here():
-                        found = self._backward(part, len(chosen))
+                        found = self._backward(part, counts)
                     for name, value in found.items():
                         sums[name] = sums.get(name, 0.0) + value
                 passes += len(chosen)
                 norm = nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.config.clip_norm)
                 sums["gradient"] = sums.get("gradient", 0.0) + float(norm) * len(chosen)
                 self.optimiser.step()
-        return {name: value / max(1, passes) for name, value in sums.items()}
+        of_drawn = {name: sums.pop(name, 0.0) / max(1, credited * self.config.epochs) for name in OF_DRAWN}
+        return of_drawn | {name: value / max(1, passes) for name, value in sums.items()}
 
-    def _backward(self, samples: Sequence[tuple[Draw, float]], count: int) -> dict[str, float]:
-        """Gradients of some of the `count` plans of an optimiser step, in one pass; sums of their statistics."""
+    def _backward(self, samples: Sequence[tuple[Draw, float]], counts: tuple[int, int]) -> dict[str, float]:
+        """Gradients of some plans of an optimiser step, in one pass; sums of their statistics.
+
+        `counts`: the step's plans that get credit, and all, with those that are there for the divergence alone.
+        """
         config, draws = self.config, [draw for draw, _ in samples]
         advantage = torch.tensor([advantage for _, advantage in samples])
         mean_DJ = means(self._act, self._names, draws)
@@ -126,9 +132,10 @@ class Learner:
         log_p = log_likelihood(aims(draws), mean_DJ, config.spread)
         loss, clipped = grpo_loss(log_p, old, advantage, config.clip)
         kl = divergence(mean_DJ, first_DJ, config.spread)
-        ((loss + config.kl_weight * kl).sum() / count).backward()
+        (loss.sum() / counts[0] + config.kl_weight * kl.sum() / counts[1]).backward()
         ratio = (log_p - old).exp()
-        found = {"loss": loss, "kl": kl, "clipped": clipped.float(), "ratio_off": (ratio - 1).abs()}
+        drawn = (advantage != 0).float()
+        found = {"loss": loss, "kl": kl, "clipped": clipped.float(), "ratio_off": drawn * (ratio - 1).abs()}
         return {name: float(value.detach().sum()) for name, value in found.items()}
 
 
@@ -300,7 +307,7 @@ def train_rl_command(args: argparse.Namespace) -> int:
     trainer = RlTrainer(model_dir(args.model), load_robot_spec(robot_file(args.robot)), config, args.out, compute)
     while trainer.progress.step < config.iterations:
         record = trainer.iterate(args.workers)
-        shown = ("success", "mixed", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
+        shown = ("success", "turned", "mixed", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
         text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
         print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
     print(f"{args.out / 'checkpoint'}: {len(trainer.learner.trained)} tensors trained, the others unchanged "
