@@ -145,7 +145,9 @@ def test_a_plan_that_cannot_be_followed_shows_that_the_planner_is_there() -> Non
         swing = np.where(np.arange(16)[:, None] % 2, LOWER_J, UPPER_J)
         far = make_chunk(swing, robot.now_ns, robot.now_ns)
         assert robot.executor.submit(far, robot.now_ns).reason in (Refusal.TOO_FAST, Refusal.UNREACHABLE)
-    assert robot.executor.status(robot.now_ns).mode is Mode.RUN
+    status = robot.executor.status(robot.now_ns)
+    assert status.mode is Mode.RUN
+    assert status.stall_share > 0.5, "it is there, but nothing of it can be followed"
 
 
 def test_a_planner_that_comes_back_with_another_session_does_not_end_the_patience() -> None:

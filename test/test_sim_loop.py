@@ -118,6 +118,23 @@ def test_a_policy_that_stands_still_times_out_in_time(blind):
     assert (result.success, result.failure, result.duration_s) == (False, "timeout", 1.0)
 
 
+def test_an_episode_whose_arms_have_stopped_ends_and_says_why(blind):
+    def foreign_after_the_first(count: int) -> np.ndarray:
+        return standing(count) if count == 1 else np.full((16, 14), 9.0)
+
+    result = run_episode(Scripted(foreign_after_the_first), blind, Case(0), LoopConfig(limit_s=20.0))
+    assert result.failure == "stopped: planner_lost"
+    assert result.duration_s == pytest.approx(1.6 + 2.0, abs=0.4), "the end of the plan, and the executor's patience"
+
+
+@pytest.mark.parametrize("latency_s", [1.2, 2.6])
+def test_arms_wait_for_a_planner_that_is_slow_in_every_plan(blind, latency_s):
+    config = LoopConfig(mode="sync", latency_s=latency_s, limit_s=9.0)
+    result = run_episode(Scripted(standing), blind, Case(0), config)
+    assert result.failure == "timeout"
+    assert set(result.refused) <= {"past"}
+
+
 def test_unusable_chunks_are_counted_by_reason_and_move_nothing(blind):
     policy = Scripted(lambda _: np.full((16, 14), np.nan))
     result = run_episode(policy, blind, Case(0), LoopConfig(limit_s=1.0))

@@ -24,7 +24,7 @@ from starry_ros.control.limits import Gate, Limits
 from starry_ros.control.outlook import Outlook
 from starry_ros.control.report import Totals, status_of
 from starry_ros.control.safety import CONDITIONS, SERVICES, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
-from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
+from starry_ros.control.schedule import BORDERS, Knots, Merge, Refusal, Schedule
 from starry_ros.control.space import Space
 from starry_ros.control.splice import Splice, Splicer
 from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
@@ -251,9 +251,9 @@ class Executor:
         at_ns = self._splice_time(now_ns)
         if (reason := self._schedule.judge(chunk, at_ns)) is not None:
             return self._schedule.refuse(reason)
-        self._run.offered(chunk.end_ns)
         knots = self._schedule.merged(chunk, at_ns, standing=self._track.stands)
         splice = self._reachable(knots, at_ns)
+        self._run.offered(chunk.end_ns, leads_on=isinstance(splice, Splice) or splice in BORDERS)
         if isinstance(splice, Refusal):
             return self._schedule.refuse(splice)
         self._follow(splice)

@@ -36,14 +36,20 @@ class RunFigures:
         self.jump = float(np.abs(splice.jump_J).max())
         self.jump_worst = max(self.jump_worst, self.jump)
 
-    def offered(self, end_ns: int) -> None:
-        """A plan came in time and in order, whether it can be followed or not; it ends at `end_ns`."""
-        self.waited_ticks, self._offered_ns = 0, end_ns
+    def offered(self, end_ns: int, *, leads_on: bool) -> None:
+        """A plan came in time and in order, so a planner is there; it ends at `end_ns`.
+
+        `leads_on`: it can be followed, or leads over a border of the space.
+        """
+        self.waited_ticks = 0
+        if leads_on:
+            self._offered_ns = end_ns
 
     def ticked(self, now_ns: int, slack_s: float | None) -> None:
         """A period; shares are of those in which a plan was known, with `slack_s` left of it.
 
         Arms that wait although the plan goes on, or another was offered, stand at a border: the planner is not late.
+        They wait for one that they can follow where those that come are too fast or lead nowhere.
         """
         self.waited_ticks = self.waited_ticks + 1 if self.waiting and self.moved else 0
         if slack_s is None:

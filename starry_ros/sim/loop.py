@@ -21,16 +21,23 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Mode
-from starry_ros.sim.cases import PUSH_AFTER_S, SWAP_SHARE, Case, closed_jaw_start, other_colour, push_velocity
+from starry_ros.control.status import ExecutorConfig
+from starry_ros.sim.cases import SWAP_SHARE, Case, closed_jaw_start, other_colour
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.driver import Scene, SimulatedDriver
+from starry_ros.sim.mishaps import make_mishap
 from starry_ros.sim.tasks import task_of
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryPoint
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
 from starry_ros.types import U8, ActionChunk, CameraFrame, Canvas, FrameSet, Plan, RobotState
 
 USUAL = LoopConfig()
+ENDED = (Mode.FAULT, Mode.STOP)
+"""Modes that nobody leads the executor out of here."""
+LATENCIES_WAITED = 2
+"""Arms wait so many latencies for a plan before they ask for `arm`, where that is more than the executor's patience: what
+whoever runs so slow a planner has to set."""
 LOOK_EVERY_TICKS = 2
 """Joint states and the success test run at half the control rate, as in the simulated robot."""
 
@@ -73,7 +80,8 @@ class EpisodeResult:
     `duration_s` counts from the sentence that has to be followed. `stall_share` is of the executor's running ticks,
     `delay_s` the worst delay that limits added to a plan. `plan_s` holds the measured time of every plan, `frames` the
     canvases if they were kept. `splice_jump` is the worst difference of a plan from the command at its border,
-    `chunk_age_s` the mean age of the observation behind the plan in force.
+    `chunk_age_s` the mean age of the observation behind the plan in force. `forced` says whether what the case forces
+    came about: a block that nobody takes cannot be dropped.
     """
 
     case: Case
@@ -89,6 +97,7 @@ class EpisodeResult:
     frames: tuple[U8, ...] = ()
     splice_jump: float = 0.0
     chunk_age_s: float = 0.0
+    forced: bool = True
 
 
 def run_episode(
@@ -110,7 +119,8 @@ class _Episode:
         self._limit_s = task_of(case.task).time_limit_s if config.limit_s is None else config.limit_s
         self.driver = SimulatedDriver(cell.spec, cell, NS_PER_S)
         self.driver.restart()
-        self.executor = Executor(cell.spec)
+        patience_s = max(ExecutorConfig.patience_s or math.inf, LATENCIES_WAITED * config.latency_s)
+        self.executor = Executor(cell.spec, ExecutorConfig(patience_s=patience_s))
         self._listener = policy if isinstance(policy, Listener) else None
         self._packer = CanvasPacker(t_pose_layout(cell.spec))
         self._period_ns = nanoseconds(1 / cell.spec.rates.control_hz)
@@ -118,7 +128,7 @@ class _Episode:
         self._pending: tuple[int, ActionChunk] | None = None
         self._observe_ns = self._start_ns = self.driver.time_ns
         self._swap_at_m = self._hand_to_block() * (1 - SWAP_SHARE) if case.kind == "swap" else -math.inf
-        self._push_ns = self._start_ns + nanoseconds(self._rng.uniform(*PUSH_AFTER_S))
+        self._mishap = make_mishap(case, self.scene, self.driver, self._rng)
         self._plan_s: list[float] = []
         self._frames: list[U8] = []
         self._delay_s, self._was_held = 0.0, False
@@ -150,7 +160,7 @@ class _Episode:
         if self.scene.success and self._done_ns is None:
             self._done_ns = self.driver.time_ns
         done = self._done_ns is not None and seconds(self.driver.time_ns - self._done_ns) >= self.config.after_s
-        return done or late or self.executor.status(self.driver.time_ns).mode is Mode.FAULT
+        return done or late or self.executor.status(self.driver.time_ns).mode in ENDED
 
     def _look(self, now_ns: int) -> None:
         """The scene's success test, and what the forced cases do to it."""
@@ -161,9 +171,7 @@ class _Episode:
         self._was_held |= held == self.scene.colour
         if self.case.kind == "swap" and held is None and self._hand_to_block() <= self._swap_at_m:
             self._swap(now_ns)
-        if self.case.kind == "push" and now_ns >= self._push_ns and held is None:
-            self.cell.push_block(self.scene.colour, *push_velocity(self._rng))
-            self._push_ns = 2**63
+        self._mishap.look()
         if self.watcher is not None:
             self.watcher.looked(self.cell)
 
@@ -177,6 +185,7 @@ class _Episode:
 
     def _swap(self, now_ns: int) -> None:
         self.scene.ask_for(other_colour(self.scene.colour, self._rng))
+        self._mishap.happened = True
         self.executor.set_instruction(self.policy.set_instruction(self.scene.instruction), now_ns)
         self._swap_at_m, self._start_ns, self._observe_ns, self._was_held = -math.inf, now_ns, now_ns, False
 
@@ -229,7 +238,7 @@ class _Episode:
         if self.scene.success:
             return ""
         status = self.executor.status(self.driver.time_ns)
-        if status.mode is Mode.FAULT:
+        if status.mode in ENDED:
             return f"stopped: {status.reason}"
         if self.scene.placed:
             return "wrong_block"
@@ -245,6 +254,7 @@ class _Episode:
             stall_share=status.stall_share, delay_s=self._delay_s,
             refused=refused, plan_s=tuple(self._plan_s), frames=tuple(self._frames),
             splice_jump=status.splice_jump_worst, chunk_age_s=float(np.mean(self._ages_s)) if self._ages_s else 0.0,
+            forced=self._mishap.happened,
         )
 
 
