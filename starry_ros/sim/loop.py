@@ -36,8 +36,8 @@ USUAL = LoopConfig()
 ENDED = (Mode.FAULT, Mode.STOP)
 """Modes that nobody leads the executor out of here."""
 LATENCIES_WAITED = 2
-"""Arms wait so many latencies for a plan before they ask for `arm`, where that is more than the executor's patience: what
-whoever runs so slow a planner has to set."""
+"""Arms wait so many latencies for a plan before they ask for `arm`, where that is more than the executor's patience:
+what whoever runs so slow a planner has to set."""
 LOOK_EVERY_TICKS = 2
 """Joint states and the success test run at half the control rate, as in the simulated robot."""
 
@@ -119,8 +119,8 @@ class _Episode:
         self._limit_s = task_of(case.task).time_limit_s if config.limit_s is None else config.limit_s
         self.driver = SimulatedDriver(cell.spec, cell, NS_PER_S)
         self.driver.restart()
-        patience_s = max(ExecutorConfig.patience_s or math.inf, LATENCIES_WAITED * config.latency_s)
-        self.executor = Executor(cell.spec, ExecutorConfig(patience_s=patience_s))
+        usual_s, slow_s = ExecutorConfig.patience_s, LATENCIES_WAITED * config.latency_s
+        self.executor = Executor(cell.spec, ExecutorConfig(patience_s=usual_s and max(usual_s, slow_s)))
         self._listener = policy if isinstance(policy, Listener) else None
         self._packer = CanvasPacker(t_pose_layout(cell.spec))
         self._period_ns = nanoseconds(1 / cell.spec.rates.control_hz)
