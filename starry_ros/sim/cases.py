@@ -5,9 +5,12 @@
 | normal | the arms start at home |
 | closed_jaw | the arm starts with a closed, empty jaw somewhere over the table |
 | swap | on the way to the first block the sentence changes to another block, which then has to end on the pad |
-| push | the named block is nudged before it is grasped |
+| push | the block to take is nudged before it is grasped |
+| dropped | on the way the jaw is forced open once, and the block falls where it is |
+| missed | when the jaw begins to close on the block, it is knocked out from between the fingers once |
 
-All but the normal one are of tasks in which the right arm takes the one block that the sentence names.
+A sentence can be swapped, and an arm start with a closed jaw, where the right arm takes the one block that the sentence
+names; the others are of all tasks of blocks. `mishaps` makes happen what happens on the way.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import numpy as np
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import Cell, Layout
-from starry_ros.sim.choices import COLOURS, KINDS, Kind
+from starry_ros.sim.choices import COLOURS, FORCED, KINDS, Kind
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.tasks import REGION_X_M, REGION_Y_M, Split, episode_rng
 from starry_ros.types import F64
@@ -29,8 +32,6 @@ PUSH_M_S = (0.35, 0.7)
 PUSH_AFTER_S = (0.3, 1.0)
 SWAP_SHARE = 0.5
 """The sentence changes when the hand has come this share of the way to the first block."""
-FORCED_TASKS = ("place_block_pad", "handover_block", "put_block_drawer")
-"""Tasks that have forced cases."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Case:
 
 def require_case(task: str, kind: Kind) -> None:
     """Raises ConfigError on a forced case that the task does not have."""
-    if kind != "normal" and task not in FORCED_TASKS:
+    if kind != "normal" and task not in FORCED[kind]:
         raise ConfigError(f"case {kind}", "does not exist in this task", got=task,
-                          expected=", ".join(FORCED_TASKS), fix="choose one of these tasks; all tasks have case normal")
+                          expected=", ".join(FORCED[kind]), fix="choose one of these tasks; all tasks have case normal")
 
 
 def other_colour(colour: str, rng: np.random.Generator) -> str:

@@ -5,6 +5,7 @@ Imports nothing heavy, so that the command line can offer these names without a 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,9 +18,15 @@ TASKS = (
 SETTINGS = ("easy", "hard")
 STAGES = ("pick", "place", "done", "handover")
 """What is being done about the named object. Data hold the index into this, so new ones go to the end."""
-Kind = Literal["normal", "closed_jaw", "swap", "push"]
+Kind = Literal["normal", "closed_jaw", "swap", "push", "dropped", "missed"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-"""`cases` says what happens in each of them."""
+"""`cases` says what happens in each of them. Random streams hold the index into this, so new ones go to the end."""
+_ONE_BLOCK = ("place_block_pad", "handover_block", "put_block_drawer")
+_BLOCKS = (*_ONE_BLOCK, "stack_blocks_two", "place_dual_blocks")
+FORCED: Mapping[Kind, tuple[str, ...]] = {
+    "closed_jaw": _ONE_BLOCK, "swap": _ONE_BLOCK, "push": _BLOCKS, "dropped": _BLOCKS, "missed": _BLOCKS,
+}
+"""Forced cases and the tasks that have them: a button cannot be dropped, and a tray that was is lost."""
 
 
 @dataclass(frozen=True)

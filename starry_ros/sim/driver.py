@@ -35,6 +35,7 @@ class SimulatedDriver:
         self.lost_ns = 0
         self.rejected: Counter[str] = Counter()
         self.limited_ticks = 0
+        self._forced_open_ns: dict[str, int] = {}
         self._tick_ns = nanoseconds(1.0 / spec.rates.control_hz)
         self._longest_J = spec.limit("velocity") * seconds(self._tick_ns)
         home = spec.limit("home")
@@ -47,6 +48,7 @@ class SimulatedDriver:
 
     def restart(self) -> None:
         """Hold where the arms are told to be now; call it after the cell was reset."""
+        self._forced_open_ns = {}
         self._hold(self.cell.command_J)
 
     def accept(self, arm: str, trajectory: Trajectory) -> Rejection | None:
@@ -64,6 +66,10 @@ class SimulatedDriver:
         else:
             self.rejected[f"{arm}.bad_set_point"] += 1
         return fits
+
+    def force_open(self, arm: str, duration_s: float) -> None:
+        """Open the arm's jaw for so long whatever is commanded, as a slipping grasp or a fault of the jaw would."""
+        self._forced_open_ns[arm] = self.time_ns + nanoseconds(duration_s)
 
     def desired(self) -> F64:
         """What the controllers ask of the joints now, in contract order."""
@@ -87,11 +93,19 @@ class SimulatedDriver:
     def tick(self) -> None:
         """Run physics for one control period towards the controllers' set-points, as fast as the limits allow."""
         self.time_ns += self._tick_ns
-        before_J, asked_J = self.cell.command_J, self.desired()
+        before_J, asked_J = self.cell.command_J, self._forced(self.desired())
         within_J = np.clip(asked_J, before_J - self._longest_J, before_J + self._longest_J)
         self.limited_ticks += int(np.abs(asked_J - within_J).max() > ROUNDING)
         self.cell.apply(within_J)
         self.cell.advance(seconds(self._tick_ns))
+
+    def _forced(self, asked_J: F64) -> F64:
+        """What is asked for, but with the jaws open that are forced open."""
+        for arm, until_ns in self._forced_open_ns.items():
+            if self.time_ns <= until_ns:
+                part = self.spec.arm_slice(arm)
+                asked_J[part][-1] = self.spec.limit("upper")[part][-1]
+        return asked_J
 
     def wait_s(self, now_ns: int) -> float:
         """Seconds until the next tick is due."""
