@@ -15,7 +15,7 @@ import numpy as np
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.choices import KINDS, Kind, LoopConfig
+from starry_ros.sim.choices import Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.experts import make_expert
 from starry_ros.sim.loop import Listener, Policy, run_episode
@@ -31,6 +31,8 @@ from starry_ros.wam.session import Session, SessionConfig
 KIND = "corrected"
 FORCED = 0.1
 """Share of each forced case, where the task has such cases."""
+PLAYED: tuple[Kind, ...] = ("normal", "closed_jaw", "swap", "push")
+"""Further ones would change which episodes a seed gives."""
 ACTS_FOR = (0.3, 1.0)
 """How long the model acts at most, as a share of the task's time limit."""
 STILL_S, STILL_RAD_S = 1.0, 0.03
@@ -132,8 +134,8 @@ def record_corrected(cell: Cell, source: Source, episode: int, attempt: int) -> 
 
 def _kind(rng: np.random.Generator, task: str) -> Kind:
     """Mostly the usual start; only placing has forced cases."""
-    shares = [1 - FORCED * (len(KINDS) - 1), *[FORCED] * (len(KINDS) - 1)]
-    return KINDS[rng.choice(len(KINDS), p=shares)] if task == "place_block_pad" else "normal"
+    shares = [1 - FORCED * (len(PLAYED) - 1), *[FORCED] * (len(PLAYED) - 1)]
+    return PLAYED[rng.choice(len(PLAYED), p=shares)] if task == "place_block_pad" else "normal"
 
 
 _SESSIONS: dict[tuple[Path, str], Session] = {}
