@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from starry_ros.training.forward import Given, prepare
 from starry_ros.training.train_data import encoder
 from starry_ros.types import Canvas, RobotState
 from starry_ros.wam.checkpoint import Checkpoint
+from starry_ros.wam.model import Ropes
 from starry_ros.wam.runtimes.runner import Arrays
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session, SessionConfig
@@ -44,15 +47,18 @@ def data(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> De
     return load_demonstrations(root / "data", root / "cache", encoder(checkpoint.autoencoder))
 
 
-def serve(checkpoint: Checkpoint, data: Demonstrations, frames: list[int]) -> dict[str, list[Arrays]]:
-    """What the graphs are given when a session sees these frames of the episode and commands what it commanded."""
+def serve(
+    checkpoint: Checkpoint, data: Demonstrations, frames: list[int]
+) -> tuple[Session, dict[str, list[Arrays]]]:
+    """What the graphs take and give when a session sees these frames of the episode and commands what it commanded."""
     runtime = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder)
     given: dict[str, list[Arrays]] = {name: [] for name in runtime.engines}
 
     def watched(name: str, engine: Callable[[Arrays], Arrays]) -> Callable[[Arrays], Arrays]:
         def run(arrays: Arrays) -> Arrays:
-            given[name].append({key: np.array(value) for key, value in arrays.items()})
-            return engine(arrays)
+            found = engine(arrays)
+            given[name].append({key: np.array(value) for key, value in {**arrays, **found}.items()})
+            return found
         return run
 
     for name, engine in list(runtime.engines.items()):
@@ -64,7 +70,12 @@ def serve(checkpoint: Checkpoint, data: Demonstrations, frames: list[int]) -> di
         canvas = Canvas(stamp_ns, LAYOUT.layout_hash, np.array(data.canvas_FHWC[frame]), ())
         session.observe(canvas, RobotState(stamp_ns, data.position_FJ[frame].astype(np.float64), np.zeros(JOINTS)))
         session.plan(shape=lambda _, steps=commands: steps.astype(np.float64))
-    return given
+    return session, given
+
+
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+    """Numbers of one type and equal to the last bit."""
+    return one.dtype == other.dtype == np.float32 and np.array_equal(one.view(np.uint32), other.view(np.uint32))
 
 
 def test_training_and_serving_show_the_model_the_same_bits(
@@ -83,25 +94,53 @@ def test_training_and_serving_show_the_model_the_same_bits(
             continue
         whole += 1
         trained: Given = prepare(checkpoint.build_model(), batch, texts, checkpoint.stats)
-        served = serve(checkpoint, data, [*reversed(past), frame])
-        canvases = [arrays["canvas"][0] for arrays in served["observe"]]
+        session, served = serve(checkpoint, data, [*reversed(past), frame])
+        canvases, latents = ([arrays[name][0] for arrays in served["observe"]] for name in ("canvas", "latents"))
         assert np.array_equal(canvases[-1], batch.canvas_BHWC[0])
+        assert same_bits(latents[-1], batch.latents_BCYX[0])
         for slot in range(SLOTS):
             assert np.array_equal(canvases[-2 - slot], batch.history_canvas_BRHWC[0, slot])
+            assert same_bits(latents[-2 - slot], batch.history_latents_BRCYX[0, slot])
             actions = served["remember_actions"][-1 - slot]
             executed = checkpoint.stats.state_to_model(batch.executed_BRUJ[0, slot]).astype(np.float32)
             valid = batch.executed_valid_BRU[0, slot]
             assert np.array_equal(actions["valid"][0], valid)
-            assert np.array_equal(actions["actions"][0][valid > 0], executed[valid > 0])
-        assert np.array_equal(served["act"][-1]["state"], trained.state.numpy())
+            assert same_bits(actions["actions"][0][valid > 0], executed[valid > 0])
+        assert same_bits(served["act"][-1]["state"], trained.state.numpy())
+        assert same_bits(session.in_model_units(data.plan_FKJ[frame].astype(np.float64)), trained.actions[0].numpy())
         text = int(batch.text_B[0])
-        assert np.array_equal(served["encode_text"][-1]["tokens"][0], texts.tokens_STD[text].numpy())
-        assert np.array_equal(served["encode_text"][-1]["mask"][0], texts.mask_ST[text].numpy())
+        assert same_bits(served["encode_text"][-1]["tokens"][0], texts.tokens_STD[text].numpy())
+        assert same_bits(served["encode_text"][-1]["mask"][0], texts.mask_ST[text].numpy())
         if whole == 2:
             break
     assert whole == 2, "the seeds must give samples with a full history"
 
 
-def test_cached_latents_are_those_of_serving_in_half_precision(checkpoint: Checkpoint, data: Demonstrations) -> None:
-    alone = encoder(checkpoint.autoencoder)(np.array(data.canvas_FHWC[7:8]))[0]
-    np.testing.assert_allclose(data.latents_FCYX[7].astype(np.float32), alone, rtol=2e-3, atol=1e-4)
+def test_every_cached_latent_has_the_bits_that_serving_gives_it_on_however_many_threads_the_cache_was_made(
+    checkpoint: Checkpoint, data: Demonstrations
+) -> None:
+    observe = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder).engines["observe"]
+    rope = Ropes(CONFIG).frame(0).numpy()
+    served = [observe({"canvas": np.array(canvas)[None], "rope": rope})["latents"][0] for canvas in data.canvas_FHWC]
+    assert same_bits(np.stack(served), np.array(data.latents_FCYX))
+    torch.set_num_threads(2)
+    try:
+        made = encoder(checkpoint.autoencoder)(np.array(data.canvas_FHWC))
+        assert torch.get_num_threads() == 2, "and leaves them as they were"
+    finally:
+        torch.set_num_threads(1)
+    assert same_bits(np.stack(served), made)
+
+
+def test_a_cache_in_half_precision_of_an_older_version_is_made_anew(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    folder, cache, encode = write_episodes(tmp_path / "data", (3,)), tmp_path / "cache", encoder(checkpoint.autoencoder)
+    new = np.array(load_demonstrations(folder, cache, encode).latents_FCYX)
+    stamp = json.loads((cache / "cache.json").read_text())
+    del stamp["latents"]
+    (cache / "cache.json").write_text(json.dumps(stamp))
+    np.save(cache / "latents.npy", new.astype(np.float16))
+    again = load_demonstrations(folder, cache, encode).latents_FCYX
+    assert same_bits(np.array(again), new)
+    assert isinstance(again, np.memmap), "read from the disk as it is needed"

@@ -15,6 +15,7 @@ from wam_kit import CONFIG, JOINTS, MIDDLE_J, SPEC, make_checkpoint
 
 from starry_ros.training import train
 from starry_ros.training.arguments import add_train_command_arguments
+from starry_ros.training.compute import PROCESSOR
 from starry_ros.training.forward import TextTable
 from starry_ros.training.train import Trainer
 from starry_ros.wam import config as wam_config
@@ -56,7 +57,7 @@ def prepare(data: Path, out: Path, model: Path, *words: str) -> Trainer:
     add_train_command_arguments(parser)
     usual = ["--preset", "narrow", "--steps", "9", "--batch", "2", "--eval-every", "0"]
     given = ["--data", str(data), "--out", str(out), "--autoencoder", str(model)]
-    return train._prepare(parser.parse_args([*given, *usual, *words]))
+    return train._prepare(parser.parse_args([*given, *usual, *words]), PROCESSOR)
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starry_ros.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE
 from starry_ros.report import add_json_argument
-from starry_ros.sim.choices import KINDS, SETTINGS, TASKS, Kind, LoopConfig
+from starry_ros.sim.choices import FORCED, KINDS, SETTINGS, TASKS, Kind, LoopConfig
 from starry_ros.training.ablate import ABLATIONS
 from starry_ros.training.budgets import AutoencoderTraining, RlConfig, StatesTraining, TrainConfig
 from starry_ros.wam.choices import RUNTIMES, PlanMode, SpliceMethod
@@ -20,7 +20,7 @@ Suite = tuple[tuple[str, str, Kind], ...]
 SUITES: dict[str, Suite] = {
     "easy": tuple((task, "easy", "normal") for task in TASKS),
     "hard": tuple((task, "hard", "normal") for task in TASKS),
-    "recovery": tuple(("place_block_pad", "easy", case) for case in KINDS if case != "normal"),
+    "recovery": tuple((task, "easy", case) for case, tasks in FORCED.items() for task in tasks),
 }
 """Tasks, settings and cases that are measured together."""
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -101,6 +101,10 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
     _add_tint(parser)
     parser.add_argument("--reworded", type=SHARE, default=0.0, metavar="SHARE",
                         help="share of the samples to ask for in other words (default: %(default)s)")
+    parser.add_argument("--noisy-history", type=SHARE, default=0.0, metavar="SHARE",
+                        help="share of the samples whose past frames are shown with noise (default: %(default)s)")
+    parser.add_argument("--text-dropout", type=SHARE, default=0.0, metavar="SHARE",
+                        help="share of the samples that are shown without their sentence (default: %(default)s)")
     _add_device(parser)
     parser.add_argument("--precision", default="auto", choices=PRECISIONS,
                         help="numbers of the passes; weights are fp32 (default: auto, bf16 on GPUs that have it)")

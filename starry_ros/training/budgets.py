@@ -45,6 +45,8 @@ class TrainConfig:
     average_decay: float = 0.998
     seed: int = 0
     reworded: float = 0.0
+    noisy_history: float = 0.0
+    text_dropout: float = 0.0
     weights: LossWeights = field(default_factory=LossWeights)
 
     def rate(self, step: int) -> float:

@@ -24,8 +24,10 @@ from starry_ros.errors import DataError
 from starry_ros.sim.choices import COLOURS, STAGES
 from starry_ros.sim.task import colours_in
 from starry_ros.sim.tasks import named_first, same_meaning
+from starry_ros.training.augment import NOTHING, Augment
 from starry_ros.training.prefix import Bender, committed, prefix_lengths
 from starry_ros.training.scenes import PLAIN, Scenes, View
+from starry_ros.training.store import write_text
 from starry_ros.training.summary import data_hash, read_meta
 from starry_ros.types import F32, U8
 from starry_ros.wam.gasam import Scene
@@ -33,8 +35,10 @@ from starry_ros.wam.gasam import Scene
 I64 = NDArray[np.int64]
 PICKING, DONE = STAGES.index("pick"), STAGES.index("done")
 FRESH_STEPS = 5
-SAME_LATENT = 0.02
-"""Latents of one picture differ by more when another autoencoder made them, by less from half precision and threads."""
+AUGMENT = 0x61756760
+"""Tells the draws of augmentation from those of the batch, which it so leaves as they are."""
+SAME_LATENT = 1e-3
+"""Latents of one picture differ by more when another autoencoder made them, by less on another processor."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Demonstrations:
     """
 
     canvas_FHWC: U8
-    latents_FCYX: NDArray[np.float16]
+    latents_FCYX: F32
     position_FJ: F32
     command_FJ: F32
     plan_FKJ: F32
@@ -213,12 +217,13 @@ def _read(path: Path) -> dict[str, NDArray[np.generic]]:
 
 def cached_images(
     files: list[Path], lengths: list[int], cache: Path, encode: Callable[[U8], F32], view: View
-) -> tuple[U8, NDArray[np.float16]]:
+) -> tuple[U8, F32]:
     """Memory-mapped canvases and latents, built once for these files, the view of them and the encoder."""
     first = view.canvases(files[0])[:1]
     probe = encode(first)
     key: dict[str, Any] = {
         "files": [[path.name, path.stat().st_size] for path in files], "data_hash": data_hash(files[0].parent.parent),
+        "latents": "float32",
     }
     if view.name != PLAIN.name:
         key["view"] = view.name
@@ -230,7 +235,7 @@ def cached_images(
         latent_shape = probe.shape[1:]
         total = sum(lengths)
         canvas = _mapped(canvas_path, np.uint8, (total, *first.shape[1:]))
-        latents = _mapped(latent_path, np.float16, (total, *latent_shape))
+        latents = _mapped(latent_path, np.float32, (total, *latent_shape))
         at = 0
         for path, length in zip(files, lengths, strict=True):
             canvas[at : at + length] = view.canvases(path)
@@ -238,7 +243,7 @@ def cached_images(
             at += length
         canvas.flush()
         latents.flush()
-        stamp.write_text(json.dumps(key))
+        write_text(stamp, json.dumps(key))
     return np.load(canvas_path, mmap_mode="r"), np.load(latent_path, mmap_mode="r")
 
 
@@ -264,11 +269,11 @@ class Sampler:
         self, data: Demonstrations, *, batch: int, future_steps: int, history_slots: int, history_actions: int,
         seed: int, empty_closed_weight: float = 1.5, fresh_weight: float = 2.5, no_history: float = 0.5,
         done_weight: float = 0.15, rival_share: float = 0.25, slow_past: float = 0.5, prefix_steps: int = 0,
-        reworded: float = 0.0, bender: Bender | None = None,
+        reworded: float = 0.0, bender: Bender | None = None, augment: Augment = NOTHING,
     ) -> None:
         self.data, self.batch, self.seed = data, batch, seed
         self._future, self._slots, self._actions = future_steps, history_slots, history_actions
-        self._bender = bender
+        self._bender, self._augment = bender, augment
         self._prefix_steps, self._reworded = prefix_steps, reworded if data.same_S else 0.0
         self._no_history, self._rival_share, self._slow_past = no_history, rival_share, slow_past
         # Finished episodes rest at home, exactly where new ones start: too many of them teach the arm to stay there.
@@ -295,16 +300,17 @@ class Sampler:
         if self._bender is not None:
             plan, happened = self._bender.bent(plan, known, rng)
         scenes = (None, None) if data.scenes is None else (data.scenes.at(frame), data.scenes.at(then))
-        return Batch(
-            canvas_BHWC=data.canvas_FHWC[frame], latents_BCYX=data.latents_FCYX[frame].astype(np.float32),
-            future_BCYX=data.latents_FCYX[then].astype(np.float32),
+        batch = Batch(
+            canvas_BHWC=data.canvas_FHWC[frame], latents_BCYX=data.latents_FCYX[frame],
+            future_BCYX=data.latents_FCYX[then],
             position_BJ=data.position_FJ[frame], plan_BKJ=plan, known_B=known, happened_B=happened,
             events_BEV4=data.events_FEV4[frame],
             text_B=text, rival_B=rival, rivalled_B=rivalled, history_canvas_BRHWC=data.canvas_FHWC[past],
-            history_latents_BRCYX=data.latents_FCYX[past].astype(np.float32), history_valid_BR=valid,
+            history_latents_BRCYX=data.latents_FCYX[past], history_valid_BR=valid,
             executed_BRUJ=executed, executed_valid_BRU=executed_valid, spacing=spacing,
             scene=scenes[0], future_scene=scenes[1],
         )
+        return self._augment.of(batch, len(data.texts), np.random.default_rng([self.seed, step, rank, AUGMENT]))
 
     def _told(self, frame_B: I64, rng: np.random.Generator) -> I64:
         """The sentence of each frame, in some samples one that asks for the same in other words."""

@@ -28,7 +28,7 @@ from starry_ros.wam.geometry import geometry_losses
 from starry_ros.wam.joint import Biases, Noised, Tables, action_biases, denoise_jointly
 from starry_ros.wam.layers import MASKED, Keys
 from starry_ros.wam.masks import ACTION, CURRENT_FRAME, FUTURE_FRAMES, PAST_ACTIONS, PAST_FRAMES, VALUE
-from starry_ros.wam.model import Groups, Ropes, Sentence, WorldActionModel
+from starry_ros.wam.model import Groups, Ropes, Sentence, WorldActionModel, pool
 from starry_ros.wam.normalise import NormStats
 
 DRAWS = 4
@@ -41,6 +41,17 @@ class TextTable:
 
     tokens_STD: Tensor
     mask_ST: Tensor
+
+    def with_silence(self) -> TextTable:
+        """The same, and last a sentence that says nothing: one token, the mean of what all sentences pool to.
+
+        So it differs from no sentence in particular: of what tells sentences apart, pooled less mean, it has none.
+        """
+        token_D = pool(self.tokens_STD, self.mask_ST).mean(0)
+        first_T = torch.zeros_like(self.mask_ST[0])
+        first_T[0] = 1.0
+        silence_TD = first_T[:, None] * token_D
+        return TextTable(torch.cat([self.tokens_STD, silence_TD[None]]), torch.cat([self.mask_ST, first_T[None]]))
 
     def to(self, device: torch.device) -> TextTable:
         """The same on another device."""

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -16,12 +17,15 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NU
 
 
 def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[Result]:
-    """Results of `work` in the order they finish. One worker means this process.
+    """Results of `work` in the order they finish. One worker means this process, on one thread as the others are.
 
     Ctrl-C ends the workers at once; an error of `work` is raised here and drops the jobs that have not begun.
     """
     if workers <= 1:
-        yield from map(work, jobs)
+        for job in jobs:
+            with one_thread():
+                result = work(job)
+            yield result
         return
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
@@ -37,6 +41,19 @@ def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch computes on one thread within: sums over several are rounded otherwise."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _submit(pool: ProcessPoolExecutor, work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Future[Result]]:

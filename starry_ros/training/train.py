@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +22,25 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.training.augment import Augment
 from starry_ros.training.budgets import TrainConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
+from starry_ros.training.curves import Curves
 from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.forward import TextTable, expert_losses, losses
+from starry_ros.training.loop import run
 from starry_ros.training.losses import total
 from starry_ros.training.prefix import Bender
 from starry_ros.training.pseudo import pseudo_terms
-from starry_ros.training.same_run import begun_run, require_same_model, tell_changed_data
+from starry_ros.training.same_run import (
+    BegunRun,
+    begun_run,
+    chosen_options,
+    require_same_model,
+    require_same_options,
+    tell_changed_data,
+)
 from starry_ros.training.scenes import seen_layout
 from starry_ros.training.store import load_average, load_state, read_records, save_state, write_records
 from starry_ros.training.summary import check_contract, data_hash, read_meta
@@ -79,13 +88,15 @@ class Trainer:
         self.model = WorldActionModel(self.wam).to(compute.device)
         self.optimiser = torch.optim.AdamW(_parameter_groups(self.model, config.weight_decay), lr=config.learning_rate)
         self.stats = fit(data.plan_FKJ, data.position_FJ, spec.gripper_indices)
-        self.texts = embed_texts(data.texts).to(compute.device)
-        self.model.set_text_statistics(pool(self.texts.tokens_STD, self.texts.mask_ST))
+        self.texts = self.embed(data)
+        self.set_text_statistics()
         self.average = {name: value.clone() for name, value in self.model.state_dict().items()}
         self.sampler = self.make_sampler(data, self.wam.prefix_steps)
         self.progress = load_state(out, self.model, self.average, self.optimiser)
         self.data_hash = ""
+        self.options: Record = {}
         self._records = read_records(out, "step", self.progress.step)
+        self._curves = Curves(out, self._records)
         self.video: VideoPart | None = None
         self.losses = losses
 
@@ -96,7 +107,16 @@ class Trainer:
             history_slots=self.wam.history_slots, history_actions=self.wam.history_actions, seed=self.config.seed,
             prefix_steps=prefix_steps, reworded=self.config.reworded,
             bender=Bender(self.spec) if prefix_steps else None,
+            augment=Augment(self.config.noisy_history, self.config.text_dropout),
         )
+
+    def embed(self, data: Demonstrations) -> TextTable:
+        """The sentences of some data, and last the one that says nothing."""
+        return embed_texts(data.texts).with_silence().to(self.compute.device)
+
+    def set_text_statistics(self) -> None:
+        """Let the model know the mean and spread of the data's sentences."""
+        self.model.set_text_statistics(pool(self.texts.tokens_STD[:-1], self.texts.mask_ST[:-1]))
 
     def step(self) -> dict[str, float]:
         """One optimiser step; returns the unweighted loss terms of this process's part of the batch."""
@@ -139,6 +159,7 @@ class Trainer:
         if self.rank == 0:
             self._records.append(record)
             write_records(self.out, self._records)
+            self._curves.add(record)
 
     def checkpoint(self) -> Checkpoint:
         """The averaged weights as a model that can be served."""
@@ -148,7 +169,7 @@ class Trainer:
             contract_hash=self.spec.content_hash, layout_hash=self.layout_hash,
             contract=contract_fields(self.spec),
             training={"steps_done": self.progress.step, "data_hash": self.data_hash,
-                      **dataclasses.asdict(self.config)},
+                      **dataclasses.asdict(self.config), **self.options},
         )
 
 
@@ -183,61 +204,6 @@ def embed_texts(texts: tuple[str, ...]) -> TextTable:
     return TextTable(tokens, mask)
 
 
-def run(trainer: Trainer, save_every: int, until_s: float | None, early: EarlyEvaluation | None = None) -> None:
-    """Train to the last step, or until `until_s` seconds of this call have passed; saves on the way and at the end."""
-    start, mark = time.monotonic(), time.monotonic()
-    sums: dict[str, float] = {}
-    count = 0
-    while trainer.progress.step < trainer.config.steps:
-        for name, value in trainer.step().items():
-            sums[name] = sums.get(name, 0.0) + value
-        count += 1
-        now = time.monotonic()
-        if trainer.progress.step % 25 == 0:
-            trainer.progress.seconds += now - mark
-            _report(trainer, {name: value / count for name, value in sums.items()}, count / (now - mark))
-            sums, count, mark = {}, 0, now
-        if trainer.progress.step % save_every == 0:
-            trainer.save()
-        if early is not None and early.due(trainer.progress.step):
-            _evaluate(trainer, early)
-            mark = time.monotonic()
-        if _time_is_up(now - start, until_s):
-            break
-    trainer.save()
-
-
-def _time_is_up(elapsed_s: float, until_s: float | None) -> bool:
-    """Whether to stop; process 0 decides for all, so that no process waits for one that has left."""
-    if until_s is None:
-        return False
-    flag = torch.tensor([1.0 if elapsed_s > until_s else 0.0])
-    if dist.is_initialized():
-        dist.broadcast(flag, 0)
-    return bool(flag.item())
-
-
-def _report(trainer: Trainer, means: dict[str, float], steps_per_s: float) -> None:
-    """One line on the terminal and one in metrics.jsonl."""
-    if trainer.rank != 0:
-        return
-    progress, config = trainer.progress, trainer.config
-    left_min = (config.steps - progress.step) / steps_per_s / 60
-    text = "  ".join(f"{name} {value:.4f}" for name, value in means.items())
-    print(f"step {progress.step}/{config.steps}  {steps_per_s:.2f}/s  {left_min:.0f} min left  {text}", flush=True)
-    trainer.note({"step": progress.step, "seconds": progress.seconds, "rate": config.rate(progress.step), **means})
-
-
-def _evaluate(trainer: Trainer, early: EarlyEvaluation) -> None:
-    """Play episodes with the averaged weights; one line on the terminal and one in metrics.jsonl."""
-    found = early.run(trainer.checkpoint(), trainer.progress.step, trainer.rank, trainer.world)
-    if trainer.rank == 0:
-        each = ", ".join(f"{task} {count}" for task, count in found.by_task.items())
-        print(f"step {found.step}: {found.successes} of {found.episodes} episodes succeed ({each})", flush=True)
-        trainer.note({"step": found.step, "success": found.successes / found.episodes,
-                      "episodes": found.episodes, "by_task": found.by_task})
-
-
 def train_command(args: argparse.Namespace) -> int:
     """`starry train`: returns 0 when the run is saved."""
     several = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
@@ -257,6 +223,7 @@ def train_command(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
     spec = load_robot_spec(robot_file(args.robot))
     check_contract(args.data, spec)
+    options = chosen_options(args)
     args.init, args.autoencoder = run_or_model(args.init), run_or_model(args.autoencoder)
     autoencoder = given_autoencoder(args.autoencoder)
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -264,6 +231,7 @@ def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
     begun = begun_run(args.out)
     if begun is not None:
         require_same_model(args.out, begun, wam, spec, autoencoder)
+        require_same_options(args.out, begun, args, options)
     if rank == 0:
         if begun is not None:
             tell_changed_data(args.out, begun, args.data)
@@ -273,35 +241,36 @@ def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
         dist.barrier()
     data = chosen_data(args, spec, wam, autoencoder)
     config = TrainConfig(preset=args.preset, steps=args.steps, batch=args.batch, learning_rate=args.learning_rate,
-                         seed=args.seed, reworded=args.reworded)
+                         seed=args.seed, reworded=args.reworded, noisy_history=args.noisy_history,
+                         text_dropout=args.text_dropout)
     world = dist.get_world_size() if dist.is_initialized() else 1
     if config.batch % world:
         raise ConfigError("--batch", "is not a multiple of the processes", got=config.batch, expected=f"n * {world}")
     trainer = Trainer(spec, data, autoencoder, config, args.out, wam, compute)
-    trainer.data_hash = data_hash(args.data)
+    trainer.data_hash, trainer.options = data_hash(args.data), options
     if args.video is not None:
         video = chosen_video(args, spec, wam, autoencoder, data)
-        sampler = trainer.make_sampler(video)
-        trainer.video = VideoPart(sampler, embed_texts(video.texts).to(compute.device), args.video_weight)
+        trainer.video = VideoPart(trainer.make_sampler(video), trainer.embed(video), args.video_weight)
     if trainer.progress.step == 0:
         _start_from(trainer, args)
     if args.only_geometry:
         _keep_all_but_geometry(trainer, args)
     else:
-        trainer.stats = _units(trainer, args)
+        trainer.stats = _units(trainer, args, begun)
     return trainer
 
 
-def _units(trainer: Trainer, args: argparse.Namespace) -> NormStats:
+def _units(trainer: Trainer, args: argparse.Namespace, begun: BegunRun | None) -> NormStats:
     """Those that the weights know, of the run itself or of --init; those of the data where these do not fit."""
-    folder = args.out if trainer.progress.step else args.init
-    if folder is None:
+    if begun is not None:
+        return begun.stats
+    if args.init is None:
         return trainer.stats
-    known = [place for place in (folder, folder / "checkpoint") if (place / CONFIG).exists()]
+    known = [place for place in (args.init, args.init / "checkpoint") if (place / CONFIG).exists()]
     kept = load_checkpoint(known[0]).stats if known else trainer.stats
-    if trainer.progress.step or kept.serves(trainer.stats):
+    if kept.serves(trainer.stats):
         return kept
-    print(f"the data move otherwise than those of {folder}: new units, from the data", flush=True)
+    print(f"the data move otherwise than those of {args.init}: new units, from the data", flush=True)
     return trainer.stats
 
 
@@ -322,7 +291,7 @@ def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
             raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
         print(f"starts from {args.init}; new tensors: {missing}", flush=True)
         if not args.only_geometry:
-            trainer.model.set_text_statistics(pool(trainer.texts.tokens_STD, trainer.texts.mask_ST))
+            trainer.set_text_statistics()
     start_parts(args, trainer.model)
     trainer.average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 

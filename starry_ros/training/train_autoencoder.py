@@ -69,6 +69,7 @@ def train_autoencoder(
     """
     frames = load_frames(data_dir, training.max_frames, training.seed, view)
     identity = {"training": asdict(training), "data_hash": frames.data_hash}
+    identity |= {} if init is None else {"init": str(init)}
     model = (_new_model(frames, training.seed) if init is None else given_autoencoder(init)).to(compute.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-4)
     _check_identity(out, identity)

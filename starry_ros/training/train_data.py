@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from starry_ros.training.pool import one_thread
 from starry_ros.types import F32, U8
 from starry_ros.wam.autoencoder import Autoencoder, load_autoencoder
 from starry_ros.wam.checkpoint import WEIGHTS, load_checkpoint
@@ -20,12 +21,16 @@ def given_autoencoder(folder: Path) -> Autoencoder:
 
 
 def encoder(autoencoder: Autoencoder) -> Callable[[U8], F32]:
-    """The autoencoder as a function of arrays: canvases [n, H, W, 3] to latents [n, C, Y, X]."""
+    """The autoencoder as a function of arrays: canvases [n, H, W, 3] to latents [n, C, Y, X].
+
+    Frame by frame and on one thread, so that every latent has the bits that serving on one thread gives it.
+    """
 
     @torch.no_grad()
     def encode(canvas_BHWC: U8) -> F32:
-        groups = (canvas_BHWC[i : i + 32] for i in range(0, len(canvas_BHWC), 32))
-        latents: F32 = torch.cat([autoencoder.encode(torch.from_numpy(np.array(group))) for group in groups]).numpy()
+        with one_thread():
+            frames = (autoencoder.encode(torch.from_numpy(np.array(frame)[None])) for frame in canvas_BHWC)
+            latents: F32 = torch.cat(list(frames)).numpy()
         return latents
 
     return encode
