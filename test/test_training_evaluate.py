@@ -24,9 +24,10 @@ from starry_ros.training.arguments import (
     add_calibrate_command_arguments,
     add_evaluate_command_arguments,
 )
-from starry_ros.training.evaluate import Score, evaluate, row, untrained_copy, write_strip
+from starry_ros.training.evaluate import evaluate, untrained_copy, write_strip
 from starry_ros.training.measure import Quality
 from starry_ros.training.report_page import write_page
+from starry_ros.training.score import Score, row
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import preset
@@ -38,13 +39,15 @@ from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 
 
-def score(seed: int, success: bool, *, failure: str = "", landing=(), frames=()) -> Score:
+def score(
+    seed: int, success: bool, *, failure: str = "", landing=(), frames=(), hits=(), kind="normal", forced=True
+) -> Score:
     colour = COLOURS[seed % 3]
     result = EpisodeResult(
-        Case(seed), colour, f"put the {colour} block on the pad", success, failure, 4.0 + seed, 0.0, 0.1,
-        {} if success else {"past": 2}, (9.0, 0.1, 0.3), frames,
+        Case(seed, kind), colour, f"put the {colour} block on the pad", success, failure, 4.0 + seed, 0.0,
+        0.1 + seed / 10, {} if success else {"past": 2}, (9.0, 0.1, 0.3), frames, forced=forced,
     )
-    return Score("model", result, Quality(landing, (2.0,), (6.0,)))
+    return Score("model", result, Quality(landing, (2.0,), (6.0,), hits))
 
 
 def test_a_row_counts_successes_by_colour_and_names_failures():
@@ -62,6 +65,25 @@ def test_a_row_counts_successes_by_colour_and_names_failures():
     assert found["landing_px"] == 3.0
     assert (found["imagined"], found["copied"]) == (2.0, 6.0)
     assert found["plan_p50_ms"] == pytest.approx(200.0)  # without each episode's first plan
+
+
+def test_episodes_in_which_the_forced_case_never_came_about_do_not_count_and_are_told():
+    scores = [score(0, True, kind="dropped"), score(1, False, failure="timeout", kind="dropped"),
+              score(2, True, kind="dropped", forced=False), score(3, False, kind="dropped", forced=False)]
+    found = row("model", scores)
+    assert (found["success"], found["episodes"], found["played"]) == (0.5, 2, 4)
+    assert (found["unforced_successes"], found["failures"]) == (1, {"timeout": 1})
+    none = row("model", scores[2:])
+    assert (none["episodes"], none["low"], none["high"], none["worst_delay_s"]) == (0, 0.0, 1.0, None)
+    usual = row("model", [score(0, True)])
+    assert (usual["episodes"], usual["played"], usual["unforced_successes"]) == (1, None, None)
+
+
+def test_a_share_of_hits_has_the_interval_of_its_plans():
+    found = row("model", [score(0, True, hits=(1.0, 1.0, 0.0)), score(1, True, hits=(1.0, 1.0))])
+    assert (found["hit"], found["hit_plans"]) == (0.8, 5)
+    # Brown, Cai and DasGupta 2001, Wilson's interval of 4 in 5
+    assert (found["hit_low"], found["hit_high"]) == (pytest.approx(0.3755, abs=1e-3), pytest.approx(0.9638, abs=1e-3))
 
 
 def test_colours_that_were_not_asked_for_have_no_rate():
@@ -152,10 +174,17 @@ def test_every_ablation_names_inputs_that_its_graphs_have(model):
 
 def test_the_page_shows_every_row_and_links_every_picture(tmp_path):
     pictures = [tmp_path / "pictures" / f"model_place_{end}.png" for end in ("failure", "success")]
-    rows = [row("model", [score(0, True, landing=(1.0,)), score(1, False, failure="dropped")])]
+    rows = [row("model", [score(0, True, landing=(1.0,), hits=(1.0,)), score(1, False, failure="dropped")])]
     page = write_page(tmp_path, rows, pictures, {"model": "tiny", "robot": "bimanual_sim", "seed": 0}).read_text()
     assert "| model | place_block_pad | easy | normal | 2 | 0.5 | 0.09 to 0.91 |" in page
     assert "1 dropped" in page
+    header, _, line = (next(part) for part in [iter(page[page.index("| policy") :].splitlines())] * 3)
+    cells = dict(zip(header.split(" | "), line.split(" | "), strict=True))
+    assert cells["limits: worst delay, s"] == "0.2"
+    assert cells["refused plans"] == "2 past"
+    assert cells["map hit"] == "1.00 (0.21 to 1.00 of 1)"
+    assert cells["seconds to success"] == "4"
+    assert "played" not in cells
     assert page.index("## Failures") < page.index("pictures/model_place_failure.png") < page.index("## Successes")
     assert page.index("## Successes") < page.index("pictures/model_place_success.png")
 

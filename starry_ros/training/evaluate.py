@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,21 +23,22 @@ import torch
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import model_dir, robot_file
-from starry_ros.report import EVALUATION_COLUMNS, evaluation_row, print_table, wilson, write_report
+from starry_ros.report import EVALUATION_COLUMNS, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cases import Case, require_case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import COLOURS, Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
-from starry_ros.sim.loop import EpisodeResult, Policy, run_episode
+from starry_ros.sim.loop import Policy, run_episode
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.ablate import ablate
 from starry_ros.training.arguments import ABLATED, POLICIES, SUITES, Suite
 from starry_ros.training.cells import kept_cell
-from starry_ros.training.measure import Meter, Quality
+from starry_ros.training.measure import Meter
 from starry_ros.training.policies import policy_of
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.report_page import write_page
+from starry_ros.training.score import Score, row
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.load import load_session
@@ -68,15 +68,6 @@ class Job:
     runtime: str
     config: LoopConfig
     geometry: str | None = None
-
-
-@dataclass(frozen=True)
-class Score:
-    """What one job gave. Frames are kept for failures and a few successes."""
-
-    policy: str
-    result: EpisodeResult
-    quality: Quality
 
 
 _KEPT: dict[Any, Any] = {}
@@ -147,55 +138,6 @@ def _progress(scores: Sequence[Score], total: int) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
-def row(policy: str, scores: Sequence[Score]) -> Record:
-    """The row of one policy."""
-    results = [score.result for score in scores]
-    first = results[0].case
-    won = [result for result in results if result.success]
-    plan_ms = 1e3 * np.array([time_s for result in results for time_s in result.plan_s[1:]])
-    failures = Counter(result.failure for result in results if not result.success)
-    refused = sum((Counter(result.refused) for result in results), Counter[str]())
-    return evaluation_row(
-        policy, first.task, first.setting, len(won), len(results), case=first.kind, by_colour=_by_colour(results),
-        **{colour: _share(results, colour) for colour in COLOURS},
-        mean_s=_mean([result.duration_s for result in won]), stall=_mean([r.stall_share for r in results]),
-        worst_delay_s=max(r.delay_s for r in results),
-        hit=_mean([hit for score in scores for hit in score.quality.hits]),
-        landing_px=_median([e for score in scores for e in score.quality.landing_px]),
-        imagined=_mean([e for score in scores for e in score.quality.imagined]),
-        copied=_mean([e for score in scores for e in score.quality.copied]),
-        plan_p50_ms=_percentile(plan_ms, 50), plan_p95_ms=_percentile(plan_ms, 95),
-        failures=dict(failures), refused=dict(refused),
-        failed_seeds=[result.case.seed for result in results if not result.success],
-    )
-
-
-def _by_colour(results: Sequence[EpisodeResult]) -> dict[str, Record]:
-    table = {}
-    for colour in COLOURS:
-        asked = [result for result in results if result.colour == colour]
-        successes = sum(result.success for result in asked)
-        low, high = wilson(successes, len(asked))
-        table[colour] = {"episodes": len(asked), "success": _share(results, colour), "low": low, "high": high}
-    return table
-
-
-def _share(results: Sequence[EpisodeResult], colour: str) -> float | None:
-    return _mean([float(result.success) for result in results if result.colour == colour])
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if len(values) else None
-
-
-def _median(values: Sequence[float]) -> float | None:
-    return float(np.median(values)) if len(values) else None
-
-
-def _percentile(values: np.ndarray, percent: float) -> float | None:
-    return float(np.percentile(values, percent)) if len(values) else None
-
-
 def evaluate(
     model: Path | None, spec: RobotSpec, episodes: int, seed: int = 0, workers: int = 1, case: Kind = "normal", *,
     policies: Sequence[str] = ("model",), task: str = "place_block_pad", setting: str = "easy", runtime: str = "auto",
@@ -263,6 +205,7 @@ def evaluate_command(args: argparse.Namespace) -> int:
         )
         rows += [{**r, "model": None if r["policy"] == "expert" else name} for r in found] if several else found
     columns = COLUMNS if len(loops) == 1 else ("mode", "latency_s", *COLUMNS)
+    columns = ("case", "played", *columns) if any(r["case"] != "normal" for r in rows) else columns
     columns = ("model", *columns) if several else columns
     print_table([{**r, "failures": _words(r["failures"])} for r in rows], columns)
     meta = {

@@ -1,11 +1,14 @@
 """What is measured beside success: where the value map lands, and what the model imagines.
 
+Landing points are held against where the next contact came, by the simulator's contact list; only where it never came
+against the point that the task's script would have touched.
+
 Shapes: T plans, H W C canvas. Distances are canvas pixels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.experts import make_expert
 from starry_ros.timing import nanoseconds
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
+from starry_ros.training.touches import Named, Touches
 from starry_ros.types import U8, Canvas, Plan, ValueMap
 
 MOVED = 24
@@ -44,19 +48,22 @@ class Meter:
     def __init__(self, cell: Cell, task: str, horizon_s: float) -> None:
         self._layout, self._expert = t_pose_layout(cell.spec), make_expert(task, cell)
         self._horizon_ns = nanoseconds(horizon_s)
-        self._log, self._task = ContactLog(), task
+        self._log, self._touches, self._task = ContactLog(), Touches(), task
         self._shots: list[Snapshot] = []
+        self._named: list[Named | None] = []
         self._maps: list[ValueMap] = []
         self._frames: list[tuple[int, U8, U8 | None]] = []
 
     def looked(self, cell: Cell) -> None:
         """Collect contacts."""
         self._log.update(cell)
+        self._touches.update(cell)
 
     def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
         """Keep what has to be compared with the future."""
         scene = self._expert.look(cell)
         stage, contacts = self._expert.stage(scene, colour), self._expert.contacts(scene, colour)
+        self._named.append(self._touches.name(cell, contacts[0][0], stage) if contacts else None)
         self._shots.append(snapshot(cell, self._layout.cameras, colour, stage, contacts))
         self._maps.append(plan.value_map)
         self._frames.append((canvas.stamp_ns, canvas.image_HWC, plan.imagined_HWC))
@@ -71,7 +78,8 @@ class Meter:
         """Distances and hits. Head view, event 0, plans at which the contact's place was in view and unobstructed."""
         if not self._shots:
             return (), ()
-        labels = label(self._shots, self._log, self._layout, self._task)
+        shots = [self._told(shot, named) for shot, named in zip(self._shots, self._named, strict=True)]
+        labels = label(shots, self._log, self._layout, self._task)
         head = self._layout.tiles[0].camera
         errors, hits = [], []
         for (u_px, v_px, sigma_px, _inside, visible), value_map in zip(labels[:, 0, 0], self._maps, strict=True):
@@ -80,6 +88,11 @@ class Meter:
                 errors.append(float(np.hypot(points[0].u_px - u_px, points[0].v_px - v_px)))
                 hits.append(float(np.exp(-0.5 * (errors[-1] / max(float(sigma_px), 1.0)) ** 2) > REGION))
         return tuple(errors), tuple(hits)
+
+    def _told(self, shot: Snapshot, named: Named | None) -> Snapshot:
+        """The snapshot with the next contact where it came."""
+        point = None if named is None else self._touches.came(named)
+        return shot if named is None or point is None else replace(shot, contacts=((named.geom, point),))
 
     def _imagined_errors(self, stamp_ns: int, now_HWC: U8, imagined_HWC: U8 | None) -> tuple[float, float] | None:
         if imagined_HWC is None:

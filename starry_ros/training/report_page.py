@@ -12,16 +12,20 @@ from starry_ros.types import Record
 
 COLUMNS = (
     ("model", "model"), ("policy", "policy"), ("task", "task"), ("setting", "setting"), ("case", "case"),
-    ("mode", "planning"), ("latency_s", "latency, s"), ("episodes", "episodes"),
-    ("success", "success"), ("interval", "95 % (Wilson)"), ("mean_s", "seconds"),
-    ("stall", "stalls"), ("hit", "map hit"), ("landing_px", "map to contact, px"), ("imagined", "imagined error"),
+    ("mode", "planning"), ("latency_s", "latency, s"), ("played", "played"),
+    ("episodes", "episodes"), ("success", "success"), ("interval", "95 % (Wilson)"), ("mean_s", "seconds to success"),
+    ("stall", "stalls"), ("worst_delay_s", "limits: worst delay, s"), ("refused", "refused plans"),
+    ("hit", "map hit"), ("landing_px", "map to contact, px"), ("imagined", "imagined error"),
     ("copied", "copied error"), ("plan_p50_ms", "plan p50, ms"), ("plan_p95_ms", "p95, ms"), ("failures", "failures"),
 )
 NOTES = """\
-*map hit*: share of plans before a contact whose landing point lies in the labelled region (label > 0.3); *map to
-contact*: median distance on the canvas in the head view. *imagined* and *copied error*: mean absolute difference (of
-255) to the frame 0.8 s later, on the pixels that moved; the imagined frame has to be lower. *plan*: one plan on this
-machine. Episodes are laid out by evaluation seeds, which never occur in training."""
+*played*: in forced cases, of which the *episodes* are those in which what is forced came about. *stalls*: share of the
+time in which the arms waited for a plan. *limits*: the longest by which the limits of the joints put off a plan. *map
+hit*: share of plans before a contact whose landing point lies in the labelled region (label > 0.3), its interval as if
+plans of an episode did not depend on each other; *map to contact*: median distance on the canvas in the head view.
+*imagined* and *copied error*: mean absolute difference (of 255) to the frame 0.8 s later, on the pixels that moved; the
+imagined frame has to be lower. *plan*: one plan on this machine. Episodes are laid out by evaluation seeds, which never
+occur in training."""
 
 
 def write_page(folder: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Path], meta: Record) -> Path:
@@ -55,9 +59,11 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _text(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
     if key == "interval":
         return f"{row['low']:.2f} to {row['high']:.2f}"
-    value = row.get(key)
+    if key == "hit" and value is not None:
+        return f"{value:.2f} ({row['hit_low']:.2f} to {row['hit_high']:.2f} of {row['hit_plans']})"
     if isinstance(value, Mapping):
         return ", ".join(f"{count} {name}" for name, count in value.items()) or "-"
     if value is None:

@@ -1,0 +1,98 @@
+"""Contacts that came, told from the simulator's contact list."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from starry_ros.paths import robot_file
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.sim.cases import Case
+from starry_ros.sim.cell import BLOCK_HALF_M, Cell
+from starry_ros.sim.expert_policy import ExpertPolicy
+from starry_ros.sim.loop import run_episode
+from starry_ros.sim.tasks import evaluation_case
+from starry_ros.training.measure import Meter
+from starry_ros.training.touches import Touches
+
+SPEC = load_robot_spec(robot_file("bimanual_sim"))
+
+
+@pytest.fixture(scope="module")
+def blind():
+    """A cell without its cameras, which the expert does not need."""
+    cell = Cell(SPEC)
+    cell.render = lambda camera: np.zeros((240, 320, 3), dtype=np.uint8)
+    return cell
+
+
+class Watch:
+    """Names a contact at the start, and notes where pinch points and a geom were at every look."""
+
+    def __init__(self, geom: str, stage: str) -> None:
+        self.geom, self.stage, self.touches = geom, stage, Touches()
+        self.named, self.pinches, self.when = None, [], []
+
+    def looked(self, cell: Cell) -> None:
+        if self.named is None:
+            self.named = self.touches.name(cell, self.geom, self.stage)
+        before = len(self.touches.found)
+        self.touches.update(cell)
+        if len(self.touches.found) > before:
+            self.pinches.append([cell.pinch_position(arm.name) for arm in cell.spec.arms])
+            self.when.append(cell.sim_time_s)
+
+    def planned(self, *_: object) -> None:
+        pass
+
+
+def watched(cell: Cell, task: str, geom: str, stage: str = "pick", kind: str = "normal") -> Watch:
+    watch = Watch(geom, stage)
+    assert run_episode(ExpertPolicy(cell, task), cell, Case(1, kind, task), watcher=watch).success
+    return watch
+
+
+@pytest.mark.parametrize(("task", "geom"), [
+    ("stack_blocks_two", "red"), ("place_dual_blocks", "red"), ("lift_tray", "handle_left"),
+    ("put_block_drawer", "knob"), ("press_button", "green_button")])
+def test_a_grasp_or_press_came_where_the_fingers_of_a_hand_were_on_what_was_named(blind, task, geom):
+    watch = watched(blind, task, geom)
+    came = watch.touches.came(watch.named)
+    blind.reset(evaluation_case(1, task)[0])
+    assert np.abs(came - blind.geom_position(geom)).max() < 0.03
+    assert min(np.linalg.norm(came - pinch) for pinch in watch.pinches[0]) < 0.018
+
+
+def test_a_block_came_to_lie_between_the_two_of_a_stack(blind):
+    watch = watched(blind, "stack_blocks_two", "blue", "place")
+    came = watch.touches.came(watch.named)
+    top, bottom = blind.block_position("red"), blind.block_position("blue")
+    assert came[2] == pytest.approx((top[2] + bottom[2]) / 2, abs=0.002)
+    assert np.abs(came - bottom)[:2].max() < BLOCK_HALF_M + 0.008
+    assert watch.named.put
+
+
+def test_a_point_is_carried_back_to_where_the_block_lay_when_it_was_named(blind):
+    """A knocked block lies elsewhere and turned: relative to the block the point stays the same."""
+    watch = watched(blind, "place_block_pad", "green", kind="push")
+    came, named = watch.touches.came(watch.named), watch.named
+    assert np.linalg.norm(came - named.position) < 0.015
+    assert min(np.linalg.norm(came - pinch) for pinch in watch.pinches[0]) > 0.01
+    assert np.allclose(named.rotation.T @ (came - named.position), watch.touches.found[0].local)
+
+
+def test_a_contact_that_never_came_is_none_and_one_that_lasts_still_counts(blind):
+    watch = watched(blind, "lift_tray", "handle_left")
+    assert Touches().came(watch.named) is None
+    held = watch.touches.name(blind, "handle_left", "pick")
+    assert watch.when[-1] < held.time_s - 0.3
+    assert watch.touches.came(held) is not None
+
+
+def test_the_meter_holds_landing_points_against_the_contact_that_came(blind):
+    meter = Meter(blind, "stack_blocks_two", 0.0)
+    run_episode(ExpertPolicy(blind, "stack_blocks_two"), blind, Case(1, task="stack_blocks_two"), watcher=meter)
+    told = [meter._told(shot, named) for shot, named in zip(meter._shots, meter._named, strict=True)]
+    moved = [np.linalg.norm(new.contacts[0][1] - old.contacts[0][1])
+             for new, old in zip(told, meter._shots, strict=True) if old.contacts]
+    assert all(0.0005 < by < 0.012 for by in moved)
