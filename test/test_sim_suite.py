@@ -75,9 +75,10 @@ def test_every_sentence_names_its_target_and_hard_ones_are_never_trained_on(task
             assert named_target(sentence(target, i, task, unseen=True), task) == target
 
 
-@pytest.mark.parametrize("task", NEW)
-def test_the_expert_does_the_task(cell, task):
-    assert play(cell, task, seed=1)
+@pytest.mark.parametrize("setting", ["easy", "hard"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_expert_does_the_task(cell, task, setting):
+    assert [play(cell, task, seed, setting) for seed in (1, 7)] == [True, True]
 
 
 @pytest.mark.parametrize("task", NEW)

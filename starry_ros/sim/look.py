@@ -1,7 +1,9 @@
 """The hard setting: how a cell is made to look and feel different in every episode.
 
-Colours within their names, lights, camera poses, friction and things that lie about are drawn anew; the easy setting
-is the cell as its file says.
+Drawn anew are the colours of blocks, tray and drawer within their names, of table, tiles and sky; brightness and places
+of lights; camera poses, by millimetres and hundredths of a radian; one factor of all friction; three things that lie
+behind the working area. Not drawn are textures (there are none), the table's height, colours without a name of the
+task, sizes, masses, and where objects lie, which is as in the easy setting: the cell as its file says.
 """
 
 from __future__ import annotations
