@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from planner_kit import SlowPlanner
 
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.wam.ladder import Ladder, LadderConfig, Rung
@@ -139,3 +143,47 @@ def test_a_model_that_only_plans_fully_says_so_or_holds() -> None:
     planning.stages_s = dict(FAST)
     planning.plan(40)
     assert settled(planning) == {Rung.FULL}
+
+
+def test_a_budget_that_holds_one_whole_plan_is_enough_to_work() -> None:
+    """A model that only plans fully, in 0.9 of 1 s, for chunks of 1.6 s: it goes on at once and never gives up."""
+    slow = SlowPlanner({"video": 0.3, "value": 0.3, "action": 0.3}, LadderConfig(budget_s=1.0), coupling="joint")
+    for _ in range(20):
+        slow.plan()
+    assert set(slow.rungs) == {Rung.FULL}
+    assert np.diff(slow.times_s).max() < 0.95
+
+
+def test_arms_that_stand_are_planned_for_as_soon_as_a_plan_fits_again() -> None:
+    """Nothing remains of the known plan, and the time that fits the budget without any to spare is enough."""
+    ladder, now_ns = Ladder(replace(CONFIG, warm_up=0, window_s=0.3), rungs=(Rung.FULL,)), NS_PER_S
+    ladder.add(Rung.FULL, {"video": 2.0, "value": 2.0, "action": 2.0}, 6.0, now_ns)
+    assert ladder.choose(now_ns) is Rung.HOLD
+    now_ns += nanoseconds(0.4)
+    ladder.add(Rung.FULL, {"video": 0.3, "value": 0.1, "action": 0.06}, 0.48, now_ns)
+    assert ladder.choose(now_ns) is Rung.FULL
+
+
+def test_where_nothing_comes_in_time_the_quickest_that_the_budget_holds_comes_late() -> None:
+    """To wait until the arms stand would make them stand for longer."""
+    planning = Planning(video_steps=4)
+    planning.plan(2)
+    planning.ladder.add(Rung.FULL, {"video": 0.2, "value": 0.1, "action": 0.1}, 0.4, planning.now_ns)
+    assert planning.ladder.choose(planning.now_ns, known_s=0.45) is Rung.FULL
+    assert planning.ladder.choose(planning.now_ns, known_s=0.02) is Rung.ACTION_ONLY, "0.1 s"
+    planning.ladder.add(Rung.FULL, {"video": 0.1, "value": 0.1, "action": 0.25}, 0.45, planning.now_ns)
+    assert planning.ladder.choose(planning.now_ns, known_s=0.2) is Rung.ACTION_ONLY, "late by 0.05 s"
+
+
+def test_a_machine_whose_probes_fit_the_budget_is_not_given_up() -> None:
+    """A few slow plans fill the window for 10 s; plans that fit meanwhile say that it works."""
+    planning = Planning()
+    planning.plan(4)
+    planning.stages_s = {"video": 1.0, "value": 1.0, "action": 1.0}
+    planning.plan(6)
+    assert planning.ladder.rung is Rung.HOLD
+    planning.stages_s = dict(FAST)
+    seen = planning.plan(40)
+    assert Rung.STOP not in seen
+    assert seen.count(Rung.HOLD) > 12, "longer than it would take to give up"
+    assert set(planning.plan(5)) == {Rung.FULL}

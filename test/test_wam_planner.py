@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from wam_kit import CONFIG, JOINTS, LAYOUT, SPEC, STEP_NS, LetterEncoder, make_c
 from starry_ros.errors import ConfigError
 from starry_ros.timing import NS_PER_S, FakeClock, nanoseconds
 from starry_ros.types import Plan
+from starry_ros.wam import load
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.guidance import BETA, pull, soft_weights, strength
 from starry_ros.wam.ladder import LadderConfig, Rung
@@ -20,6 +22,7 @@ from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.runtimes.runner import GraphRunner
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
+from starry_ros.wam.surprise import Score
 
 SENTENCE = "put the red block on the pad"
 NO_DEADLINE = LadderConfig(budget_s=1e9)
@@ -121,20 +124,6 @@ def test_the_sync_mode_plans_when_the_executed_part_is_over_and_starts_on_arriva
     assert planner.due(chunk.end_ns)
 
 
-def test_the_committed_prefix_changes_what_is_imagined_and_decoded() -> None:
-    """Trained prefix: its tokens reach the imagined frame and the actions, by way of the speculative slot."""
-    session = make_planner(PlanMode.ASYNC_GROUNDED, prefix_steps=8).session
-    session.observe(make_canvas(0), make_state(0))
-    session.branch()
-    plain = session.plan().chunk.positions_KJ
-    session.drop()
-    session.branch()
-    with session.supposing(make_state(0).position_J + 0.3 * np.ones((4, JOINTS))):
-        supposed = session.plan().chunk.positions_KJ
-    session.drop()
-    assert np.abs(plain - supposed).max() > 1e-6
-
-
 @pytest.mark.parametrize("splice", [SpliceMethod.TRAINED_PREFIX, SpliceMethod.PUT_BACK])
 def test_a_grounded_plan_leaves_no_trace_in_the_history(splice: SpliceMethod) -> None:
     """Roll-back: the rings after a grounded plan are those of a session that planned naively, bit for bit."""
@@ -186,6 +175,52 @@ def test_a_model_without_training_for_prefixes_says_so() -> None:
         make_planner(PlanMode.ASYNC_GROUNDED, SpliceMethod.TRAINED_PREFIX)
     assert make_planner(PlanMode.ASYNC_GROUNDED).method is SpliceMethod.PUT_BACK
     assert make_planner(PlanMode.ASYNC_GROUNDED, prefix_steps=6).method is SpliceMethod.TRAINED_PREFIX
+
+
+def test_guided_inpainting_is_refused_before_anything_moves_where_nothing_gives_its_gradient() -> None:
+    """What, got, expected, fix; and with PyTorch, which gives it, it is not."""
+    session = make_planner(PlanMode.ASYNC_GROUNDED, SpliceMethod.GUIDED).session
+    del session.runtime.engines["act_pull"]  # as in every other runtime, and with joint coupling
+    session.runtime.name = "onnxruntime"
+    with pytest.raises(ConfigError) as refused:
+        Planner(session, PlannerConfig(splice=SpliceMethod.GUIDED))
+    for part in ("narrow", "onnxruntime", "got guided", "expected", "put_back", "fix", "runtime torch"):
+        assert part in str(refused.value)
+
+
+def test_where_guided_inpainting_is_asked_for_auto_is_the_runtime_that_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(load, "load_checkpoint", lambda *_: make_checkpoint())
+    monkeypatch.setattr(load, "load_text_encoder", lambda *_: LetterEncoder())
+    monkeypatch.setattr(load, "choose_runtime", lambda name, *_: asked.append(name) or make_runtime())
+    for runtime, guided in (("auto", False), ("auto", True), ("openvino", True)):
+        load.load_session(tmp_path, SPEC, runtime, guided=guided)
+    assert asked == ["auto", "torch", "openvino"]
+
+
+@pytest.mark.parametrize(("replan_s", "level", "due_s"), [
+    (2.0, 0.9, 2.0), (2.0, 1.0, 0.4), (2.0, 1.7, 0.4), (0.4, 1.7, 0.4), (0.2, 1.7, 0.2)])
+def test_after_a_surprise_the_next_frame_of_the_history_is_planned_from(
+    replan_s: float, level: float, due_s: float
+) -> None:
+    """Frames of the history lie 0.4 s apart. Not at once: that plan would be compared with one of nearly the same
+    frame, and a frame that comes sooner takes the last one's place in the history.
+    """
+    planner = make_planner(PlanMode.ASYNC_GROUNDED, replan_s=replan_s, latency_s=0.1)
+    surprise_of(planner, level)
+    observe_and_plan(planner, 0)
+    assert not planner.due(nanoseconds(due_s) - 1)
+    assert planner.due(nanoseconds(due_s))
+
+
+def surprise_of(planner: Planner, level: float) -> None:
+    """Every plan finds this surprise."""
+    def found(_aim: object) -> None:
+        planner.monitor.score = Score(level=level)
+
+    planner.monitor.aim = found  # type: ignore[method-assign]
 
 
 def test_the_first_plan_of_an_episode_has_nothing_to_go_on_from() -> None:

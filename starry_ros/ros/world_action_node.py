@@ -79,7 +79,8 @@ def open_session(values: Mapping[str, Any], spec: RobotSpec) -> Session:
     from starry_ros.wam.load import load_session
 
     config = SessionConfig(imagine=values["publish_imagined"])
-    return load_session(model_dir(values["model"]), spec, values["runtime"], config, cache=values["cache"])
+    return load_session(model_dir(values["model"]), spec, values["runtime"], config, cache=values["cache"],
+                        guided=values["splice"] == SpliceMethod.GUIDED)
 
 
 def calibration_of(model: str) -> Calibration | None:
@@ -113,6 +114,7 @@ class WorldActionNode(StarryNode):
         self._latest_plan_ns = self._observed_ns = 0
         self._states = StateHistory()
         self._courses: deque[Course] = deque(maxlen=REMEMBERED)
+        self._course: Course | None = None
         self._pairs: StampPairs[Image, CanvasInfo] = StampPairs()
         self._newest: Slot[tuple[Image, CanvasInfo]] = Slot()
         self._film: Film[tuple[Image, CanvasInfo]] = Film()
@@ -208,7 +210,8 @@ class WorldActionNode(StarryNode):
                   "observation_age_s": status.observation_age_s, "epoch": status.epoch, "rung": status.rung}
         if self._planner is not None and self._planner.monitor.score is not None:
             score = self._planner.monitor.score
-            values |= {"surprise": score.surprise, "surprise_level": score.level, "progress": score.progress}
+            values |= {"surprise": score.surprise, "surprise_level": score.level, "progress": score.progress,
+                       "picture": score.picture}
         values |= {f"refused.{reason}": count for reason, count in dict(self._refused).items()}
         level = {"planning": OK, "waiting": WARN, "refused": ERROR}[status.state]
         return Health(level, f"{status.state} {status.reason}".strip(), values)
@@ -221,7 +224,8 @@ class WorldActionNode(StarryNode):
         self._calls.serve()
         pair = self._newest.take(WAIT_S)
         while self._courses:
-            self._planning().told(self._courses.popleft())
+            self._course = self._courses.popleft()
+            self._planning().told(self._course)
         if pair is not None:
             self._catch_up(pair)
             self._take_in(*pair)
@@ -262,6 +266,8 @@ class WorldActionNode(StarryNode):
     def _reset(self, text: str) -> int:
         planner = self._planning()
         self._status.epoch = planner.reset(text)
+        if self._course is not None and self._course.end_ns > self._edge.now_ns():
+            planner.told(self._course)  # a new session stops no arms: they run to the end of what is known
         self._status.surprise = []
         self._status.instruction, self._status.instruction_id = text, planner.session.instruction_id
         self._say("waiting", NO_OBSERVATION)

@@ -41,6 +41,7 @@ from starry_ros.training.report_page import write_page
 from starry_ros.training.score import Score, row
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
+from starry_ros.wam.choices import SpliceMethod
 from starry_ros.wam.load import load_session
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.session import Session, SessionConfig
@@ -98,7 +99,7 @@ def _policy(job: Job, cell: Cell) -> tuple[Policy, Session | None]:
     if job.policy == "expert" or job.model is None:
         return ExpertPolicy(cell, job.case.task), None
     session = load_session(job.model, cell.spec, job.runtime, SessionConfig(imagine=job.policy == "model"),
-                           scene=True, geometry=job.geometry)
+                           scene=True, geometry=job.geometry, guided=job.config.splice == SpliceMethod.GUIDED)
     if job.policy.startswith(ABLATED):
         ablate(session.runtime, job.policy.removeprefix(ABLATED))
     return policy_of(session, cell, job.config), session

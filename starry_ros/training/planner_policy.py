@@ -8,6 +8,7 @@ from starry_ros.errors import StarryError
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.types import ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.choices import PlanMode, SpliceMethod
+from starry_ros.wam.gasam import Scene
 from starry_ros.wam.ladder import LadderConfig
 from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.session import Session
@@ -36,7 +37,10 @@ class PlannerPolicy:
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """Observe, and plan from it."""
-        self.planner.observe(canvas, state)
+        return self._planned(canvas, state)
+
+    def _planned(self, canvas: Canvas, state: RobotState, scene: Scene | None = None) -> Plan:
+        self.planner.observe(canvas, state, scene=scene)
         plan = self.planner.plan(canvas.stamp_ns)
         if plan is None:
             raise StarryError("planner", "made no plan although it has no deadline")

@@ -9,6 +9,6 @@ from starry_ros.training.scene_policy import ScenePolicy
 from starry_ros.wam.session import Session
 
 
-def policy_of(session: Session, cell: Cell, loop: LoopConfig) -> PlannerPolicy | ScenePolicy:
+def policy_of(session: Session, cell: Cell, loop: LoopConfig) -> PlannerPolicy:
     """A planner in the mode of `loop`; where the model needs depth, paths or a scene, one that looks at the cell."""
-    return ScenePolicy(session, cell) if session.runtime.config.needs_scene else PlannerPolicy(session, loop)
+    return ScenePolicy(session, cell, loop) if session.runtime.config.needs_scene else PlannerPolicy(session, loop)

@@ -1,4 +1,4 @@
-"""A session in the simulated cell that sees more than colour: depth beside it, the hands' paths, or the scene."""
+"""A planner in the simulated cell that sees more than colour: depth beside it, the hands' paths, or the scene."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.paths import LENGTH, draw_paths
 from starry_ros.errors import ConfigError
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import LoopConfig
+from starry_ros.training.planner_policy import PlannerPolicy
 from starry_ros.training.scenes import metres, observe_scene, seen_layout
-from starry_ros.types import F64, U8, ActionChunk, Canvas, Plan, RobotState
+from starry_ros.types import F64, U8, Canvas, Plan, RobotState
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.gasam import Scene, scene_of
 from starry_ros.wam.session import Session
 
 
-class ScenePolicy:
+class ScenePolicy(PlannerPolicy):
     """A policy of the closed loop. Must plan while the cell is at the instant of the observation."""
 
-    def __init__(self, session: Session, cell: Cell) -> None:
-        self.session, self.cell = session, cell
+    def __init__(self, session: Session, cell: Cell, loop: LoopConfig) -> None:
+        super().__init__(session, loop)
+        self.cell = cell
         self._layout = t_pose_layout(cell.spec)
         config = session.runtime.config
         if not isinstance(config, WamConfig):
@@ -34,15 +37,7 @@ class ScenePolicy:
     def reset(self, instruction: str) -> int:
         """Start an episode."""
         self._hands = []
-        return self.session.reset(instruction)
-
-    def set_instruction(self, text: str) -> int:
-        """Swap the sentence."""
-        return self.session.set_instruction(text)
-
-    def told(self, course: ActionChunk) -> None:
-        """Hear what the executor makes of the plans."""
-        self.session.courses.add(course)
+        return super().reset(instruction)
 
     def plan(self, canvas: Canvas, state: RobotState) -> Plan:
         """Look at the cell's depth, cameras and hands, observe, and plan from it."""
@@ -51,8 +46,7 @@ class ScenePolicy:
         image = self._with_paths(canvas.image_HWC, seen["hands_TA3"].astype(np.float64))
         image = rgbd_canvas(image, depth_HW) if config.layout == "rgbd" else image
         scene = None if config.geometry is None else self._scene(depth_HW, seen["hands_TA3"], config.geometry.cell_px)
-        self.session.observe(dataclasses.replace(canvas, image_HWC=image, layout_hash=self._hash), state, scene)
-        plan = self.session.plan()
+        plan = self._planned(dataclasses.replace(canvas, image_HWC=image, layout_hash=self._hash), state, scene)
         if plan.imagined_HWC is None:
             return plan
         return dataclasses.replace(plan, imagined_HWC=plan.imagined_HWC[:, : self._layout.width_px])

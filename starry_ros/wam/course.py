@@ -31,6 +31,11 @@ class Courses:
         """Nothing is known."""
         self._courses.clear()
 
+    @property
+    def end_ns(self) -> int:
+        """When what the newest course says is over, after which the arms stand; 0 before the first course."""
+        return self._courses[-1].end_ns if self._courses else 0
+
     def at(self, time_ns: int) -> F64 | None:
         """What was or will be commanded [J] at a time, between steps by interpolation; None before the first course."""
         course = next((course for course in reversed(self._courses) if course.start_ns <= time_ns), None)

@@ -9,9 +9,11 @@
 | hold | nothing: the arms run to the end of the known plan and stand |
 | stop | nothing, for so long that an operator has to look |
 
-The highest rung whose expected time fits the budget is taken. What is expected is the sum of a percentile of the
-durations of its stages within a window of time; a machine that becomes slow or fast is followed. On a lower rung, the
-next higher one is tried every `probe_s`, for its stages are measured on no other way.
+The highest rung is taken whose plan is expected while the known one lasts and within the budget; where none is, the
+quickest that the budget holds, for to wait until the arms stand would make them stand longer. Where only what could be
+reused is missing, it is imagined anew. What is expected is the sum of a percentile of the durations of its stages
+within a window of time; a machine that becomes slow or fast is followed. On a lower rung, the next higher one is tried
+every `probe_s`, for its stages are measured on no other way.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ _SKIPPED = {Rung.REUSE_LATENTS: {"video"}, Rung.ACTION_ONLY: {"video", "value"}}
 class LadderConfig:
     """Times in seconds. A plan has to be there `budget_s` after it was asked for; the first `warm_up` do not count.
 
-    A higher rung is taken again when it fits `climb_share` of the budget. After `stop_after_s` on hold comes stop. What
-    is reused is at most `dream_age_s` old.
+    From a rung that plans, a higher one is taken again when it fits `climb_share` of the budget. After `stop_after_s`
+    on hold, in which no plan was made within the budget, comes stop. What is reused is at most `dream_age_s` old.
     """
 
     budget_s: float = 1.0
@@ -86,10 +88,8 @@ class Ladder:
 
     def choose(self, now_ns: int, known_s: float = math.inf) -> Rung:
         """The rung for a plan that is asked for now. `known_s` is how long the known plan still lasts."""
-        budget_s = min(self.config.budget_s, max(known_s, 0.25 * self.config.budget_s))
         usable = [rung for rung in self._rungs if self._usable(rung, now_ns)]
-        fits = [rung for rung in usable if self._fits(rung, now_ns, budget_s)]
-        chosen = fits[0] if fits else Rung.HOLD
+        chosen = self._chosen(usable, now_ns, known_s)
         higher = [rung for rung in usable if RUNGS.index(rung) < RUNGS.index(chosen)]
         self.rung = self._patience(chosen, now_ns)
         if not higher:
@@ -99,10 +99,16 @@ class Ladder:
         self.plans[self.rung] += 1
         return self.rung
 
+    def forget_dream(self) -> None:
+        """What was imagined serves no more: a new sentence, or a new episode."""
+        self._dreamed_ns = None
+
     def add(self, rung: Rung, stages_s: Mapping[str, float], total_s: float, now_ns: int) -> None:
         """Record how long a plan on this rung took: stages of the runtime, and all from asking to having it."""
         if rung in (Rung.FULL, Rung.FEWER_VIDEO_STEPS):
             self._dreamed_ns = now_ns
+        if total_s <= self.config.budget_s:
+            self._held_since_ns = None
         if self._to_skip > 0:
             self._to_skip -= 1
             return
@@ -129,6 +135,17 @@ class Ladder:
                 total_s += share * stage_s
         return total_s
 
+    def _chosen(self, usable: list[Rung], now_ns: int, known_s: float) -> Rung:
+        """The highest rung that comes in time, or else the quickest that the budget holds, or else hold."""
+        budget_s = self.config.budget_s
+        in_time_s = min(budget_s, max(known_s, 0.25 * budget_s))
+        if in_time := [rung for rung in usable if self._fits(rung, now_ns, in_time_s)]:
+            return in_time[0]
+        if late := [rung for rung in usable if self._fits(rung, now_ns, budget_s)]:
+            return late[-1]
+        lack_a_dream = [rung for rung in self._rungs if rung in _SKIPPED and rung not in usable]
+        return usable[-1] if any(self._fits(rung, now_ns, budget_s) for rung in lack_a_dream) else Rung.HOLD
+
     def _usable(self, rung: Rung, now_ns: int) -> bool:
         """Whether the model has this rung, and what it would reuse is young enough."""
         if rung is Rung.FEWER_VIDEO_STEPS:
@@ -142,7 +159,7 @@ class Ladder:
         expected_s = self.expected_s(rung, now_ns)
         if expected_s is None:  # nothing was measured at all, or only lower rungs lately
             return not any(self._samples.values()) or (rung is self.rung and rung is not Rung.HOLD)
-        climbing = RUNGS.index(rung) < RUNGS.index(self.rung)
+        climbing = self.rung in PLANNING and RUNGS.index(rung) < RUNGS.index(self.rung)
         return expected_s <= budget_s * (self.config.climb_share if climbing else 1.0)
 
     def _probe_due(self, now_ns: int) -> bool:

@@ -44,18 +44,20 @@ _log = logging.getLogger(__name__)
 
 def load_session(
     model_dir: Path, spec: RobotSpec, runtime: str = "auto", config: SessionConfig = DEFAULTS, threads: int = 1,
-    *, scene: bool = False, geometry: str | None = None, cache: str = "auto",
+    *, scene: bool = False, geometry: str | None = None, cache: str = "auto", guided: bool = False,
 ) -> Session:
     """A session of the model in a folder, for a robot. Sets PyTorch's threads for this process.
 
     `scene` says that the caller gives depth, cameras and hands to a model that needs them; `geometry` overrides what
-    weighs the actions' attention; `cache` is the type of the history (see `CACHES`). Raises CheckpointError on a model
-    that does not fit, ConfigError on an unknown runtime, a cache it does not have, or where nobody gives the scene,
-    RuntimeUnavailable on a runtime that this machine lacks, and on too little memory.
+    weighs the actions' attention; `cache` is the type of the history (see `CACHES`). `guided` says that plans are
+    spliced by guided inpainting: `auto` then is PyTorch, which alone gives its gradient. Raises CheckpointError on a
+    model that does not fit, ConfigError on an unknown runtime, a cache it does not have, or where nobody gives the
+    scene, RuntimeUnavailable on a runtime that this machine lacks, and on too little memory.
 
     A folder of public weights with a `serving.json` opens as a model of Wan's size (`wan.open`), on PyTorch alone.
     """
     torch.set_num_threads(threads)
+    runtime = "torch" if guided and runtime == "auto" else runtime
     if is_public(model_dir):
         return open_public(model_dir, spec, runtime, config, cache=cache)
     checkpoint = load_checkpoint(model_dir, spec)

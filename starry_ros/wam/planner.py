@@ -10,12 +10,13 @@ The grounded mode takes what will be commanded within the expected latency, as t
 prefix*: it is put at the head of the new chunk unchanged, and with `trained_prefix` the model knows it as clean tokens
 after the newest real frame, so that the future it imagines is the one these actions lead to. The tokens are written
 into a speculative part of the history and dropped after the plan; when their time has come, what really happened is
-committed instead.
+committed instead. A model is told no more steps than it was trained with: where more are committed, all are put back
+as well, so that what is decoded goes on from the last of them.
 
 | splice | the steps after the prefix |
 |---|---|
 | trained_prefix | decoded by a model that was trained with random prefixes |
-| guided | pulled towards the last chunk by the gradient of the denoiser (PyTorch only) |
+| guided | pulled towards the last chunk by the gradient of the denoiser (PyTorch, streams one after the other) |
 | put_back | the prefix is put back, noised, at every denoising step; for models without training for prefixes |
 | linear_blend | faded linearly from the last chunk to the new one where both are known |
 | hard_switch | as decoded; the prefix is cut over to |
@@ -36,9 +37,10 @@ from starry_ros.timing import Clock, LatencyWindow, MonotonicClock, nanoseconds,
 from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.aim import aim_of, hands_free
 from starry_ros.wam.choices import PlanMode, SpliceMethod
+from starry_ros.wam.gasam import Scene
 from starry_ros.wam.guidance import soft_weights
 from starry_ros.wam.ladder import PLANNING, Ladder, LadderConfig, Rung
-from starry_ros.wam.runtimes.base import Effort
+from starry_ros.wam.runtimes.base import Effort, Runtime
 from starry_ros.wam.session import Session
 from starry_ros.wam.surprise import Calibration, Monitor
 
@@ -72,8 +74,9 @@ class Planner:
         model = session.runtime.config
         rungs = (Rung.FULL,) if model.coupling == "joint" else PLANNING
         self.ladder = Ladder(self.config.ladder, model.video_steps, rungs)
-        self._max_prefix = model.history_actions
-        self.method = _method(self.config.splice, model.prefix_steps)
+        self.method = _method(self.config.splice, session.runtime)
+        self._most_told = min(model.prefix_steps, model.history_actions)
+        self._nothing: F64 = np.zeros((0, len(session.spec.joint_names)))
         self._latency = LatencyWindow(32)
         self.monitor = Monitor(calibration, nanoseconds(session.spec.action.step_s) // 2)
         still = {camera.name for camera in session.spec.cameras if camera.role == "head"}
@@ -83,32 +86,39 @@ class Planner:
         self._next_ns: int | None = None
 
     def reset(self, instruction: str) -> int:
-        """Start an episode; returns its epoch."""
+        """Start an episode; returns its epoch. Where arms still move, tell the course again that they are on."""
         epoch = self.session.reset(instruction)
         self.monitor.forget()
+        self.ladder.forget_dream()
         self._running = self._next_ns = None
         return epoch
 
     def set_instruction(self, text: str) -> int:
-        """Swap the sentence and plan at once; the committed prefix of the old one is still carried out."""
+        """Swap the sentence and plan at once, all anew; the committed prefix of the old one is still carried out.
+
+        Raises InputError on an unusable sentence, and keeps the old one.
+        """
+        instruction_id = self.session.set_instruction(text)
         self._next_ns = None
         self.monitor.forget_aim()
-        return self.session.set_instruction(text)
+        self.ladder.forget_dream()
+        return instruction_id
 
     def due(self, now_ns: int) -> bool:
         """Whether it is time to observe and plan."""
         return self._next_ns is None or now_ns >= self._next_ns
 
-    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: F64 | None = None) -> None:
+    def observe(
+        self, canvas: Canvas, state: RobotState, executed_UJ: F64 | None = None, scene: Scene | None = None
+    ) -> None:
         """Take a real frame into the history. Done between plans too, so that only the last frame is left to a plan.
 
-        `executed_UJ`, if given, overrides what is known of the commands since the frame before.
+        `executed_UJ`, if given, overrides what is known of the commands since the frame before; `scene` is the frame's,
+        for a model with geometry-aware attention.
         """
-        self.session.observe(canvas, state, executed_UJ=executed_UJ)
+        self.session.observe(canvas, state, scene, executed_UJ)
         self._free = hands_free(self.session.spec, state)
         self.monitor.compare(canvas.stamp_ns, self.session.runtime.latents())
-        if self.monitor.score is not None and self.monitor.score.level >= 1:
-            self._next_ns = None  # the world is moving: do not wait to look again
 
     def plan(self, now_ns: int, asked_ns: int | None = None) -> Plan | None:
         """Plan from the newest observation, which was asked for at `asked_ns`; None on the rungs that make no plan."""
@@ -132,8 +142,13 @@ class Planner:
         self.monitor.aim(aim_of(plan.value_map, self._still, self._free) if self._still is not None else None)
         self._running = plan.chunk
         sync = self.config.mode is PlanMode.SYNC
-        self._next_ns = plan.chunk.end_ns if sync else now_ns + nanoseconds(self.config.replan_s)
+        self._next_ns = plan.chunk.end_ns if sync else now_ns + nanoseconds(self._pause_s())
         return plan
+
+    def _pause_s(self) -> float:
+        """Time to the next plan. Where the world has moved, that is made of the next frame of the history."""
+        surprised = self.monitor.score is not None and self.monitor.score.level >= 1
+        return min(self.config.replan_s, self.session.spacing_s) if surprised else self.config.replan_s
 
     def _from_arrival(self, chunk: ActionChunk) -> ActionChunk:
         """The same steps from the moment on at which the chunk is in force: the arms have waited for it."""
@@ -155,49 +170,67 @@ class Planner:
         That moment may be `lag_steps` older than the newest observation, from which latency counts. It is what the
         executor said, or what the last chunk asked for where no executor tells its course.
         """
-        last, observed_ns = self._running, self.session.observed_ns
-        none: F64 = np.zeros((0, len(self.session.spec.joint_names)))
-        if self.config.mode is not PlanMode.ASYNC_GROUNDED or last is None or observed_ns is None:
-            return none
+        observed_ns = self.session.observed_ns
+        if self.config.mode is not PlanMode.ASYNC_GROUNDED or observed_ns is None:
+            return self._nothing
         expected_s, step_s = self.config.latency_s, self.session.spec.action.step_s
         if expected_s is None:
             expected_s = self._latency.percentile_s(self.config.latency_percentile) or 0.0
         wanted = self.session.runtime.lag_steps + math.ceil((expected_s + self.config.lead_s) / step_s - 1e-9)
-        return self._known(last, observed_ns)[: min(self._max_prefix, wanted)]
+        return self._known(observed_ns)[:wanted]
 
-    def _known(self, last: ActionChunk, observed_ns: int) -> F64:
-        """What is known of the steps after an observation [<= K, J], as long as the last chunk lasts."""
+    def _known(self, observed_ns: int) -> F64:
+        """What is known of the steps after an observation [<= K, J], as long as the last chunk lasts.
+
+        In the first plan of an episode, as long as the arms move on a course that was told since it began.
+        """
+        last = self._running
+        if last is None:
+            return self._told_since(observed_ns)
         steps = self.session.runtime.config.chunk_steps
         step_s = seconds(last.step_ns)
         times_K = seconds(observed_ns - last.start_ns) + step_s * np.arange(1.0, steps + 1)
         own_K = step_s * np.arange(len(last.positions_KJ))
         if times_K[0] < -step_s:
-            return np.zeros((0, last.positions_KJ.shape[1]))
+            return self._nothing
         inside = times_K <= own_K[-1] + 1e-9
         told = [self.session.courses.at(observed_ns + (k + 1) * last.step_ns) for k in range(int(inside.sum()))]
         if told and all(row is not None for row in told):
             return np.stack([row for row in told if row is not None])
         return np.stack([np.interp(times_K[inside], own_K, column) for column in last.positions_KJ.T], axis=1)
 
+    def _told_since(self, observed_ns: int) -> F64:
+        """What the executor said of the steps after an observation, until the arms stand; nothing of standing arms."""
+        courses, step_ns = self.session.courses, nanoseconds(self.session.spec.action.step_s)
+        times_ns = (observed_ns + (k + 1) * step_ns for k in range(self.session.runtime.config.chunk_steps))
+        rows = [courses.at(time_ns) for time_ns in times_ns if time_ns <= courses.end_ns]
+        known = [row for row in rows if row is not None]
+        return np.stack(known) if known and len(known) == len(rows) else self._nothing
+
     def _planned(self, effort: Effort) -> Plan:
-        prefix_DJ = self.committed()
-        last, observed_ns = self._running, self.session.observed_ns
-        known_KJ = prefix_DJ if last is None or observed_ns is None else self._known(last, observed_ns)
+        prefix_DJ, observed_ns = self.committed(), self.session.observed_ns
+        known_KJ = prefix_DJ if observed_ns is None else self._known(observed_ns)
         suppose: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if len(prefix_DJ):
+            effort = self._bound(effort, prefix_DJ, known_KJ)
             if self.method is SpliceMethod.TRAINED_PREFIX:
-                suppose = self.session.supposing(prefix_DJ)
-            elif self.method is SpliceMethod.PUT_BACK:
-                effort = replace(effort, known_DJ=self.session.in_model_units(prefix_DJ))
-            elif self.method is SpliceMethod.GUIDED:
-                steps = self.session.runtime.config.chunk_steps
-                whole = np.concatenate((known_KJ, np.repeat(known_KJ[-1:], steps - len(known_KJ), axis=0)))
-                weights_K = soft_weights(steps, len(prefix_DJ), len(known_KJ))
-                effort = replace(effort, target_KJ=self.session.in_model_units(whole), weight_K=weights_K)
+                suppose = self.session.supposing(prefix_DJ[: self._most_told])
         with suppose:
             return self.session.plan(
                 effort, lambda positions_KJ: self._tied(positions_KJ, prefix_DJ, known_KJ), len(prefix_DJ)
             )
+
+    def _bound(self, effort: Effort, prefix_DJ: F64, known_KJ: F64) -> Effort:
+        """The effort with what denoising has to know of the committed steps."""
+        untold = self.method is SpliceMethod.TRAINED_PREFIX and len(prefix_DJ) > self._most_told
+        if untold or self.method is SpliceMethod.PUT_BACK:
+            return replace(effort, known_DJ=self.session.in_model_units(prefix_DJ))
+        if self.method is SpliceMethod.GUIDED:
+            steps = self.session.runtime.config.chunk_steps
+            whole = np.concatenate((known_KJ, np.repeat(known_KJ[-1:], steps - len(known_KJ), axis=0)))
+            weights_K = soft_weights(steps, len(prefix_DJ), len(known_KJ))
+            return replace(effort, target_KJ=self.session.in_model_units(whole), weight_K=weights_K)
+        return effort
 
     def _tied(self, positions_KJ: F64, prefix_DJ: F64, known_KJ: F64) -> F64:
         """The decoded chunk behind its committed prefix; in sync mode only the part that is executed."""
@@ -212,11 +245,17 @@ class Planner:
         return positions
 
 
-def _method(asked: SpliceMethod, prefix_steps: int) -> SpliceMethod:
+def _method(asked: SpliceMethod, runtime: Runtime) -> SpliceMethod:
+    """The way that was asked for; `auto` is what the model was trained for. ConfigError on one that it cannot go."""
+    trained = runtime.config.prefix_steps > 0
     if asked is SpliceMethod.AUTO:
-        return SpliceMethod.TRAINED_PREFIX if prefix_steps else SpliceMethod.PUT_BACK
-    if asked is SpliceMethod.TRAINED_PREFIX and not prefix_steps:
-        raise ConfigError("splice", "the model was not trained with prefixes", got=asked.value,
-                          expected=[method.value for method in SpliceMethod if method is not asked],
+        return SpliceMethod.TRAINED_PREFIX if trained else SpliceMethod.PUT_BACK
+    others = [method.value for method in SpliceMethod if method is not asked]
+    if asked is SpliceMethod.TRAINED_PREFIX and not trained:
+        raise ConfigError("splice", "the model was not trained with prefixes", got=asked.value, expected=others,
                           fix="choose another, or train with --prefix")
+    if asked is SpliceMethod.GUIDED and not runtime.guides:
+        raise ConfigError("splice", f"model {runtime.config.name} gives no gradient on runtime {runtime.name}",
+                          got=asked.value, expected=others,
+                          fix="choose another; runtime torch gives one for models trained here, but for coupling joint")
     return asked

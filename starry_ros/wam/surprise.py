@@ -1,7 +1,8 @@
 """Imagination against reality: is the world where the last plan expected it?
 
 *surprise* is how unusual it is that the aim has moved from one plan to the next (`aim`), in deviations of undisturbed
-episodes. It is what acts.
+episodes. It is what acts. Only a plan can tell it, and that plan already aims at the world as it is; the one after it
+is made of the next frame of the history, however long `replan_s` is.
 
 *picture* is how unusual the distance of a real frame is from the one that was imagined for its instant. A token's
 distance is the logarithm of the mean squared difference of its latents; what is usual depends on how much change was
@@ -71,7 +72,7 @@ class Calibration:
 
     `columns` of the token grid; `tokens_M` that count; bins of imagined change by their inner edges [B - 1], with mean
     and spread [B] of the log distance; mean and spread of an aim's shift. Surprise from `slow_at` on slows the arms and
-    plans anew, from `stop_at` on it stops them.
+    lets no plan wait for longer than a frame of the history, from `stop_at` on it stops them.
     """
 
     columns: int

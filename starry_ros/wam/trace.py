@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from starry_ros.types import F64, ActionChunk, Canvas, Plan, RobotState
+from starry_ros.types import F64, Canvas, Plan, RobotState
 from starry_ros.wam.choices import PlanMode, SpliceMethod
+from starry_ros.wam.gasam import Scene
 from starry_ros.wam.ladder import Ladder, Rung
 from starry_ros.wam.planner import Planner, PlannerConfig
 from starry_ros.wam.runtimes.base import Effort
@@ -44,9 +45,11 @@ class TracingPlanner(Planner):
         self._tell(Step(SENTENCE, {"text": text}, {}))
         return instruction_id
 
-    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: F64 | None = None) -> None:
+    def observe(
+        self, canvas: Canvas, state: RobotState, executed_UJ: F64 | None = None, scene: Scene | None = None
+    ) -> None:
         """Take a real frame into the history."""
-        super().observe(canvas, state, executed_UJ)
+        super().observe(canvas, state, executed_UJ, scene)
         executed_UJ = self.session.executed_UJ
         values = {"crc": checksum(canvas), "executed": None if executed_UJ is None else executed_UJ.tolist()}
         self._tell(Step(OBSERVE, values, {"canvas": canvas.stamp_ns, "state": state.stamp_ns}))
@@ -66,8 +69,8 @@ class TracingPlanner(Planner):
         self._committed = len(rows)
         return rows
 
-    def _known(self, last: ActionChunk, observed_ns: int) -> F64:
-        self._known_KJ = super()._known(last, observed_ns)
+    def _known(self, observed_ns: int) -> F64:
+        self._known_KJ = super()._known(observed_ns)
         return self._known_KJ
 
 
@@ -91,7 +94,7 @@ class RetracingPlanner(Planner):
         """As many of the steps that were known as were committed."""
         return self._told_KJ[: self._wanted]
 
-    def _known(self, last: ActionChunk, observed_ns: int) -> F64:
+    def _known(self, observed_ns: int) -> F64:
         return self._told_KJ
 
 

@@ -52,6 +52,7 @@ class FakeSession:
         self.set_instruction(text)
         self.epoch += 1
         self._origin_ns = None
+        self.courses.forget()
         return self.epoch
 
     def set_instruction(self, text: str) -> int:
@@ -59,7 +60,9 @@ class FakeSession:
         self.instruction_id += 1
         return self.instruction_id
 
-    def observe(self, canvas: Canvas, state: RobotState, executed_UJ: object = None) -> None:
+    def observe(
+        self, canvas: Canvas, state: RobotState, scene: object = None, executed_UJ: object = None
+    ) -> None:
         if not np.isfinite(state.position_J).all():
             raise InputError("state", "not finite")
         self._canvas, told_J = canvas, self.courses.at(canvas.stamp_ns)

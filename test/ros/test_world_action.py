@@ -171,3 +171,27 @@ def test_what_the_executor_commands_becomes_history_and_a_course_that_cannot_be_
 
     rig.send_until(lambda: bool(history()) and np.array_equal(history()[-1], told_J))
     rig.send_until(lambda: int(rig.world.values("world_action").get("refused.course_invalid", 0)) == before + 4)
+
+
+@pytest.mark.parametrize("seconds", [3.0, 0.0])
+def test_the_first_plan_after_a_reset_goes_on_from_the_course_of_arms_that_move(rig: Rig, seconds: float) -> None:
+    """Arms that stand have nothing to go on from."""
+    rig.works()
+    log = rig.world.listen(String, "planning_log", STATE)
+    courses = rig.world.publisher(ActionChunk, "executor_course", LATCHED)
+    moves = 0.001 * np.arange(round(seconds / 0.05) + 1)[:, None] * np.ones(len(rig.spec.joint_names))
+    courses.publish(ActionChunk(
+        start=to_stamp(stamp_ns(rig.world.now())), step_s=0.05, joint_names=list(rig.spec.joint_names),
+        positions=array("d", (rig.spec.limit("home") + moves).ravel()), contract_hash=rig.spec.content_hash,
+    ))
+    rig.world.spin(0.2)
+    log.clear()
+    assert rig.world.call(ResetSession, "reset_session", text="put the red block on the pad").accepted
+
+    def plans() -> list[dict[str, Any]]:
+        steps = [json.loads(message.data) for message in log]
+        done = [step["do"] for step in steps]
+        return [step for step in steps[done.index("reset"):] if step["do"] == "plan"] if "reset" in done else []
+
+    rig.send_until(lambda: bool(plans()))
+    assert (plans()[0]["committed"] > 0) == (seconds > 0)

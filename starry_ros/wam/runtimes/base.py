@@ -92,9 +92,10 @@ class Prediction:
 class Effort:
     """What of a plan is computed anew, and what its chunk begins with.
 
-    Without `video` the last imagined frame serves again, without `value` the last map as well. `known_DJ` are the first
-    steps of the chunk in model units: they are put back, at the noise level of the moment, at every denoising step.
-    `target_KJ` and `weight_K` pull the chunk towards known steps by gradient instead; engines that give one only.
+    Without `video` the last imagined frame serves again, without `value` the last map as well, unless the sentence has
+    none yet. `known_DJ` are the first steps of the chunk in model units: they are put back, at the noise level of the
+    moment, at every denoising step. `target_KJ` and `weight_K` pull the chunk towards known steps by gradient instead;
+    engines that give one only.
     """
 
     video_steps: int | None = None
@@ -121,8 +122,15 @@ class Runtime(Protocol):
     def lag_steps(self) -> int:
         """Steps from the moment that plans start from to the newest observation; 0 where every frame counts at once."""
 
+    @property
+    def guides(self) -> bool:
+        """Whether it gives the gradient that guided inpainting (`Effort.target_KJ`) needs."""
+
     def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
-        """Take a sentence's embedding; history stays valid, because observed frames never saw the sentence."""
+        """Take a sentence's embedding. The next prediction imagines anew, whatever its effort.
+
+        The history stays valid: observed frames never saw the sentence, or the current ones are read again.
+        """
 
     def observe(self, canvas_HWC: U8, step: int) -> None:
         """Encode a canvas as the current frame, taken at integer step `step`. Replaces the current frame."""

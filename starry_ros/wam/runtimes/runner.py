@@ -47,9 +47,15 @@ class GraphRunner:
         self._branches: list[tuple[Arrays, Arrays, Arrays, int]] = []
         self._last: Arrays = {}
 
+    @property
+    def guides(self) -> bool:
+        return "act_pull" in self.engines
+
     def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
         mask = np.asarray(mask_T, np.float32)[None]
         self._text = {**self._run("encode_text", {"tokens": tokens_TD[None], "mask": mask}), "mask": mask}
+        self._last = {}  # what another sentence imagined serves no more, nor after a `drop`, for the sentence stays
+        self._branches = [(current, scene, {}, step) for current, scene, _, step in self._branches]
 
     def observe(self, canvas_HWC: U8, step: int) -> None:
         self._current = self._run("observe", {"canvas": canvas_HWC[None], "rope": self._ropes.frame(step).numpy()})

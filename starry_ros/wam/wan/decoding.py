@@ -80,7 +80,12 @@ class ChunkDecoder:
 
     @torch.inference_mode()
     def set_text(self, tokens_TD: Tensor) -> None:
-        """Take a sentence's embedding [T, D], zeros after its last token. History stays valid: it never saw it."""
+        """Take a sentence's embedding [T, D], zeros after its last token.
+
+        History stays valid: it never saw it. Where every token sees it (`shared`), observe the current chunk again; the
+        history before that keeps the sentence that it was seen under.
+        """
+        self._last = None
         text = self.model.video.encode_text(self._own(tokens_TD)[None])
         if self._text is None or self._text[0][0].shape != text[0][0].shape:
             self._text = text
@@ -103,12 +108,12 @@ class ChunkDecoder:
         self._acted[:count] = 1.0 if valid_U is None else valid_U.to(self._acted)
         self._all_acted = bool(self._acted.all())
         place = _first(at[CURRENT], latents_1NW.shape[1])
-        see = slice(at[EXECUTED].start, place.stop) if self._shared else place
+        see = slice(at[EXECUTED].start, place.stop) if self.shared else place
         rope = self._frame_rope(frame)[:, : latents_1NW.shape[1]]
         self._pass("video", self._own(latents_1NW), 0.0, rope, place, (see,))
         if actions_1UJ is not None:
             place = _first(at[DONE], count)
-            see = slice(0, at[CURRENT].stop) if self._shared else place
+            see = slice(0, at[CURRENT].stop) if self.shared else place
             rope = self._action_rope(frame)[:, :count]
             self._pass("action", self._own(actions_1UJ), 0.0, rope, place, (see,))
 
@@ -195,7 +200,7 @@ class ChunkDecoder:
         value = value if "value" in present else None
         acted = slice(0, at[EXECUTED].stop)
         see = (acted, at[CURRENT], *((at[VALUE],) if "value" in present else ()), at[ACTION])
-        if self._shared:
+        if self.shared:
             self._pass("video", video.to(self.dtype), 0.0, rope, at[FUTURE], (everything,))
             see = (slice(0, at[ACTION].stop),)
         action = self._denoise("action", c.action_steps, 1.0, self._inputs["actions"], at[ACTION], see)
@@ -222,13 +227,14 @@ class ChunkDecoder:
 
     def _pass(self, name: str, x: Tensor, s: float, rope: Tensor, place: slice, see: tuple[slice, ...]) -> Tensor:
         model, level = self.model, torch.full((1,), s, device=self.device)
-        text = self._text if self._shared or place == self.regions[FUTURE] else None
+        text = self._text if self.shared or place == self.regions[FUTURE] else None
         self.field.bias = None if self._all_exist() else self._bias()
         velocity: Tensor = model.stream_of(name)(model.port_of(name), x, level, rope, self.field, place, see, text)
         return velocity
 
     @property
-    def _shared(self) -> bool:
+    def shared(self) -> bool:
+        """Whether the actions share the video stream's blocks, and every token sees the sentence."""
         return self.model.action is None
 
     @property

@@ -63,7 +63,7 @@ class _Film:
 class WanRuntime:
     """A `Runtime` over a chunk decoder and a VAE."""
 
-    name = "torch"
+    name, guides = "torch", False
 
     def __init__(self, decoder: ChunkDecoder, vae: CameraVae, shape: WanShape, layout: CanvasLayout) -> None:
         self.config = shape
@@ -74,11 +74,14 @@ class WanRuntime:
         self._film = _Film()
         self._branches: list[_Film] = []
         self._supposed: F32 | None = None
-        self._plans = False
+        self._plans = False  # whether the last chunk may serve again: it is of this sentence and history
 
     def set_text(self, tokens_TD: F32, mask_T: F32) -> None:
         """Take a sentence's embedding, zeros after its last token: Wan attends to the zeros, too."""
         self._decoder.set_text(torch.from_numpy(np.array(tokens_TD)))
+        self._plans = False
+        if self._decoder.shared and self._film.chunk:
+            self._show_chunk()
 
     def commit(self, actions_UJ: F32, valid_U: F32) -> None:
         """Actions executed since the newest frame; they enter the history with the latent frame they lead to."""
