@@ -22,28 +22,31 @@ from starry_ros.errors import DataError
 RANGE = ["--gripper-range", "0", "1"]
 
 
-def write_lerobot(root: Path, jaws: list[float], first: int = 0) -> None:
-    """A LeRobotDataset v2.1 of one episode for each value of its jaws, numbered from `first` on."""
+def write_lerobot(
+    root: Path, jaws: list[float], first: int = 0, hz: int = 10, frames: list[int] | None = None
+) -> None:
+    """A LeRobotDataset v2.1 of one episode for each value of its jaws, numbered from `first` on; 12 frames each."""
+    lengths = frames or [12] * len(jaws)
     cameras = [f"observation.images.{camera.name}" for camera in SPEC.cameras]
     features = {"observation.state": {"dtype": "float32", "shape": [14], "names": NAMES}}
     features |= {camera: {"dtype": "image", "shape": [24, 32, 3], "names": None} for camera in cameras}
-    info = {"codebase_version": "v2.1", "fps": 10, "chunks_size": 1000, "features": features,
+    info = {"codebase_version": "v2.1", "fps": hz, "chunks_size": 1000, "features": features,
             "data_path": "data/episode_{episode_index:06d}.parquet", "video_path": "none"}
     (root / "meta").mkdir(parents=True, exist_ok=True)
     (root / "data").mkdir(exist_ok=True)
     (root / "meta/info.json").write_text(json.dumps(info))
     (root / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "put the red block on the pad"}\n')
     numbers = range(first, first + len(jaws))
-    lines = [json.dumps({"episode_index": i, "length": 12}) for i in numbers]
+    lines = [json.dumps({"episode_index": i, "length": n}) for i, n in zip(numbers, lengths, strict=True)]
     (root / "meta/episodes.jsonl").write_text("\n".join(lines) + "\n")
     png = {"bytes": cv2.imencode(".png", np.zeros((24, 32, 3), np.uint8))[1].tobytes(), "path": None}
-    for number, jaw in zip(numbers, jaws, strict=True):
-        state = np.tile(HOME, (12, 1))
+    for number, jaw, length in zip(numbers, jaws, lengths, strict=True):
+        state = np.tile(HOME, (length, 1))
         state[:, [6, 13]] = jaw
         pq.write_table(pa.table({
-            "observation.state": state.astype(np.float32).tolist(), **{camera: [png] * 12 for camera in cameras},
-            "timestamp": (np.arange(12) / 10).astype(np.float32), "episode_index": [number] * 12,
-            "task_index": [0] * 12,
+            "observation.state": state.astype(np.float32).tolist(), **{camera: [png] * length for camera in cameras},
+            "timestamp": (np.arange(length) / hz).astype(np.float32), "episode_index": [number] * length,
+            "task_index": [0] * length,
         }), root / f"data/episode_{number:06d}.parquet")
 
 

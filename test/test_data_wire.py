@@ -51,10 +51,11 @@ WIRE_SIGN = np.where(np.isin(np.arange(14), FLIPPED), -1.0, 1.0)
 class Wire:
     """Writes messages to an MCAP file, at times in s after 1000 s."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, kinds: dict[str, str] | None = None) -> None:
         self._file = path.open("wb")
         self._writer = Writer(self._file)
-        self._schemas = {kind: self._writer.register_msgdef(kind, text) for kind, text in KINDS.items()}
+        defined = {**KINDS, **(kinds or {})}
+        self._schemas = {kind: self._writer.register_msgdef(kind, text) for kind, text in defined.items()}
 
     def __enter__(self) -> Wire:
         return self

@@ -33,6 +33,8 @@ HANDED_OVER_M = 0.08
 DEPTH_TOLERANCE_M = 0.02
 DROP_STEPS = 4
 EMPTY_SHARE = 0.375
+WITH_DEPTH = "labelled_with_depth"
+"""Array of an episode whose contacts were labelled with depth, which it does not store."""
 
 DepthAt = Callable[[int, str], "NDArray[np.floating] | None"]
 """Depth image [H, W] in m of a frame and camera at the contract's size, or None."""
@@ -237,7 +239,8 @@ def annotate(
     held = grasps(robot.spec, position, command, step_s)
     events = contact_events(robot, position, held, depth_at)
     stage, progress = stages(len(position), events)
+    depth = {} if depth_at is None else {WITH_DEPTH: np.array(True)}
     return {
-        **arrays, "events_TEVF": label_frames(robot, layout, position, events, depth_at), "stage_T": stage,
+        **arrays, **depth, "events_TEVF": label_frames(robot, layout, position, events, depth_at), "stage_T": stage,
         "progress_T": progress, "empty_closed_T": empty_closed(robot.spec, position, held),
     }

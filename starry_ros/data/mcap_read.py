@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from starry_ros.canvas.pack import decode_compressed, decode_image
-from starry_ros.data import INSTALL
+from starry_ros.data.mcap_file import McapFile
 from starry_ros.data.mcap_write import EPISODE, INSTRUCTION, LABELS
 from starry_ros.data.recording import Recording, Shrinker
 from starry_ros.data.store import Arrays
-from starry_ros.errors import DataError, InputError, RuntimeUnavailable
+from starry_ros.errors import DataError, InputError, StarryError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, F64, U8, CameraModel
 
@@ -37,6 +37,16 @@ SKEW_S = 0.1
 LONGEST_GAP_S = 1.0
 """Longer without a complete frame, and the episode is refused; shorter gaps hold the last image."""
 SHORTEST_S = 1.0
+TYPES = {
+    "image": ("sensor_msgs/Image",), "compressed": ("sensor_msgs/CompressedImage",),
+    "info": ("sensor_msgs/CameraInfo",), "depth": ("sensor_msgs/Image",), "joints": ("sensor_msgs/JointState",),
+    "command": ("trajectory_msgs/JointTrajectory", "std_msgs/Float64MultiArray"), "text": ("std_msgs/String",),
+    "status": ("starry_ros/WorldActionStatus",), "whole": ("std_msgs/String",),
+    "label": ("std_msgs/Float64MultiArray",),
+}
+"""Message types of what a topic may carry."""
+DEPTH_UNITS = {"16UC1": ("u2", 1000), "mono16": ("u2", 1000), "32FC1": ("f4", 1)}
+"""Encodings of depth images: type of a pixel, units a metre."""
 
 
 @dataclass
@@ -196,22 +206,10 @@ class _Loader:
 
     def load(self) -> _Tape:
         """The whole file; DataError if it is broken or another kind of file."""
-        try:
-            from mcap.exceptions import McapError
-            from mcap.reader import make_reader
-            from mcap_ros2.decoder import DecoderFactory
-        except ImportError as error:
-            raise RuntimeUnavailable("MCAP", "mcap-ros2-support is missing", fix=INSTALL) from error
-        try:
-            with self._path.open("rb") as file:
-                reader = make_reader(file, decoder_factories=[DecoderFactory()])
-                summary = reader.get_summary()
-                topics = [channel.topic for channel in summary.channels.values()] if summary else []
-                self._roles = self._one_source_each(topics)
-                for _schema, channel, message, decoded in reader.iter_decoded_messages(topics=list(self._roles)):
-                    self._try(channel.topic, message.log_time / 1e9, decoded)
-        except (McapError, OSError, ValueError, EOFError) as error:
-            raise DataError(str(self._path), f"cannot be read: {error}", fix="copy it again, or --skip-bad") from error
+        with McapFile(self._path) as file:
+            self._roles = self._one_source_each(file.topics())
+            for topic, logged_s, message in file.messages(list(self._roles)):
+                self._try(topic, logged_s, message)
         return self._tape
 
     def _role(self, topic: str) -> tuple[str, str] | None:
@@ -222,35 +220,46 @@ class _Loader:
         _, found, name = topic.rpartition("/" + LABELS)
         return ("label", name) if found else None
 
-    def _one_source_each(self, topics: list[str]) -> dict[str, tuple[str, str]]:
+    def _one_source_each(self, topics: dict[str, str]) -> dict[str, tuple[str, str]]:
         """What each useful topic carries. The contract's own name wins, and raw images win over the same compressed.
 
-        DataError on two sources of the same: two robots must not become one.
+        DataError on two sources of the same: two robots must not become one; and on one of another message type.
         """
         sources: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
-        for topic in dict.fromkeys(topics):
-            if (role := self._role(topic)) is None:
+        for topic in topics:
+            role = self._role(topic)
+            if role is None or (role[0] == "label" and topics[topic] not in TYPES["label"]):
                 continue
             compressed = role[0] == "compressed"
             if not compressed or topic.removesuffix(COMPRESSED) not in topics:
                 sources.setdefault(("image", role[1]) if compressed else role, {})[topic] = role
         roles = {}
         for what, found in sources.items():
+            named = " ".join(what).strip()
             own = [topic for topic in found if {topic, topic.lstrip("/")} & set(self._ends)]
-            chosen = own[:1] or list(found)
+            chosen = own[:1] or [topic for topic in found if topics[topic] in TYPES[found[topic][0]]] or list(found)
             if len(chosen) > 1:
-                raise DataError(str(self._path), f"holds two sources of {' '.join(what).strip()}", got=chosen,
+                raise DataError(str(self._path), f"holds two sources of {named}", got=chosen,
                                 expected="one robot a file", fix="record each robot in a ROS_DOMAIN_ID of its own")
-            roles[chosen[0]] = found[chosen[0]]
+            role = roles[chosen[0]] = found[chosen[0]]
+            if topics[chosen[0]] not in TYPES[role[0]]:
+                raise DataError(str(self._path), f"{chosen[0]} should carry {named}, but is of another type",
+                                got=topics[chosen[0]], expected=" or ".join(TYPES[role[0]]),
+                                fix="record it under another name")
         return roles
 
     def _try(self, topic: str, logged_s: float, message: Any) -> None:
-        """Take a message, or note what is wrong with it: it spoils the episode that it lies in, not the whole file."""
-        at = _stamp(message, logged_s)
+        """Take a message, or note what is wrong with it: it spoils the episode that it lies in, not the whole file.
+
+        A type's definition in the file may be any, and image codecs have errors of their own.
+        """
+        at = logged_s
         try:
+            at = _stamp(message, logged_s)
             self._take(topic, at, logged_s, message)
-        except (DataError, InputError, ValueError, IndexError) as error:
-            self._tape.faults.append((at, f"{topic} at {at:.2f} s: {error}"))
+        except Exception as error:
+            said = error if isinstance(error, StarryError) else f"{type(error).__name__}: {error}"
+            self._tape.faults.append((at, f"{topic} at {at:.2f} s: {said}"))
 
     def _take(self, topic: str, at: float, logged_s: float, message: Any) -> None:
         (kind, name), tape = self._roles[topic], self._tape
@@ -258,7 +267,8 @@ class _Loader:
             image = _decoded(name, message) if kind == "image" else decode_compressed(name, message.data)
             tape.images.setdefault(name, []).append((at, self._shrinker.shrink(name, name, image)))
         elif kind == "depth":
-            tape.depths.setdefault(name, []).append((at, _depth(message)))
+            depth = self._shrinker.sample(name, name, _depth(name, message))
+            tape.depths.setdefault(name, []).append((at, depth))
         elif kind == "joints":
             self._joints(at, message)
         elif kind == "command":
@@ -269,10 +279,10 @@ class _Loader:
         elif kind == "text":
             tape.texts.append((logged_s, 0, str(message.data)))
         elif kind == "whole":
-            tape.whole = json.loads(message.data)
+            tape.whole = dict(json.loads(message.data))
         elif kind == "label":
             tape.labels.setdefault(name, []).append(np.array(message.data))
-        elif kind == "info" and name not in tape.calibration:
+        elif kind == "info" and name not in tape.calibration and message.k[0]:  # 0: not calibrated
             tape.calibration[name] = _calibration(name, message)
 
     def _joints(self, at: float, message: Any) -> None:
@@ -313,13 +323,16 @@ def _decoded(camera: str, message: Any) -> U8:
     )
 
 
-def _depth(message: Any) -> F32:
-    """Depth image in m: 16UC1 is in millimetres, 32FC1 in metres."""
-    dtype = np.dtype(np.uint16 if message.encoding in ("16UC1", "mono16") else np.float32)
+def _depth(camera: str, message: Any) -> F32:
+    """Depth image in m: 16UC1 is in millimetres, 32FC1 in metres. InputError on another encoding."""
+    if message.encoding not in DEPTH_UNITS:
+        raise InputError(f"depth of camera {camera}", "unknown image encoding", got=message.encoding,
+                         expected=list(DEPTH_UNITS))
+    kind, units_per_m = DEPTH_UNITS[message.encoding]
+    dtype = np.dtype(kind).newbyteorder(">" if message.is_bigendian else "<")
     rows = np.frombuffer(bytes(message.data), np.uint8).reshape(message.height, message.step)
-    depth = rows[:, : message.width * dtype.itemsize].copy().view(dtype).astype(np.float32)
-    metres: F32 = depth / np.float32(1000) if dtype == np.uint16 else depth
-    return metres
+    metres: F32 = rows[:, : message.width * dtype.itemsize].copy().view(dtype).astype(np.float32)
+    return metres / np.float32(units_per_m)
 
 
 def _calibration(camera: str, message: Any) -> CameraModel:

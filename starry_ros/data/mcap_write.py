@@ -1,7 +1,7 @@
 """Export to MCAP: one file an episode, ROS 2 messages on the topics of the robot contract, readable without ROS.
 
-Images are those of the canvas, one a camera. Each further array of the episode is a topic `labels/<array>`, one
-Float64MultiArray a frame: nothing is lost.
+Images are those of the canvas, one a camera, with `camera_info` where the calibration is known. Each further array of
+the episode is a topic `labels/<array>`, one Float64MultiArray a frame: nothing is lost.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.data import INSTALL
+from starry_ros.data.calibration import calibration_of
 from starry_ros.data.recording import views_of
 from starry_ros.data.store import Arrays, frame_names, sentences
 from starry_ros.errors import RuntimeUnavailable
+from starry_ros.kinematics.robot import at_size
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.types import Record
+from starry_ros.types import CameraModel, Record
 
 LABELS, INSTRUCTION, EPISODE = "labels/", "instruction", "labels/episode"
 BEGIN_NS = 1_000_000_000
@@ -34,6 +36,10 @@ DEFINITIONS = {
     + _NESTED_HEADER + f"{_RULE}\nMSG: trajectory_msgs/JointTrajectoryPoint\nfloat64[] positions\n"
     "float64[] velocities\nfloat64[] accelerations\nfloat64[] effort\nbuiltin_interfaces/Duration time_from_start\n"
     f"{_RULE}\nMSG: builtin_interfaces/Duration\nint32 sec\nuint32 nanosec\n",
+    "sensor_msgs/msg/CameraInfo": _HEADER + "uint32 height\nuint32 width\nstring distortion_model\nfloat64[] d\n"
+    "float64[9] k\nfloat64[9] r\nfloat64[12] p\nuint32 binning_x\nuint32 binning_y\nRegionOfInterest roi\n"
+    + _NESTED_HEADER + f"{_RULE}\nMSG: sensor_msgs/RegionOfInterest\nuint32 x_offset\nuint32 y_offset\n"
+    "uint32 height\nuint32 width\nbool do_rectify\n",
     "std_msgs/msg/String": "string data\n",
     "std_msgs/msg/Float64MultiArray": "MultiArrayLayout layout\nfloat64[] data\n"
     f"{_RULE}\nMSG: std_msgs/MultiArrayLayout\nMultiArrayDimension[] dim\nuint32 data_offset\n"
@@ -71,6 +77,10 @@ class _Episode:
         """All frames; the sentence whenever it changes."""
         texts = sentences(self._arrays)
         self._send(EPISODE, "std_msgs/msg/String", BEGIN_NS, {"data": self._rest()})
+        for name, camera in calibration_of(self._arrays, self._spec).items():
+            height, width = self._views[name].shape[1:3]
+            info = _camera_info(at_size(camera, width, height), self._spec.camera(name).frame_id)
+            self._send(self._spec.camera(name).info_topic, "sensor_msgs/msg/CameraInfo", BEGIN_NS, info)
         for frame, time_s in enumerate(self._arrays["time_s_T"].astype(np.float64).tolist()):
             now_ns = BEGIN_NS + round(time_s * 1e9)
             if frame == 0 or texts[frame] != texts[frame - 1]:
@@ -116,3 +126,15 @@ class _Episode:
 
 def _header(stamp_ns: int, frame_id: str = "") -> Record:
     return {"stamp": {"sec": stamp_ns // 10**9, "nanosec": stamp_ns % 10**9}, "frame_id": frame_id}
+
+
+def _camera_info(camera: CameraModel, frame_id: str) -> Record:
+    """A pinhole; of lens distortion, which episodes do not store, it says nothing."""
+    fx, fy, cx, cy = camera.fx_px, camera.fy_px, camera.cx_px, camera.cy_px
+    roi = {"x_offset": 0, "y_offset": 0, "height": 0, "width": 0, "do_rectify": False}
+    return {
+        "header": _header(BEGIN_NS, frame_id), "height": camera.height_px, "width": camera.width_px,
+        "distortion_model": "", "d": [], "k": [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0],
+        "r": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        "p": [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0], "binning_x": 0, "binning_y": 0, "roi": roi,
+    }

@@ -11,19 +11,17 @@ from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.data.calibration import CALIBRATION, calibration_array
-from starry_ros.data.contacts import annotate, future_plan
+from starry_ros.data.contacts import DepthAt, annotate, future_plan
 from starry_ros.data.store import Arrays, frame_names
 from starry_ros.errors import ContractError, DataError
-from starry_ros.kinematics.robot import RobotKinematics
+from starry_ros.kinematics.robot import RobotKinematics, check_aspect
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F32, F64, U8, CameraModel
 
-ASPECT_TOLERANCE = 0.02
 POSITION_SLACK, COMMAND_SLACK = 0.05, 0.25
 """Shares of a joint's range beyond its limits; a jaw that presses is told to close further than it can."""
 AWAY_SHARE, NEARER = 0.03, 0.5
@@ -35,8 +33,9 @@ GRID_TOLERANCE_S = 0.004
 
 @dataclass(frozen=True)
 class Recording:
-    """`views` hold each camera shrunk to its place on the canvas; `depths` [T, H, W] in m; `command_TJ` may be unknown.
+    """`views` hold each camera shrunk to its place on the canvas; `depths` [T, H, W] in m, at the contract's size.
 
+    `command_TJ` may be unknown. `calibration` is as recorded, of any size.
     `known` are arrays of `store` that came with the recording, such as value labels; they are kept as they are.
     """
 
@@ -53,7 +52,7 @@ class Recording:
 
 
 class Shrinker:
-    """Images of any size to the view's size on the canvas, by the packer that serving uses."""
+    """Images of any size to the view's size on the canvas, by the packer that serving uses; depth to the contract's."""
 
     def __init__(self, spec: RobotSpec) -> None:
         self._spec, self._layout = spec, t_pose_layout(spec)
@@ -70,14 +69,19 @@ class Shrinker:
         view: U8 = self._packers[key].pack_images({camera: image_HWC})[content.slices]
         return view.copy()
 
+    def sample(self, where: str, camera: str, depth_HW: F32) -> F32:
+        """Depth [H, W] at the contract's size: sampled, for a mean across an edge is a distance at which nothing is.
+
+        DataError on another aspect.
+        """
+        spec, (height_px, width_px) = self._spec.camera(camera), depth_HW.shape
+        check_aspect(where, "depth", spec, width_px, height_px)
+        size = spec.width_px, spec.height_px
+        sampled: F32 = np.asarray(cv2.resize(depth_HW, size, interpolation=cv2.INTER_NEAREST_EXACT))
+        return sampled
+
     def _packer(self, where: str, camera: str, height_px: int, width_px: int) -> CanvasPacker:
-        spec = self._spec.camera(camera)
-        ratio = width_px / height_px * spec.height_px / spec.width_px
-        if abs(ratio - 1) > ASPECT_TOLERANCE:
-            raise DataError(
-                where, f"camera {camera} has another aspect than the robot contract", got=f"{width_px}x{height_px}",
-                expected=f"{spec.width_px}x{spec.height_px} or a multiple", fix="write its size in the contract",
-            )
+        check_aspect(where, "image", self._spec.camera(camera), width_px, height_px)
         cameras = tuple(
             dataclasses.replace(one, width_px=width_px, height_px=height_px) if one.name == camera else one
             for one in self._spec.cameras
@@ -104,8 +108,9 @@ def to_episode(recording: Recording, spec: RobotSpec, kind: str = "recorded") ->
     _check(recording, spec)
     if "events_TEVF" not in recording.known or "plan_TKJ" not in recording.known:
         recording = resampled(recording, spec.action.step_s)
-    layout, frames = t_pose_layout(spec), len(recording.time_s_T)
-    command = recording.command_TJ
+    if len(recording.time_s_T) < 2:
+        raise DataError(recording.where, "is shorter than two frames at the model's rate", got=len(recording.time_s_T))
+    layout, command = t_pose_layout(spec), recording.command_TJ
     plain = command if command is not None else _next(recording.position_TJ)
     texts = list(dict.fromkeys(recording.texts))
     arrays: Arrays = {
@@ -116,27 +121,19 @@ def to_episode(recording: Recording, spec: RobotSpec, kind: str = "recorded") ->
         "text_T": np.array([texts.index(text) for text in recording.texts], dtype=np.int32),
         "texts": np.array(texts), "kind": np.array(kind), "failed": np.array(0),
     }
-    if frames < 2:
-        raise DataError(recording.where, "is shorter than two frames")
     if recording.calibration:
         arrays[CALIBRATION] = calibration_array(spec, recording.calibration)
     if not {"events_TEVF", "stage_T", "empty_closed_T"} <= set(recording.known):
         robot = RobotKinematics(spec, recording.calibration)
-        arrays = annotate(robot, layout, arrays, _depth_at(recording, spec), trust_command=command is not None)
+        arrays = annotate(robot, layout, arrays, _depth_at(recording), trust_command=command is not None)
     return {**arrays, **recording.known}
 
 
-def _depth_at(recording: Recording, spec: RobotSpec):  # type: ignore[no-untyped-def]
-    if not recording.depths:
-        return None
+def _depth_at(recording: Recording) -> DepthAt | None:
+    def depth_at(frame: int, camera: str) -> F32 | None:
+        return recording.depths[camera][frame] if camera in recording.depths else None
 
-    def depth_at(frame: int, camera: str) -> NDArray[np.floating] | None:
-        if camera not in recording.depths:
-            return None
-        size = spec.camera(camera).width_px, spec.camera(camera).height_px
-        return np.asarray(cv2.resize(recording.depths[camera][frame], size, interpolation=cv2.INTER_NEAREST))
-
-    return depth_at
+    return depth_at if recording.depths else None
 
 
 def _check(recording: Recording, spec: RobotSpec) -> None:

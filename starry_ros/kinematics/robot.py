@@ -17,29 +17,34 @@ from typing import Any
 
 import numpy as np
 
-from starry_ros.errors import ConfigError, ContractError
-from starry_ros.robot_spec import KINEMATICS_FORMATS, NO_KINEMATICS, PACKAGE_PREFIX, RobotSpec
+from starry_ros.errors import ConfigError, ContractError, DataError
+from starry_ros.robot_spec import KINEMATICS_FORMATS, NO_KINEMATICS, PACKAGE_PREFIX, CameraSpec, RobotSpec
 from starry_ros.types import F64, CameraModel
 
 OPTICAL_FROM_MUJOCO = np.diag([1.0, -1.0, -1.0])
 """A MuJoCo camera looks along -z with y up."""
+ASPECT_TOLERANCE = 0.02
 
 
 class RobotKinematics:
     """One robot in one posture, that of `place`. `calibration` overrides cameras' intrinsics. Not thread-safe.
 
+    A calibration may be of any size of the contract's aspect; cameras are always of the contract's size.
     `mujoco`, `model`, `data` are the library and what it holds, for what else can be told from a posture.
     """
 
     def __init__(self, spec: RobotSpec, calibration: Mapping[str, CameraModel] | None = None) -> None:
-        """ConfigError on a description that cannot be read or lacks a joint or hand of the contract."""
+        """ConfigError on a description that cannot be read or lacks a joint or hand of the contract.
+
+        DataError on a calibration of another aspect than the contract's.
+        """
         self.spec = spec
         self.mujoco, self.model = _load(spec.kinematics.format, spec.kinematics.source)
         self.data = self.mujoco.MjData(self.model)
         self._qpos_J = np.array([self._joint(name) for name in spec.joint_names])
         self._sign_J = spec.limit("sign")
         self._frames = {arm.name: self._frame(arm.end_effector_frame) for arm in spec.arms}
-        self._calibration = calibration or {}
+        self._calibration = {name: self._fitted(name, given) for name, given in (calibration or {}).items()}
 
     def place(self, position_J: F64) -> None:
         """Take a posture; everything else speaks of it."""
@@ -101,6 +106,12 @@ class RobotKinematics:
             )
         return replace(intrinsics, T_world_cam=pose)
 
+    def _fitted(self, name: str, given: CameraModel) -> CameraModel:
+        """A calibration at the contract's size."""
+        camera = self.spec.camera(name)
+        check_aspect(self.spec.name, "calibration", camera, given.width_px, given.height_px)
+        return at_size(given, camera.width_px, camera.height_px)
+
     def _drawn(self, name: str) -> CameraModel | None:
         """A camera by the field of view in the MJCF, without its pose."""
         spec, index = self.spec.camera(name), self._index("mjOBJ_CAMERA", name)
@@ -131,6 +142,26 @@ class RobotKinematics:
 
     def _index(self, kind: str, name: str) -> int:
         return int(self.mujoco.mj_name2id(self.model, getattr(self.mujoco.mjtObj, kind), name))
+
+
+def check_aspect(where: str, what: str, camera: CameraSpec, width_px: int, height_px: int) -> None:
+    """DataError if a size has another aspect than a camera of the contract."""
+    empty = min(width_px, height_px) < 1
+    if empty or abs(width_px / height_px * camera.height_px / camera.width_px - 1) > ASPECT_TOLERANCE:
+        raise DataError(
+            where, f"{what} of camera {camera.name} is of another aspect than the robot contract",
+            got=f"{width_px}x{height_px}", expected=f"{camera.width_px}x{camera.height_px} or a multiple",
+            fix="write its size in the contract",
+        )
+
+
+def at_size(camera: CameraModel, width_px: int, height_px: int) -> CameraModel:
+    """The camera with its picture scaled to another size."""
+    across, down = width_px / camera.width_px, height_px / camera.height_px
+    return replace(
+        camera, width_px=width_px, height_px=height_px, fx_px=across * camera.fx_px, fy_px=down * camera.fy_px,
+        cx_px=(camera.cx_px + 0.5) * across - 0.5, cy_px=(camera.cy_px + 0.5) * down - 0.5,
+    )
 
 
 def source_file(source: str) -> Path:
