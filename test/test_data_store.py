@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.cli import main
 from starry_ros.data.contacts import contact_events, future_plan, grasps, progress_of, stages
 from starry_ros.data.store import episode_files, read_episode, sentences, take_frames, write_episode
@@ -19,8 +20,10 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import STAGES
 from starry_ros.training.correct import KIND
+from starry_ros.training.disturb import HANDOVER_KINDS, KINDS
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
+RED, BLUE = "put the red block on the pad", "put the blue block on the pad"
 JOINTS, STEPS = len(SPEC.joints), SPEC.action.chunk_steps
 
 
@@ -38,9 +41,17 @@ def episode(frames: int = 30, seed: int = 0, moving: slice = slice(5, 20)) -> di
         "stage_T": np.minimum(np.arange(frames) // max(1, frames // 3), 2).astype(np.int8),
         "empty_closed_T": rng.random(frames) < 0.3,
         "text_T": (np.arange(frames) > min(10, frames // 2)).astype(np.int32),
-        "texts": np.array(["put the red block on the pad", "put the blue block on the pad"]),
+        "texts": np.array([RED, BLUE]),
         "time_s_T": (0.1 * np.arange(frames)).astype(np.float32), "kind": np.array("clean"), "failed": np.array(2),
     }
+
+
+def smooth(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With a canvas that is one grey a frame where the views are, and black outside, as a packed one is."""
+    canvas = np.zeros_like(arrays["canvas_THWC"])
+    for tile in t_pose_layout(SPEC).tiles:
+        canvas[(slice(None), *tile.content.slices)] = np.arange(len(canvas), dtype=np.uint8)[:, None, None, None]
+    return {**arrays, "canvas_THWC": canvas}
 
 
 def test_an_episode_is_read_as_it_was_written(tmp_path):
@@ -50,8 +61,7 @@ def test_an_episode_is_read_as_it_was_written(tmp_path):
     assert set(read) == set(written)
     for name, array in written.items():
         assert np.array_equal(read[name], array), name
-    assert sentences(read)[10] == "put the red block on the pad"
-    assert sentences(read)[11] == "put the blue block on the pad"
+    assert sentences(read)[10:12] == [RED, BLUE]
     assert [p.name for p in path.parent.iterdir()] == ["000000.npz"]
 
 
@@ -125,6 +135,22 @@ def test_trim_keeps_the_motion_and_the_rest_asked_for():
         trimmed(arrays, SPEC, 0.2, start_s=2.85)
 
 
+def test_a_sentence_that_was_cut_off_is_gone_and_the_rest_survive_a_round_trip(tmp_path):
+    source, cut = tmp_path / "in", tmp_path / "cut"
+    write_episode(source / "episodes" / "000000.npz", smooth(episode(20)))
+    assert sentences(read_episode(source / "episodes" / "000000.npz"))[10:12] == [RED, BLUE]
+    assert main(["data", "trim", str(source), "--out", str(cut), "--start", "1.1", "--keep", "9"]) == 0
+    made = read_episode(cut / "episodes" / "000000.npz")
+    assert (made["texts"].tolist(), set(made["text_T"].tolist())) == ([BLUE], {0})
+    for kind in ("lerobot", "mcap"):
+        out, back = tmp_path / kind, tmp_path / f"{kind}_back"
+        assert main(["data", "export", str(cut), str(out), "--format", kind]) == 0
+        assert main(["data", "import", str(out), "--out", str(back)]) == 0
+        again = read_episode(back / "episodes" / "000000.npz")
+        for name, array in made.items():
+            assert np.array_equal(again[name], array), name
+
+
 def test_twice_the_speed_takes_every_second_frame_and_doubles_the_velocity():
     arrays = episode()
     fast = respaced(arrays, SPEC, 2.0)
@@ -135,17 +161,33 @@ def test_twice_the_speed_takes_every_second_frame_and_doubles_the_velocity():
     assert np.allclose(fast["plan_TKJ"][0, 2], fast["command_TJ"][3])
 
 
-def test_episodes_whose_plans_are_the_experts_and_not_what_was_done_are_not_resampled(tmp_path, capsys):
+UNLIKE = sorted({KIND, *KINDS, *HANDOVER_KINDS} - {"clean"})
+"""Kinds of episodes in which the expert's plans stand beside other commands."""
+
+
+@pytest.mark.parametrize("kind", UNLIKE)
+def test_episodes_whose_plans_are_the_experts_and_not_what_was_done_are_not_resampled(tmp_path, capsys, kind):
     source, out = tmp_path / "in", tmp_path / "out"
-    for i, kind in enumerate(("clean", KIND)):
-        write_episode(source / "episodes" / f"{i:06d}.npz", {**episode(seed=i), "kind": np.array(kind)})
+    for i, one in enumerate(("clean", kind, "recorded")):
+        write_episode(source / "episodes" / f"{i:06d}.npz", {**episode(seed=i), "kind": np.array(one)})
     for speed in ("1.0", "2.0"):
         assert main(["data", "resample", str(source), "--out", str(tmp_path / speed), "--speed", speed]) == 2
         said = capsys.readouterr().err
         assert "000001.npz: resample: would make the plans of what was done" in said
-        assert "an episode of kind corrected" in said
+        assert f"an episode of kind {kind}" in said
     assert main(["data", "resample", str(source), "--out", str(out), "--skip-bad"]) == 1
-    assert [path.stem for path in episode_files(out)] == ["000000"]
+    assert [path.stem for path in episode_files(out)] == ["000000", "000002"]
+
+
+def test_an_episode_that_does_not_say_how_it_was_made_is_not_resampled():
+    with pytest.raises(DataError, match="of unknown kind"):
+        respaced({name: array for name, array in episode().items() if name != "kind"}, SPEC, 1.0)
+
+
+def test_too_fast_for_two_frames_is_refused():
+    assert len(respaced(episode(4, moving=slice(1, 3)), SPEC, 3.0)["time_s_T"]) == 2
+    with pytest.raises(DataError, match="fewer than two frames"):
+        respaced(episode(4, moving=slice(1, 3)), SPEC, 3.5)
 
 
 def test_a_gap_in_the_times_is_filled_by_interpolation():

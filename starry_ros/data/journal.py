@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,17 +31,18 @@ class Journal:
             found = {"from": self._claim}
         if found is None:
             raise DataError(str(folder), "holds other episodes", fix="choose another folder")
-        if found["from"] != self._claim:
-            before, now = _differences(found["from"], self._claim)
-            fix = f"choose another folder, or delete {folder} to make it anew"
-            raise DataError(str(folder), f"holds episodes of another {name}", got=before, expected=now, fix=fix)
+        _refuse_another(folder, f"holds episodes of another {name}", found["from"], self._claim)
         self._notes: dict[str, list[str]] = {unit: _listed(notes) for unit, notes in found.get("done", {}).items()}
+        self._prints: dict[str, str] = found.get("prints", {})
         self._numbers: dict[str, int] = found.get("numbers", {})
         folder.mkdir(parents=True, exist_ok=True)
 
-    def finished(self, unit: str) -> bool:
-        """Whether all of a unit succeeded; one that was skipped, or a part of it, is tried again."""
-        return self._notes.get(unit) == []
+    def finished(self, unit: str, print_: str = "") -> bool:
+        """Whether all of a unit succeeded; one that was skipped, or a part of it, is tried again.
+
+        So is one whose fingerprint is another than when it was done.
+        """
+        return self._notes.get(unit) == [] and self._prints.get(unit, print_) == print_
 
     def number(self, unit: str) -> int:
         """A unit's number, which it keeps: a new unit takes the next free one."""
@@ -49,14 +51,15 @@ class Journal:
             self._write()
         return self._numbers[unit]
 
-    def mark(self, unit: str, notes: Notes = None) -> None:
+    def mark(self, unit: str, notes: Notes = None, print_: str = "") -> None:
         """A unit is done with; `notes` say what is wrong with what was skipped."""
-        self._notes[unit] = list(notes or ())
+        self._notes[unit], self._prints[unit] = list(notes or ()), print_
         self._write()
 
     def _write(self) -> None:
         part = self._path.with_name(f".{self._path.name}")
-        content = {"from": self._claim, "done": self._notes, "numbers": self._numbers}
+        content = {"from": self._claim, "done": self._notes, "prints": self._prints,
+                   "numbers": self._numbers}
         part.write_text(json.dumps(content, indent=1) + "\n")
         part.rename(self._path)
 
@@ -66,15 +69,44 @@ class Journal:
         return [note for notes in self._notes.values() for note in notes]
 
 
+def claim_folder(out: Path, name: str, claim: Record, foreign: bool) -> None:
+    """Note in a file of `out` what the folder is made from.
+
+    DataError if it is made from something else, or is `foreign`: holds files that came without such a note.
+    """
+    path, claim = out / name, json.loads(json.dumps(claim))
+    if path.exists():
+        _refuse_another(out, "holds another data set, or an earlier state of this one", json.loads(path.read_text()),
+                        claim)
+    elif foreign:
+        raise DataError(str(out), "holds a data set from elsewhere", fix="choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}")
+    part.write_text(json.dumps(claim, indent=1) + "\n")
+    part.rename(path)
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """Tells files from others of the same names by size and time of change: to read all of them would take long."""
+    digest = hashlib.sha256()
+    for path in files:
+        found = path.stat() if path.exists() else None
+        digest.update(f"{path.name} {found and (found.st_size, found.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _refuse_another(folder: Path, what: str, before: Record, now: Record) -> None:
+    """DataError if two claims are not the same."""
+    if before != now:
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        got, expected = ({name: claim.get(name) for name in names} for claim in (before, now))
+        fix = f"choose another folder, or delete {folder} to make it anew"
+        raise DataError(str(folder), what, got=got, expected=expected, fix=fix)
+
+
 def _listed(notes: str | list[str]) -> list[str]:
     """Notes of a unit; earlier journals hold one text."""
     return notes if isinstance(notes, list) else [notes] if notes else []
-
-
-def _differences(before: Record, now: Record) -> tuple[Record, Record]:
-    """The parts of two claims that are not the same."""
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return {name: before.get(name) for name in names}, {name: now.get(name) for name in names}
 
 
 def attempt(work: Callable[[], Notes], skip_bad: bool) -> list[str]:
@@ -89,21 +121,21 @@ def attempt(work: Callable[[], Notes], skip_bad: bool) -> list[str]:
 
 def work_through(
     units: Sequence[str], work: Callable[[int], Notes], skip_bad: bool, journal: Journal | None = None,
-    what: str = "episodes",
+    what: str = "episodes", prints: Sequence[str] | None = None,
 ) -> list[str]:
     """Do `work(i)` for every unit that is not finished; returns what is wrong with what was skipped.
 
-    A DataError of `work` ends it, or is noted when `skip_bad` is set; what `work` returns is noted too.
+    `prints` are the units' fingerprints: one that has changed is done again. A DataError of `work` ends it, or is noted
+    when `skip_bad` is set; what `work` returns is noted too.
     """
-    begin_s, bad, todo = time.monotonic(), [], []
-    for index, unit in enumerate(units):
-        if journal is None or not journal.finished(unit):
-            todo.append((index, unit))
-    for count, (index, unit) in enumerate(todo, 1):
+    begin_s, bad, every = time.monotonic(), [], list(zip(units, prints or [""] * len(units), strict=True))
+    todo = [index for index, unit in enumerate(every) if journal is None or not journal.finished(*unit)]
+    for count, index in enumerate(todo, 1):
         notes = attempt(partial(work, index), skip_bad)
         bad += notes
         if journal is not None:
-            journal.mark(unit, notes)
+            unit, print_ = every[index]
+            journal.mark(unit, notes, print_)
         show_progress(count, len(todo), time.monotonic() - begin_s, what)
     return bad if journal is None else journal.bad
 

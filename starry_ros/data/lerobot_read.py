@@ -7,6 +7,7 @@ where the joints are sent next.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from starry_ros.data.journal import fingerprint
 from starry_ros.data.lerobot_format import (
     ACTION,
     COMMAND,
@@ -121,8 +123,17 @@ class LeRobotReader:
             where=where, time_s_T=np.asarray(table.column("timestamp").to_pylist(), np.float64),
             views={camera: self._views(where, camera, row, table) for camera in self._camera_features},
             position_TJ=state, command_TJ=command, velocity_TJ=velocity, texts=texts, known=self._known(row, table),
-            depths=self._depths(table),
+            depths=self._depths(where, table),
         )
+
+    def fingerprint(self, number: int) -> str:
+        """Changes when the files of an episode change, or a sentence."""
+        row = self.rows[number]
+        videos = [feature for feature in self._camera_features.values() if self._features[feature]["dtype"] == "video"]
+        files = [self._format(self.info["data_path"], row, "data"),
+                 *(self._format(self.info["video_path"], row, f"videos/{feature}", feature) for feature in videos)]
+        tasks = hashlib.sha256(json.dumps(self._tasks).encode()).hexdigest()[:16]
+        return fingerprint(self.folder / file for file in files) + tasks
 
     def _format(self, pattern: str, row: Record, part: str, key: str = "") -> str:
         """Path of an episode's data or video file."""
@@ -176,14 +187,18 @@ class LeRobotReader:
         )
         return np.stack([self._shrinker.shrink(where, camera, image) for image in images])
 
-    def _depths(self, table: Any) -> dict[str, F32]:
-        """Depth features, in m (integers are millimetres)."""
+    def _depths(self, where: str, table: Any) -> dict[str, F32]:
+        """Depth features at the contract's size, in m (integers are millimetres)."""
         found = {}
         for camera in self.spec.cameras:
             feature = DEPTHS + camera.name
             if feature in table.column_names:
-                depth = np.array(table.column(feature).to_pylist())
-                found[camera.name] = (depth / 1000 if depth.dtype.kind in "iu" else depth).astype(np.float32)
+                rows = [np.array(row) for row in table.column(feature).to_pylist()]
+                if {row.ndim for row in rows} != {2}:
+                    raise DataError(where, f"{feature} is not an image a frame", got=rows[0].shape, expected="[H, W]")
+                found[camera.name] = np.stack([
+                    self._shrinker.sample(where, camera.name, _metres(row)) for row in rows
+                ])
         return found
 
     def _known(self, row: Record, table: Any) -> Arrays:
@@ -196,6 +211,10 @@ class LeRobotReader:
             found[name] = _rows(table, feature).reshape(-1, *form["shape"]).astype(form["dtype"])
         rest = json.loads(row.get("starry/episode") or "{}")
         return {**found, **{name: np.array(value) for name, value in rest.items()}}
+
+
+def _metres(depth: NDArray[Any]) -> F32:
+    return (depth / 1000 if depth.dtype.kind in "iu" else depth).astype(np.float32)
 
 
 def _rows(table: Any, feature: str) -> NDArray[Any]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
+from starry_ros.data.journal import claim_folder
 from starry_ros.data.lerobot_format import (
     ACTION,
     COMMAND,
@@ -40,13 +41,11 @@ from starry_ros.data.lerobot_format import (
     arrow,
     image_stats,
     joined_stats,
-    read_json,
     stats_of,
 )
 from starry_ros.data.recording import views_of
 from starry_ros.data.store import Arrays, frame_names, sentences
 from starry_ros.data.video import CODEC, PIXEL_FORMAT, VideoWriter
-from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import Record
 
@@ -65,18 +64,19 @@ class _State:
 
 
 def export_lerobot(
-    episodes: Sequence[Callable[[], Arrays]], out: Path, spec: RobotSpec,
+    episodes: Sequence[Callable[[], Arrays]], out: Path, spec: RobotSpec, source: str,
     progress: Callable[[int, int, float], None] = lambda count, total, elapsed_s: None,
 ) -> int:
     """Write all episodes under `out`, each read only when its turn comes; returns the number of frames.
 
-    `progress` hears how many are written, of how many, after how many seconds. DataError if `out` is another data set.
+    `source` tells these episodes from others. `progress` hears how many are written, of how many, after how many
+    seconds. DataError if `out` is another data set.
     """
     begin_s, layout = time.monotonic(), t_pose_layout(spec)
     state, first = _State(), episodes[0]()
     shapes = {name: first[name] for name in frame_names(first) if name not in ("canvas_THWC", "text_T")}
-    own = _own(shapes, spec, layout, len(episodes))
-    _claim(out, own)
+    own = {**_own(shapes, spec, layout, len(episodes)), "source": source}
+    claim_folder(out, OWN_FILE, own, foreign=(out / INFO_FILE).exists())
     for group in range(-(-len(episodes) // GROUP)):
         members = range(group * GROUP, min(len(episodes), (group + 1) * GROUP))
         place = {"chunk_index": group // FILES_A_CHUNK, "file_index": group % FILES_A_CHUNK}
@@ -97,16 +97,6 @@ def _own(shapes: Arrays, spec: RobotSpec, layout: CanvasLayout, episodes: int) -
         "contract_hash": spec.content_hash, "layout_hash": layout.layout_hash, "robot": spec.name, "arrays": arrays,
         "episodes": episodes,
     }
-
-
-def _claim(out: Path, own: Record) -> None:
-    path = out / OWN_FILE
-    if (out / INFO_FILE).exists() and not path.exists():
-        raise DataError(str(out), "holds a data set from elsewhere", fix="choose another folder")
-    if path.exists() and read_json(path) != own:
-        raise DataError(str(out), "holds another data set", fix="choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(own, indent=1) + "\n")
 
 
 def _write_group(

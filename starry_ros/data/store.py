@@ -16,6 +16,7 @@ row a frame, at 10 Hz; the rest belong to the episode.
 | text_T, texts | the sentence in force, as an index into `texts` |
 | time_s_T | seconds since the start |
 | calibration_VF | of recordings with `camera_info`: each camera's size and intrinsics, as in `calibration` |
+| labelled_with_depth | of recordings with depth: the contacts cannot be labelled again without it |
 """
 
 from __future__ import annotations
@@ -101,9 +102,12 @@ def frame_names(arrays: Arrays) -> list[str]:
 
 
 def take_frames(arrays: Arrays, rows: slice | NDArray[np.int64]) -> Arrays:
-    """The same episode with some of its frames."""
+    """The same episode with some of its frames, and the sentences that are in force in them, in order."""
     names = set(frame_names(arrays))
-    return {name: array[rows] if name in names else array for name, array in arrays.items()}
+    taken = {name: array[rows] if name in names else array for name, array in arrays.items()}
+    used = list(dict.fromkeys(taken["text_T"].tolist()))
+    text = np.array([used.index(i) for i in taken["text_T"].tolist()], arrays["text_T"].dtype)
+    return {**taken, "text_T": text, "texts": arrays["texts"][used]}
 
 
 def write_episode(path: Path, arrays: Arrays) -> None:

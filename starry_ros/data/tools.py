@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.data.calibration import calibration_of
-from starry_ros.data.contacts import annotate, future_plan, progress_of
-from starry_ros.data.journal import Journal, work_through
+from starry_ros.data.contacts import WITH_DEPTH, annotate, future_plan, progress_of
+from starry_ros.data.journal import Journal, fingerprint, work_through
 from starry_ros.data.recording import GRID_TOLERANCE_S
 from starry_ros.data.store import (
     Arrays,
@@ -39,20 +39,24 @@ from starry_ros.types import U8, Record
 
 MOVING_RAD_S = 0.02
 SHEET_FRAMES = 8
-CORRECTED = "corrected"
-"""Kind of the episodes of `training/correct.py`: their plans are the expert's, their commands mostly a model's."""
+AS_PLANNED = ("clean", "recorded")
+"""Kinds of episodes whose commands are what was meant. In all others, which `training/disturb.py` and
+`training/correct.py` make, plans are the expert's, and commands disturbed, misled or a model's."""
 EVENT_COLOURS = ((255, 40, 200), (40, 220, 255))
 
 
 def change(
     folder: Path, out: Path, spec: RobotSpec, name: str, claim: Record, edit: Callable[[Arrays], Arrays], skip_bad: bool
 ) -> list[str]:
-    """Write `edit` of every episode of `folder` to `out`; returns what is wrong with those that were skipped."""
+    """Write `edit` of every episode of `folder` to `out`; returns what is wrong with those that were skipped.
+
+    DataError if `out` holds episodes of another `claim` or folder, or of this one before its episodes changed.
+    """
     check_contract(folder, spec)
     if out.resolve() == folder.resolve():
         raise ConfigError("--out", "is the folder that is read", got=str(out), fix="choose another folder")
     files = episode_files(folder)
-    journal = Journal(out, name, {"source": str(folder.resolve()), **claim})
+    journal = Journal(out, name, {"source": str(folder.resolve()), "files": fingerprint(files), **claim})
 
     def work(index: int) -> None:
         arrays = read_episode(files[index])
@@ -97,15 +101,18 @@ def respaced(arrays: Arrays, spec: RobotSpec, speed: float) -> Arrays:
     Plans are made anew from the commands. Gaps in the times are filled. DataError on an episode whose plans are not its
     commands.
     """
-    if str(arrays.get("kind", "")) == CORRECTED:
+    kind = str(arrays.get("kind", ""))
+    if kind not in AS_PLANNED:
         raise DataError(
-            "resample", "would make the plans of what was done, which here are a model's mistakes",
-            got=f"an episode of kind {CORRECTED}, whose plans are the expert's",
-            fix="use it as it is; --skip-bad resamples the others",
+            "resample", "would make the plans of what was done, which here are mistakes",
+            got=f"an episode of kind {kind}, whose plans are the expert's" if kind else "an episode of unknown kind",
+            expected=f"one of kind {' or '.join(AS_PLANNED)}", fix="use it as it is; --skip-bad resamples the others",
         )
     step_s, times = spec.action.step_s, arrays["time_s_T"].astype(np.float64) / speed
     times = times - times[0]
     grid = np.arange(int((times[-1] + GRID_TOLERANCE_S) / step_s) + 1) * step_s
+    if len(grid) < 2:
+        raise DataError("resample", "leaves fewer than two frames", got=len(grid), fix="take a lower --speed")
     latest = np.clip(np.searchsorted(times, grid + 1e-3 * step_s, side="right") - 1, 0, len(times) - 1)
     changed = take_frames(arrays, latest)
     for name in ("position_TJ", "command_TJ", "velocity_TJ"):
@@ -123,8 +130,13 @@ def relabelled(spec: RobotSpec, arrays: Arrays, from_joints: bool) -> Arrays:
     """With progress; with events and stages from gripper events and kinematics too if asked for.
 
     Cameras are those that the episode was recorded with, as far as it stores their calibration. Commands that are the
-    joints themselves were not recorded, and say nothing of a jaw that presses.
+    joints themselves were not recorded, and say nothing of a jaw that presses. DataError on labels that needed depth.
     """
+    if from_joints and WITH_DEPTH in arrays:
+        raise DataError(
+            "annotate --from-joints", "was labelled with depth, which episodes do not store",
+            fix="import the recording anew; --skip-bad labels the others",
+        )
     if from_joints:
         robot = RobotKinematics(spec, calibration_of(arrays, spec))
         told = not np.array_equal(arrays["command_TJ"], arrays["position_TJ"])

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from starry_ros.data.journal import Journal, attempt, show_progress, tell_bad, work_through
+from starry_ros.data.journal import (
+    Journal,
+    attempt,
+    claim_folder,
+    fingerprint,
+    show_progress,
+    tell_bad,
+    work_through,
+)
 from starry_ros.data.lerobot_read import LeRobotReader, Mapping
 from starry_ros.data.lerobot_write import export_lerobot
 from starry_ros.data.mcap_read import mcap_episodes
@@ -37,7 +45,8 @@ NAMED = 5
 def import_lerobot(folder: Path, out: Path, spec: RobotSpec, mapping: Mapping, skip_bad: bool = False) -> list[str]:
     """Bring every episode of a LeRobot data set into `out`; returns what is wrong with those that were skipped.
 
-    What was skipped before is tried again. DataError if `out` holds episodes of another source or mapping.
+    What was skipped before is tried again, and what has changed since is brought in anew. DataError if `out` holds
+    episodes of another source or mapping.
     """
     reader = LeRobotReader(folder, spec, mapping)
     journal = Journal(out, "import", _claim(str(folder.resolve()), spec, dataclasses.asdict(mapping)))
@@ -46,7 +55,8 @@ def import_lerobot(folder: Path, out: Path, spec: RobotSpec, mapping: Mapping, s
     def bring(index: int) -> None:
         _store(episode_path(out, numbers[index]), reader.recording(index), spec)
 
-    return work_through([f"episode {number}" for number in numbers], bring, skip_bad, journal)
+    prints = [reader.fingerprint(index) for index in range(len(reader))]
+    return work_through([f"episode {number}" for number in numbers], bring, skip_bad, journal, prints=prints)
 
 
 def import_mcap(
@@ -55,7 +65,8 @@ def import_mcap(
     """Bring every episode of MCAP files into `out`; returns what is wrong with those that were skipped.
 
     File number and episode number make an episode's name; a file keeps its number. A file of which anything was skipped
-    before is brought in again. DataError if `out` holds episodes of another source or instruction.
+    before, or that has changed since, is brought in again. DataError if `out` holds episodes of another source or
+    instruction.
     """
     journal = Journal(out, "import", _claim("mcap", spec, {"instruction": instruction}))
     sources = list(dict.fromkeys(str(path.resolve()) for path in files))
@@ -64,7 +75,8 @@ def import_mcap(
         first = journal.number(sources[index]) * EPISODES_A_FILE
         return _bring_file(Path(sources[index]), out, first, spec, instruction, skip_bad)
 
-    return work_through(sources, bring, skip_bad, journal, "files")
+    prints = [fingerprint([Path(source)]) for source in sources]
+    return work_through(sources, bring, skip_bad, journal, "files", prints)
 
 
 def _claim(source: str, spec: RobotSpec, mapping: Record) -> Record:
@@ -102,10 +114,16 @@ def _store(path: Path, recording: Recording, spec: RobotSpec) -> None:
 
 
 def export(folder: Path, out: Path, spec: RobotSpec, kind: str, skip_bad: bool = False) -> list[str]:
-    """Write a data folder as `lerobot` or `mcap`; returns what is wrong with the episodes that were skipped."""
+    """Write a data folder as `lerobot` or `mcap`; returns what is wrong with the episodes that were skipped.
+
+    DataError if `out` was written from other episodes, or from these before they changed.
+    """
     check_contract(folder, spec)
     files = episode_files(folder)
     if kind == "mcap":
+        claim = {"contract_hash": spec.content_hash, "source": fingerprint(files)}
+        claim_folder(out, "export.json", claim, foreign=any(out.glob("*.mcap")))
+
         def write(index: int) -> None:
             path = out / f"{files[index].stem}.mcap"
             if not path.exists():
@@ -119,7 +137,7 @@ def export(folder: Path, out: Path, spec: RobotSpec, kind: str, skip_bad: bool =
             raise DataError(str(folder), "holds no sound episode", got=bad[0], fix="make them again")
     _alike(files)
     readers = [partial(read_episode, path) for path in files]
-    export_lerobot(readers, out, spec, partial(show_progress, what="episodes"))
+    export_lerobot(readers, out, spec, fingerprint(files), partial(show_progress, what="episodes"))
     return bad
 
 
