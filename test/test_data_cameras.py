@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from test_data_import_again import write_lerobot
 from test_data_store import jaw_story
 from test_data_wire import HEADER, LAYOUT, SPEC, Wire, sent
 
 from starry_ros.cli import main
 from starry_ros.data.contacts import ContactEvent, annotate, dropped, grasps, label_frames, surface
+from starry_ros.data.lerobot_read import LeRobotReader
 from starry_ros.data.mcap_read import read_mcap
 from starry_ros.data.store import read_episode
 from starry_ros.kinematics.robot import RobotKinematics
@@ -159,6 +163,40 @@ def test_depth_comes_in_as_metres_of_the_nearest_pixel_never_as_a_mean(tmp_path,
     record(tmp_path / "b.mcap", None, depth_image(twice, encoding))
     [made] = read_mcap(tmp_path / "b.mcap", SPEC)
     assert np.allclose(made.depths["head"], depth, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "unit_m"), [(pa.uint16(), 0.001), (pa.float32(), 1.0)])
+def test_depth_of_a_lerobot_data_set_comes_in_as_metres_and_labels_with_it(tmp_path, kind, unit_m):
+    depth_m = np.round(np.random.default_rng(1).uniform(0.3, 2.0, (12, 24, 32)), 3)
+    write_lerobot(tmp_path / "in", [0.02])
+    add_depth(tmp_path / "in", (depth_m / unit_m).tolist(), kind)
+    made = LeRobotReader(tmp_path / "in", SPEC).recording(0).depths
+    assert set(made) == {"head"}
+    assert np.allclose(made["head"], depth_m.repeat(10, axis=1).repeat(10, axis=2), atol=1e-6)
+    assert bring(tmp_path / "in", tmp_path / "out") == 0
+    assert "labelled_with_depth" in read_episode(tmp_path / "out/episodes/000000.npz")
+
+
+@pytest.mark.parametrize(("frame", "says"), [
+    ([[1.0] * 32] * 18, "depth of camera head is of another aspect"), ([[1.0] * 32, [1.0]], "is not a depth image"),
+    (None, "is not a depth image"),
+])
+def test_a_lerobot_frame_without_proper_depth_is_named_and_skipped_when_told_to(tmp_path, capsys, frame, says):
+    write_lerobot(tmp_path / "in", [0.01, 0.02])
+    add_depth(tmp_path / "in", [frame] * 12, pa.float32(), episode=1)
+    assert bring(tmp_path / "in", tmp_path / "strict") == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'in'}, episode 1" in said
+    assert says in said
+    assert bring(tmp_path / "in", tmp_path / "out", "--skip-bad") == 1
+
+
+def add_depth(root: Path, frames: list[Any], kind: pa.DataType, episode: int = 0) -> None:
+    """A column of depth images of the head camera beside the rest of an episode."""
+    path = root / f"data/episode_{episode:06d}.parquet"
+    column = pa.array([frame and [[round(v) if pa.types.is_integer(kind) else v for v in row] for row in frame]
+                       for frame in frames], pa.list_(pa.list_(kind)))
+    pq.write_table(pq.read_table(path).append_column("observation.depth.head", column), path)
 
 
 def overhead(width: int, height: int, focal: float) -> CameraModel:

@@ -188,18 +188,15 @@ class LeRobotReader:
         return np.stack([self._shrinker.shrink(where, camera, image) for image in images])
 
     def _depths(self, where: str, table: Any) -> dict[str, F32]:
-        """Depth features at the contract's size, in m (integers are millimetres)."""
-        found = {}
-        for camera in self.spec.cameras:
-            feature = DEPTHS + camera.name
-            if feature in table.column_names:
-                rows = [np.array(row) for row in table.column(feature).to_pylist()]
-                if {row.ndim for row in rows} != {2}:
-                    raise DataError(where, f"{feature} is not an image a frame", got=rows[0].shape, expected="[H, W]")
-                found[camera.name] = np.stack([
-                    self._shrinker.sample(where, camera.name, _metres(row)) for row in rows
-                ])
-        return found
+        """Depth features at the contract's size, in m."""
+        features = {camera.name: DEPTHS + camera.name for camera in self.spec.cameras}
+        return {
+            camera: np.stack([
+                self._shrinker.sample(where, camera, _metres(f"{where}, {feature}", rows))
+                for rows in table.column(feature).to_pylist()
+            ])
+            for camera, feature in features.items() if feature in table.column_names
+        }
 
     def _known(self, row: Record, table: Any) -> Arrays:
         """Arrays that this project exported, with their own types and shapes."""
@@ -213,8 +210,16 @@ class LeRobotReader:
         return {**found, **{name: np.array(value) for name, value in rest.items()}}
 
 
-def _metres(depth: NDArray[Any]) -> F32:
-    return (depth / 1000 if depth.dtype.kind in "iu" else depth).astype(np.float32)
+def _metres(where: str, rows: Any) -> F32:
+    """A depth image [H, W] in m; integers are millimetres. DataError if it is not one."""
+    try:
+        depth = np.array(rows)
+        metres: F32 = (depth / 1000 if depth.dtype.kind in "iu" else depth).astype(np.float32)
+    except (ValueError, TypeError) as error:
+        raise DataError(where, f"is not a depth image: {error}") from error
+    if metres.ndim != 2:
+        raise DataError(where, "is not a depth image", got=f"shape {metres.shape}", expected="[H, W]")
+    return metres
 
 
 def _rows(table: Any, feature: str) -> NDArray[Any]:
