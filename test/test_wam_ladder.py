@@ -187,3 +187,14 @@ def test_a_machine_whose_probes_fit_the_budget_is_not_given_up() -> None:
     assert Rung.STOP not in seen
     assert seen.count(Rung.HOLD) > 12, "longer than it would take to give up"
     assert set(planning.plan(5)) == {Rung.FULL}
+
+
+def test_a_machine_that_keeps_up_by_reusing_never_holds_to_wait_for_something_to_reuse() -> None:
+    """A dream serves for 1.5 s; then it is renewed, though that is over the budget and no probe is due."""
+    planning = Planning(config=replace(CONFIG, probe_s=60.0))
+    planning.plan(10)
+    planning.stages_s = {"video": 1.0, "value": 0.05, "action": 0.05}
+    planning.plan(10)
+    seen = planning.plan(40)
+    assert set(seen) == {Rung.FULL, Rung.REUSE_LATENTS}
+    assert seen.count(Rung.REUSE_LATENTS) > 2 * seen.count(Rung.FULL)
