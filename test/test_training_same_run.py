@@ -12,7 +12,7 @@ import pytest
 from test_training_units import narrow_presets, prepare, write_data
 from wam_kit import CONFIG, LAYOUT, SPEC, make_checkpoint
 
-from starry_ros.errors import ConfigError, DataError
+from starry_ros.errors import CheckpointError, ConfigError, DataError
 from starry_ros.training import adopt, train
 from starry_ros.training.arguments import (
     add_train_autoencoder_command_arguments,
@@ -23,7 +23,7 @@ from starry_ros.training.summary import check_contract
 from starry_ros.training.train import Trainer
 from starry_ros.training.train_autoencoder import train_autoencoder_command
 from starry_ros.training.train_state_tokens import train_state_tokens_command
-from starry_ros.wam.checkpoint import save_checkpoint
+from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.options import GeometryConfig
 
 OWN = {"contract_hash": SPEC.content_hash, "layout_hash": LAYOUT.layout_hash, "frame_hz": 1 / SPEC.action.step_s}
@@ -174,6 +174,81 @@ def test_data_that_have_changed_are_told_in_one_line_and_trained_on(
     again.save()
     prepare(more, tmp_path / "run", model)
     assert "has changed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", [
+    "--tint 0.5", "--init MODEL", "--video-weight 0.1", "--narrow-from-video", "--noisy-history 0.5",
+    "--text-dropout 0.1", "--seed 7", "--batch 3", "--learning-rate 0.1",
+])
+def test_a_run_is_not_gone_on_with_in_other_ways_that_decide_its_weights(
+    option: str, data: Path, model: Path, tmp_path: Path
+) -> None:
+    other = option.replace("MODEL", str(model))
+    usual = begin(data, tmp_path / "run", model).checkpoint().training
+    name, *value = other.split()
+    with pytest.raises(ConfigError) as refused:
+        prepare(data, tmp_path / "run", model, *other.split())
+    assert refused.value.got == f"{name} {value[0] if value else 'yes'}"
+    kept = usual[name.removeprefix("--").replace("-", "_")]
+    assert refused.value.expected == f"{name} {'none' if kept is None else 'no' if kept is False else kept}"
+    begin(data, tmp_path / "other", model, *other.split())
+    assert prepare(data, tmp_path / "other", model, *other.split()).progress.step == 1
+    with pytest.raises(ConfigError, match=name):
+        prepare(data, tmp_path / "other", model)
+
+
+def test_what_decides_the_weights_stands_in_the_model_that_is_written(data: Path, model: Path, tmp_path: Path) -> None:
+    begin(data, tmp_path / "run", model, "--tint", "0.25", "--init", str(model), "--text-dropout", "0.1")
+    noted = load_checkpoint(tmp_path / "run" / "checkpoint").training
+    assert (noted["tint"], noted["init"], noted["text_dropout"]) == (0.25, str(model), 0.1)
+    assert noted["video"] is None
+    assert noted["only_geometry"] is False
+
+
+def test_a_run_of_an_older_version_that_noted_less_is_gone_on_with(data: Path, model: Path, tmp_path: Path) -> None:
+    begin(data, tmp_path / "run", model)
+    path = tmp_path / "run" / "checkpoint" / "config.json"
+    record = json.loads(path.read_text())
+    record["training"] = {"steps_done": 1, "data_hash": record["training"]["data_hash"]}
+    path.write_text(json.dumps(record))
+    assert prepare(data, tmp_path / "run", model, "--tint", "0.5").progress.step == 1
+
+
+def test_a_run_whose_last_save_was_cut_off_after_any_of_its_files_is_gone_on_with(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    trainer = begin(data, out, model)
+    units = trainer.stats
+    trainer.step()
+    later = tmp_path / "later"
+    save_checkpoint(later, trainer.checkpoint())
+    for name in ("model.safetensors", "norm_stats.json", "config.json"):
+        (later / name).replace(out / "checkpoint" / name)
+        again = prepare(data, out, model)
+        assert again.progress.step == 1
+        assert again.stats.to_json_dict() == units.to_json_dict()
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", "norm_stats.json", "config.json"])
+def test_a_run_with_a_damaged_file_is_refused_by_name(damage: str, data: Path, model: Path, tmp_path: Path) -> None:
+    begin(data, tmp_path / "run", model)
+    path = tmp_path / "run" / "checkpoint" / damage
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match="checkpoint: is no checkpoint of a run"):
+        begun_run(tmp_path / "run")
+
+
+def test_an_autoencoder_is_not_gone_on_with_from_another_start(data: Path, model: Path, tmp_path: Path) -> None:
+    episode = data / "episodes" / "00000.npz"
+    (data / "episodes" / "00001.npz").write_bytes(episode.read_bytes())
+    parser = argparse.ArgumentParser()
+    add_train_autoencoder_command_arguments(parser)
+    words = ["--data", str(data), "--out", str(tmp_path / "run"), "--batch", "2", "--device", "cpu", "--steps", "1"]
+    train_autoencoder_command(parser.parse_args([*words, "--init", str(model)]))
+    with pytest.raises(DataError, match="belongs to another run"):
+        train_autoencoder_command(parser.parse_args(words))
+    train_autoencoder_command(parser.parse_args([*words, "--init", str(model)]))
 
 
 def test_a_folder_without_a_saved_state_is_no_run(data: Path, model: Path, tmp_path: Path) -> None:
