@@ -30,6 +30,7 @@ EXTRAS = {
         "ros-jazzy-diagnostic-msgs", "ros-jazzy-rosgraph-msgs", "mcap", "mcap-ros2-support", "av", "mujoco>=3.3",
     ],
     "view": ["rerun-sdk>=0.41"],
+    "curves": ["tensorboard"],
     "dev": [
         "pytest>=8,<9", "pytest-xdist", "rosbags", "ruff", "mypy", "types-PyYAML",
         "colcon-core", "colcon-cmake", "colcon-ros",
