@@ -6,6 +6,10 @@
 
 `read` compares what `starry data export DATA EXPORTED` wrote, as lerobot gives it, with the data folder: some frames of
 every episode, images to the bit. `write` makes a data set with lerobot, for `starry data import OUT --out BACK`.
+
+    LEROBOT_PYTHON=/tmp/lerobot/bin/python pytest test/test_data_lerobot.py
+
+does both ways with small data.
 """
 
 from __future__ import annotations
