@@ -11,35 +11,52 @@ from control_kit import FULL_SPEC
 
 pytest.importorskip("rclpy", reason="the ROS 2 wheels are not installed: make setup")
 
+from builtin_interfaces.msg import Time
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image, JointState
+from starry_ros.msg import ActionChunk
+from trajectory_msgs.msg import JointTrajectory
 
-from starry_ros.ros import arguments, chaos, chaos_faults
-from starry_ros.ros.chaos_faults import GOES_ON, RESTS, SCENARIOS, Scenario
+from starry_ros.ros import arguments, chaos
+from starry_ros.ros import chaos_messages as change_messages
+from starry_ros.ros.chaos_faults import GOES_ON, GONE, LOOK_AHEAD_END, PLAN_END, RESTS, SCENARIOS, Scenario
+from starry_ros.ros.chaos_judge import Failed, Witness, within_limits
 from starry_ros.ros.graph import build_graph
-from starry_ros.ros.relay import remappings
+from starry_ros.ros.relay import PLAN_TOPIC, Passed, remappings
 
 HOME = FULL_SPEC.limit("home")
 LIMIT = FULL_SPEC.limit("velocity")
+
+
+TIMES = np.arange(0.0, 5.0, 0.02)
+HERE = Passed(0.0, 1.0, HOME[None])
+
+
+def motions(speed_of_t: Any, position_J: np.ndarray = HOME) -> Any:
+    """All joints at these shares of their speed limits."""
+    return TIMES, np.tile(position_J, (len(TIMES), 1)), np.array([speed_of_t(t) for t in TIMES])[:, None] * LIMIT
+
+
+def asked(speed_of_t: Any) -> Any:
+    """Controllers that asked for it."""
+    speeds = motions(speed_of_t)[2]
+    return TIMES, HOME + np.cumsum(speeds * 0.02, axis=0), speeds
 
 
 class Watched:
     """A theatre whose simulated robot did what a test says."""
 
     def __init__(
-        self, speed_of_t: Any, mode: str = "RUN", position_J: np.ndarray = HOME,
-        told_of_t: Any = lambda _: 0.0,
+        self, speed_of_t: Any = lambda _: 0.0, mode: str = "RUN", position_J: np.ndarray = HOME,
+        told_of_t: Any = lambda _: 0.0, reason: str = "", **more: Any,
     ) -> None:
-        self.spec, self.mode, self.reason = FULL_SPEC, mode, ""
-        times = np.arange(0.0, 5.0, 0.02)
-        speeds = np.array([speed_of_t(t) for t in times])[:, None] * LIMIT
-        seen = times, np.tile(position_J, (len(times), 1)), speeds
-        told = np.array([told_of_t(t) for t in times])[:, None] * LIMIT
-        steps = np.cumsum(told * 0.02, axis=0)
-        self.relays = SimpleNamespace(since=lambda _: seen, asked_since=lambda _: (times, HOME + steps, speeds))
-        executor = SimpleNamespace(reason="x", conditions=["joint_state_stale"], refused_reasons=["not_finite"])
-        self.refusals = {"not_finite": 3, "duplicate": 2}
+        self.spec, self.mode, self.reason, self.since_s = FULL_SPEC, mode, reason, 0.0
+        self.known = {"plans": [HERE], "look_aheads": [], **more}
+        self.seen, self.told = motions(speed_of_t, position_J), asked(told_of_t)
+        executor = SimpleNamespace(accepted=5)
         self.operator = SimpleNamespace(heard=SimpleNamespace(executor=executor, session=SimpleNamespace(reason="")))
+        self.reasons, self.refusals = {"x", "joint_state_stale"}, {"not_finite": 3, "duplicate": 2}
+        self.refused_before, self.accepted_before, self.offered, self.followed_ours = {"duplicate": 2}, 2, 0, False
 
     def wait(self, duration_s: float) -> None:
         pass
@@ -47,14 +64,21 @@ class Watched:
     def refused(self) -> dict[str, int]:
         return self.refusals
 
+    def witness(self) -> Witness:
+        return Witness(self.spec, 0.0, self.seen, self.told, **self.known)
+
+    def diagnosed(self, node: str) -> str:
+        return f"{node} is full"
+
 
 def judge(watched: Watched, outcome: str = RESTS, **more: Any) -> Any:
-    return chaos._judge(watched, Scenario(outcome, lambda _: None, within_s=1.0, **more), 0.0, {"duplicate": 2})
+    return chaos._judge(watched, Scenario(outcome, lambda _: None, **{"within_s": 1.0, **more}))
 
 
 def test_arms_that_come_to_rest_in_time_pass_and_the_time_is_told() -> None:
     row = judge(Watched(lambda t: max(0.0, 0.5 - t)))
     assert row["rest_s"] == pytest.approx(0.5, abs=0.03)
+    assert row["due_s"] == 1.0
 
 
 @pytest.mark.parametrize(("watched", "outcome", "words"), [
@@ -62,65 +86,117 @@ def test_arms_that_come_to_rest_in_time_pass_and_the_time_is_told() -> None:
     (Watched(lambda t: 1.2 * (t < 0.5), told_of_t=lambda t: -1.2 * (t < 0.1)), RESTS, "is asked to move at"),
     (Watched(lambda t: 0.5 * (t < 0.5), told_of_t=lambda t: 1.2 * (0.2 < t < 0.23)), RESTS, "is asked to move at"),
     (Watched(lambda t: 0.5 * (t < 0.5), told_of_t=lambda t: 0.5 * (t < 0.5)), RESTS, "is asked to stand off"),
-    (Watched(lambda t: 3.1 * (t < 0.5)), RESTS, "outside the limits.* moves at"),
+    (Watched(lambda t: 5.1 * (t < 0.02)), RESTS, "outside the limits.* moves at"),
+    (Watched(lambda t: 1.2 * (t < 0.2)), RESTS, "outside the limits.* moves above its limit for"),
     (Watched(lambda t: 0.0, position_J=FULL_SPEC.limit("upper") + 0.1), RESTS, "outside the limits"),
     (Watched(lambda t: 0.5, mode="FAULT"), GOES_ON, "did not go on"),
 ])
 def test_the_judge_goes_by_what_the_arms_did(watched: Watched, outcome: str, words: str) -> None:
-    with pytest.raises(chaos.Failed, match=words):
+    with pytest.raises(Failed, match=words):
         judge(watched, outcome)
 
 
+def test_a_kick_by_what_is_touched_passes() -> None:
+    judge(Watched(lambda t: 2.4 * (t < 0.06)))
+
+
+def test_arms_that_run_out_of_plans_have_until_their_end_and_a_little_more() -> None:
+    late = Watched(lambda t: 0.3 * (t < 1.5), plans=[Passed(-0.5, 1.1, HOME[None]), Passed(0.1, 1.3, HOME[None])])
+    assert judge(late, within_s=4.0, counts_from=PLAN_END)["due_s"] == pytest.approx(1.6)
+    late.known["plans"] = late.known["plans"][:1]
+    with pytest.raises(Failed, match=r"still moving 1.48 s after the fault, due after 1.40 s"):
+        judge(late, within_s=4.0, counts_from=PLAN_END)
+    late.known["delay_s"] = 0.2
+    assert judge(late, within_s=4.0, counts_from=PLAN_END)["due_s"] == pytest.approx(1.6)
+
+
+def test_arms_that_run_out_of_commands_have_until_the_end_of_those_that_were_sent_before() -> None:
+    before = [Passed(-0.02, 0.2), Passed(0.0, 0.25), Passed(0.0, 0.2)]
+    killed = Watched(lambda t: 0.3 * (t < 0.5), look_aheads=before)
+    assert judge(killed, within_s=4.0, counts_from=LOOK_AHEAD_END)["due_s"] == pytest.approx(0.55)
+    killed = Watched(lambda t: 0.3 * (t < 0.7), look_aheads=[*before, Passed(2.0, 2.3)])
+    with pytest.raises(Failed, match=r"due after 0\.55 s"):
+        judge(killed, within_s=4.0, counts_from=LOOK_AHEAD_END)
+
+
+def test_a_robot_that_is_gone_must_not_be_sent_on_its_way_again() -> None:
+    gone = Watched(mode="FAULT", reason="joint_state_stale", look_aheads=[Passed(0.3, 0.6)])
+    with pytest.raises(Failed, match="alive"):
+        judge(gone, GONE)
+    gone.seen = tuple(part[:1] for part in gone.seen)
+    assert judge(gone, GONE, stopped_by=("joint_state_stale",))["rest_s"] == pytest.approx(0.6)
+    gone.known["look_aheads"].append(Passed(1.2, 1.5))
+    with pytest.raises(Failed, match=r"until 1\.50 s"):
+        judge(gone, GONE)
+
+
+def test_arms_that_go_on_follow_the_planner_and_nobody_else() -> None:
+    judge(Watched(), GOES_ON)
+    elsewhere = HOME.copy()
+    elsewhere[0] += 0.2
+    with pytest.raises(Failed, match="left_waist is away from every plan"):
+        judge(Watched(position_J=np.linspace(HOME, elsewhere, len(TIMES))), GOES_ON)
+    ours, idle, accepted = Watched(), Watched(), Watched()
+    ours.followed_ours, idle.accepted_before, accepted.offered = True, 5, 7
+    for watched, words in ((ours, "none of the planner's"), (idle, "no plan was followed"), (accepted, "3 were refu")):
+        with pytest.raises(Failed, match=words):
+            judge(watched, GOES_ON)
+
+
+def test_a_stop_must_have_its_reason_and_a_node_must_say_what_it_lacks() -> None:
+    stopped = Watched(mode="STOP", reason="planner_lost")
+    judge(stopped, stopped_by=("planner_lost",), diagnosed=("disk", "disk is full"))
+    with pytest.raises(Failed, match="not stopped by clock_jump, but STOP planner_lost"):
+        judge(stopped, stopped_by=("clock_jump",))
+    with pytest.raises(Failed, match="recorder does not say"):
+        judge(stopped, diagnosed=("recorder", "disk"))
+
+
 @pytest.mark.parametrize(("joint", "velocity", "off", "words"), [
-    ("left_gripper", 7.9, 0.0, ""),
-    ("left_gripper", 8.1, 0.0, "left_gripper moves at"),
+    ("left_gripper", 4.9, 0.0, ""),
+    ("left_gripper", 5.1, 0.0, "left_gripper moves at"),
     ("left_gripper", 0.0, 0.007, ""),
     ("left_gripper", 0.0, 0.013, "left_gripper stands off"),
-    ("left_waist", 2.9, 0.01, ""),
-    ("left_waist", 3.1, 0.0, "left_waist moves at"),
+    ("left_waist", 2.4, 0.01, ""),
+    ("left_waist", 2.6, 0.0, "left_waist moves at"),
     ("left_waist", 0.0, 0.03, "left_waist stands off"),
 ])
 def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float, off: float, words: str) -> None:
     j, times = FULL_SPEC.joint_names.index(joint), np.arange(3.0)
     positions, velocities = np.tile(HOME, (3, 1)), np.zeros((3, len(HOME)))
     velocities[1, j], positions[1, j] = -velocity * LIMIT[j], FULL_SPEC.limit("lower")[j] - off
-    told, seen = (times, np.tile(HOME, (3, 1)), velocities), (times, positions, velocities)
+    witness = Witness(
+        FULL_SPEC, 0.0, (times, positions, velocities), (times, np.tile(HOME, (3, 1)), velocities), [], [])
     if words:
-        with pytest.raises(chaos.Failed, match=words + ".* 1.00 s after"):
-            chaos._within_limits(FULL_SPEC, told, seen, 0.0)
+        with pytest.raises(Failed, match=words + ".* 1.00 s after"):
+            within_limits(witness)
     else:
-        worst = chaos._within_limits(FULL_SPEC, told, seen, 0.0)
-        assert worst["worst_velocity"] == pytest.approx(0.0 if "gripper" in joint else velocity)
+        assert within_limits(witness)["worst_velocity"] == pytest.approx(0.0 if "gripper" in joint else velocity)
 
 
 def test_a_robot_that_does_not_say_what_is_asked_of_its_joints_fails() -> None:
-    still = Watched(lambda t: 0.0)
-    still.relays.asked_since = lambda _: (np.zeros(0), np.zeros((0, len(HOME))), np.zeros((0, len(HOME))))
-    with pytest.raises(chaos.Failed, match="was asked"):
+    still = Watched()
+    still.told = tuple(part[:0] for part in still.told)
+    with pytest.raises(Failed, match="was asked"):
         judge(still)
 
 
 def test_where_commands_are_lost_what_the_arms_did_counts() -> None:
-    j, times = FULL_SPEC.joint_names.index("left_waist"), np.arange(3) * 0.02
-    asked = np.tile(HOME, (3, 1))
-    asked[1:, j] -= 8 * 0.02 * LIMIT[j]
-    speeds = np.zeros((3, len(HOME)))
-    seen = times, np.tile(HOME, (3, 1)), speeds
-    with pytest.raises(chaos.Failed, match="is asked to move at"):
-        chaos._within_limits(FULL_SPEC, (times, asked, asked), seen, 0.0)
-    row = chaos._within_limits(FULL_SPEC, (times, asked, asked), seen, 0.0, commands_lost=True)
-    assert row == {"worst_asked": pytest.approx(8.0), "worst_velocity": 0.0}
-    speeds[1, j] = -3.1 * LIMIT[j]
-    with pytest.raises(chaos.Failed, match="left_waist moves at"):
-        chaos._within_limits(FULL_SPEC, (times, asked, asked), seen, 0.0, commands_lost=True)
+    lost = Watched(told_of_t=lambda t: -8.0 * (t == 0.1))
+    with pytest.raises(Failed, match="is asked to move at"):
+        judge(lost)
+    row = judge(Watched(lambda t: 1.2 * (t < 0.5), told_of_t=lambda t: -8.0 * (0.01 < t < 0.03)), commands_lost=True)
+    assert row["worst_asked"] == pytest.approx(8.0)
+    with pytest.raises(Failed, match="moves at"):
+        judge(Watched(lambda t: 5.1 * (t < 0.02)), commands_lost=True)
 
 
 def test_a_reason_that_is_not_told_fails() -> None:
-    still = Watched(lambda t: 0.0)
+    still = Watched()
     judge(still, told=("estop_pressed", "not_finite"))
     judge(still, told=("joint_state_stale",))
     for untold in ("estop_pressed", "duplicate"):  # the second is of an earlier play
-        with pytest.raises(chaos.Failed, match="was not published"):
+        with pytest.raises(Failed, match="was not published"):
             judge(still, told=(untold,))
 
 
@@ -132,21 +208,46 @@ def image(k: int) -> bytes:
 
 def test_faults_do_to_messages_what_their_names_say() -> None:
     def changed(change: Any) -> Image:
-        return deserialize_message(chaos_faults._edit(Image, change)()(image(7))[0], Image)
+        return deserialize_message(change_messages.edited(Image, change)()(image(7))[0], Image)
 
     def sent(fault: Any, count: int) -> list[list[int]]:
         """Which of the pictures are sent on as each arrives. Bytes are not compared: CDR's padding is arbitrary."""
         passed = [fault(image(k)) for k in range(count)]
         return [[deserialize_message(data, Image).header.stamp.nanosec for data in datas] for datas in passed]
 
-    assert sent(chaos_faults._frozen(), 3) == [[0], [0], [0]]
-    assert sent(chaos_faults._reordered(), 4) == [[], [1, 0], [], [3, 2]]
-    assert changed(chaos_faults._skew).header.stamp.sec == 9
-    assert len(changed(chaos_faults._truncate).data) == 320 * 240 * 3 // 2
-    assert changed(chaos_faults._shrink).width == 160
+    assert sent(change_messages.frozen(), 3) == [[0], [0], [0]]
+    assert sent(change_messages.reordered(), 4) == [[], [1, 0], [], [3, 2]]
+    assert changed(change_messages.skew).header.stamp.sec == 9
+    assert len(changed(change_messages.truncate).data) == 320 * 240 * 3 // 2
+    assert changed(change_messages.shrink).width == 160
     states = bytes(serialize_message(JointState(name=["a"], position=[0.5], velocity=[0.0])))
-    jumped = deserialize_message(chaos_faults._edit(JointState, chaos_faults._jump)()(states)[0], JointState)
+    jumped = deserialize_message(change_messages.edited(JointState, change_messages.jump)()(states)[0], JointState)
     assert jumped.position[0] == 1.5
+    assert changed(lambda message: change_messages.shift(message, 5.0)).header.stamp.sec == 15
+
+
+def plan() -> ActionChunk:
+    made = ActionChunk(chunk_id=7, epoch=3, contract_hash="ours", start=Time(sec=20), step_s=0.1,
+                       joint_names=["a", "b"], positions=[0.0, 1.0, 2.0, 3.0])
+    made.header.stamp = Time(sec=19)
+    return made
+
+
+def test_plans_that_must_not_be_followed_lead_elsewhere_and_are_told_from_the_planners() -> None:
+    for change in (change_messages.late, change_messages.foreign, change_messages.old_epoch):
+        made = plan()
+        change(made)
+        assert made.chunk_id >= change_messages.NOT_OURS
+        assert made.positions[:4] == pytest.approx([0.3, 1.0, 2.3, 3.0])
+    late = plan()
+    change_messages.late(late)
+    assert (late.header.stamp.sec, late.start.sec, len(late.positions)) == (14, 15, 16)
+
+
+def test_trajectories_that_begin_now_go_on_doing_so_when_clocks_jump() -> None:
+    message = JointTrajectory()
+    change_messages.shift(message, 5.0)
+    assert message.header.stamp == Time()
 
 
 def test_every_relayed_topic_ends_at_the_relays() -> None:
@@ -154,6 +255,7 @@ def test_every_relayed_topic_ends_at_the_relays() -> None:
     assert {node.name for node in graph.nodes} >= {"sim_robot", "action_executor"}
     sensors, commands = dict(remappings(FULL_SPEC, "sim_robot")), dict(remappings(FULL_SPEC, "action_executor"))
     assert set(commands) == {arm.command_topic for arm in FULL_SPEC.arms}
+    assert list(dict(remappings(FULL_SPEC, "world_action"))) == [PLAN_TOPIC]
     assert FULL_SPEC.joint_state_topic in sensors
     assert {camera.topic for camera in FULL_SPEC.cameras} <= set(sensors)
 
@@ -161,5 +263,6 @@ def test_every_relayed_topic_ends_at_the_relays() -> None:
 def test_what_latches_must_rest_and_every_scenario_has_a_summary() -> None:
     assert list(arguments.SCENARIOS) == list(SCENARIOS)
     for scenario in SCENARIOS.values():
-        assert scenario.outcome in (RESTS, GOES_ON)
-        assert not scenario.latched or scenario.outcome == RESTS
+        assert scenario.outcome in (RESTS, GOES_ON, GONE)
+        assert scenario.latched == (scenario.outcome != GOES_ON)
+        assert scenario.outcome == GOES_ON or scenario.stopped_by or scenario.counts_from == LOOK_AHEAD_END

@@ -10,6 +10,7 @@ another node commands an arm: what was sent last ends at rest by itself.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,20 @@ from trajectory_msgs.msg import JointTrajectory
 from starry_ros.control.advice import Advice
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode, Reply
-from starry_ros.control.status import ExecutorConfig
+from starry_ros.control.status import ExecutorConfig, LookAhead
 from starry_ros.control.status import ExecutorStatus as Status
 from starry_ros.errors import ConfigError, InputError
 from starry_ros.msg import ActionChunk, ExecutorStatus, WorldActionStatus
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
+from starry_ros.ros.clock_watch import ClockWatch
 from starry_ros.ros.convert import (
     EdgeClock,
     chunk_message,
     chunk_of,
     executor_status_message,
     set_point_message,
+    stamp_ns,
     state_of,
     trajectory_message,
 )
@@ -67,6 +70,8 @@ SECOND_OWNER, TWO_PLANNERS = "second_owner", "two_planners"
 MALFORMED = "malformed"
 LATE_S = 0.03
 """A trajectory that is so late would begin in the past, and controllers step onto such a one."""
+JOIN_S = 0.1
+"""In which arms that ran by another clock join a stop."""
 LEVELS = {Mode.FAULT: ERROR, Mode.STOP: WARN, Mode.SLOW: WARN}
 
 
@@ -91,7 +96,7 @@ class ActionExecutorNode(StarryNode):
         self._malformed: Counter[str] = Counter()
         self._unheard: set[str] = set()
         self._estop_pressed, self._estop_ns = False, None  # type: bool, int | None
-        self._second_owner, self._planners = False, Planners()
+        self._second_owner, self._planners, self._clocks = False, Planners(), ClockWatch()
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._rest_J: Any = None
@@ -135,11 +140,17 @@ class ActionExecutorNode(StarryNode):
         self.create_subscription(kind, topic, heard, qos, event_callbacks=events)
 
     def _on_state(self, message: JointState) -> None:
+        now_ns = self._edge.now_ns()
         try:
             self._newest = state_of(self._spec, message, self._edge)
         except InputError as error:
-            self._control.report(Event.STATE_INVALID, self._edge.now_ns())
+            self._control.report(Event.STATE_INVALID, now_ns)
             self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
+            return
+        if self._clocks.hear(self._newest.stamp_ns, now_ns):
+            self._control.report(Event.CLOCK_JUMP, now_ns)
+            if self._clocks.ahead and self._streams:  # it refuses what we send, and what it took last ends at rest
+                self._control.let_go()
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
@@ -152,12 +163,12 @@ class ActionExecutorNode(StarryNode):
         if not merge.accepted:
             self.get_logger().debug(f"chunk {message.chunk_id} refused: {merge.reason}")
 
-    def _on_session(self, message: WorldActionStatus) -> None:
+    def _on_session(self, message: WorldActionStatus, info: Mapping[str, Any]) -> None:
         """The session's word on which epoch and sentence are in force, so that plans of old ones are refused."""
         now_ns = self._edge.now_ns()
         if message.contract_hash != self._spec.content_hash:
             return
-        self._planners.hear(message.epoch, now_ns)
+        self._planners.hear(message.epoch, info.get("publication_sequence_number"), now_ns)
         if message.instruction_id:
             self._control.set_instruction(message.instruction_id, now_ns)
         if message.epoch != self._epoch and self._control.status(now_ns).epoch != message.epoch:
@@ -194,6 +205,8 @@ class ActionExecutorNode(StarryNode):
             reply: Reply = getattr(self._control, name)(self._edge.now_ns()) if self._commands else Reply(
                 False, f"{name} refused: still looking for another owner of the arms; try again in a moment"
             )
+            if name == "arm" and reply.ok:
+                self._clocks.doubted = False
             response.success, response.message = reply.ok, reply.message
             if name in ("arm", "reset_fault") and not reply.ok:
                 response.message += self._silence()
@@ -224,6 +237,8 @@ class ActionExecutorNode(StarryNode):
 
     def _tick(self) -> None:
         now_ns = self._edge.now_ns()
+        if self._clocks.look(stamp_ns(self._edge.stamp(now_ns)) - now_ns):
+            self._control.report(Event.CLOCK_JUMP, now_ns)
         command = self._control.step(now_ns, self._newest)
         if self._due_ns:
             self._lateness.add(abs(seconds(now_ns - self._due_ns)))
@@ -247,10 +262,7 @@ class ActionExecutorNode(StarryNode):
         ahead = self._control.look_ahead(now_ns)
         rest_J = ahead.position_NJ[-1] if ahead is not None and not ahead.velocity_NJ.any() else None
         if ahead is not None and (rest_J is None or not np.array_equal(rest_J, self._rest_J)):
-            points_N3J = np.stack([ahead.position_NJ, ahead.velocity_NJ, ahead.acceleration_NJ], axis=1)
-            start_ns = ahead.start_ns if self._values["stamp_commands"] else None
-            messages = {arm.name: trajectory_message(self._spec, arm, self._edge, start_ns, ahead.time_s_N, points_N3J)
-                        for arm in self._spec.arms}
+            messages = self._messages(ahead)
             for name, message in tuple(messages.items()):
                 if seconds(self._edge.now_ns() - now_ns) > LATE_S:
                     break
@@ -259,7 +271,21 @@ class ActionExecutorNode(StarryNode):
             if messages:
                 self._control.take_back(tuple(messages))
                 return
+            if self._clocks.doubted:
+                self._control.let_go()
         self._rest_J = rest_J
+
+    def _messages(self, ahead: LookAhead) -> dict[str, JointTrajectory]:
+        """A look-ahead for each arm. While clocks are doubted it is a stop that begins now, which every clock
+        understands, wherever the arm has come to.
+        """
+        points_N3J = np.stack([ahead.position_NJ, ahead.velocity_NJ, ahead.acceleration_NJ], axis=1)
+        start_ns, time_s_N = ahead.start_ns if self._values["stamp_commands"] else None, ahead.time_s_N
+        if self._clocks.doubted:
+            kept = time_s_N >= min(JOIN_S, time_s_N[-1])
+            start_ns, time_s_N, points_N3J = None, time_s_N[kept], points_N3J[kept]
+        return {arm.name: trajectory_message(self._spec, arm, self._edge, start_ns, time_s_N, points_N3J)
+                for arm in self._spec.arms}
 
     def _publish_status(self, now_ns: int) -> None:
         status = self._control.status(now_ns)
@@ -273,6 +299,8 @@ class ActionExecutorNode(StarryNode):
     def _reason(self, status: Status) -> str:
         if self._planners.two:
             return TWO_PLANNERS
+        if self._clocks.doubted and status.reason == Event.STATE_STALE:  # by their stamps, and this is why
+            return Event.CLOCK_JUMP
         return SECOND_OWNER if self._second_owner else status.reason
 
     def _tell(self, status: Status, now_ns: int) -> None:

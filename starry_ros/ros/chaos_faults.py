@@ -12,21 +12,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from starry_ros.msg import ActionChunk
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.ros.relay import Fault
+from starry_ros.ros import chaos_messages as change
+from starry_ros.ros.relay import PLAN_TOPIC, Fault
 
-SKEW_NS = 500_000_000
-GOES_ON, RESTS = "goes_on", "rests"
-REST_AFTER_PLAN_S = 4.0
-"""A chunk lasts 1.6 s; limits and a late end may add to it."""
-REST_AFTER_FAULT_S = 1.2
-REST_AFTER_KILL_S = 0.8
-"""At most the last look-ahead, and what a busy machine adds to it."""
+GOES_ON, RESTS, GONE = "goes_on", "rests", "gone"
+FAULT, PLAN_END, LOOK_AHEAD_END = "the fault", "the last plan", "the last look-ahead"
+"""What a deadline counts from."""
+REST_AFTER_END_S = 0.3
+"""After the end of the last plan, or of the last look-ahead, as heard on their way."""
+REST_AFTER_STOP_S = 0.8
+"""From what stops the arms at once: up to 0.4 s of braking from full speed, 0.1 s on the way and in the drives, and as
+much again where a stop that would swing across a border waits for one that fits."""
+REST_AFTER_WATCH_S = 1.2
+"""Where a watch of 0.15 to 0.4 s comes before that."""
+REST_AT_LAST_S = 4.0
+"""However long plans go on arriving: a camera's greatest age, 1.6 s of the last plan, and what limits add to it."""
+CLOCK_JUMP_S = 5.0
+DISK_FULL = "disk"
+"""How the recorder's diagnostics begin then."""
+BLIND = ("no_observation", "canvas_incomplete", "canvas_stale")
 
 
 class Stage(Protocol):
@@ -43,11 +52,14 @@ class Stage(Protocol):
     def start(self, node: str) -> None:
         """Start a node that was killed."""
 
+    def restart(self, node: str) -> None:
+        """End a node and start it again."""
+
     def estop(self, pressed: bool) -> None:
         """Press or release the emergency stop."""
 
     def chunk(self) -> ActionChunk:
-        """The newest real plan."""
+        """The newest plan of the planner."""
 
     def offer(self, chunk: ActionChunk) -> None:
         """Publish a plan of our own."""
@@ -64,102 +76,50 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class Scenario:
-    """`outcome`: the arms go on, or rest `within_s` after the fault; one of the reason codes `told` must be published.
+    """`outcome`: the arms go on, or rest in time, or are gone, and the executor stops for them. One of the reason codes
+    `told` must be published; `stopped_by` is the executor's own word on why it stands in STOP or FAULT at last.
 
+    Rest is due `within_s` after the fault, or sooner where it `counts_from` the end of the last plan or look-ahead.
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
     `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Where
     joint states are late as well nobody can know of it, and it is the driver's own limits that hold the arms: what
-    counts is what they did.
+    counts is what they did. `diagnosed`: a node, and what its diagnostics must begin with.
     `arguments.SCENARIOS` says in words what each does.
     """
 
     outcome: str
     inject: Callable[[Stage], None]
     clear: Callable[[Stage], None] = lambda _: None
-    within_s: float = REST_AFTER_PLAN_S
+    within_s: float = REST_AT_LAST_S
+    counts_from: str = FAULT
     told: tuple[str, ...] = ()
+    stopped_by: tuple[str, ...] = ()
     latched: bool = False
     commands_lost: bool = False
+    diagnosed: tuple[str, str] | None = None
 
 
 def _camera(make: Callable[[], Fault], camera: int = 1) -> dict[str, Any]:
-    def put(stage: Stage) -> None:
-        stage.spoil(stage.spec.cameras[camera].topic, make())
-
-    def take(stage: Stage) -> None:
-        stage.spoil(stage.spec.cameras[camera].topic, None)
-
-    return {"inject": put, "clear": take}
-
-
-def _blind(make: Callable[[], Fault]) -> dict[str, Any]:
-    return {**_camera(make), "told": ("no_observation", "canvas_incomplete", "canvas_stale")}
-
-
-def _joints(make: Callable[[], Fault]) -> dict[str, Any]:
     return {
-        "inject": lambda stage: stage.spoil(stage.spec.joint_state_topic, make()),
-        "clear": lambda stage: stage.spoil(stage.spec.joint_state_topic, None),
+        "inject": lambda stage: stage.spoil(stage.spec.cameras[camera].topic, make()),
+        "clear": lambda stage: stage.spoil(stage.spec.cameras[camera].topic, None),
     }
 
 
-def _edit(kind: Any, change: Callable[[Any], None]) -> Callable[[], Fault]:
-    def fault(data: bytes) -> list[bytes]:
-        message = deserialize_message(data, kind)
-        change(message)
-        return [serialize_message(message)]
-
-    return lambda: fault
+def _blind(make: Callable[[], Fault]) -> Scenario:
+    """No further plan is made: the arms finish the last one, and nobody expects them to move any more."""
+    return _unplanned(**_camera(make), told=BLIND)
 
 
-def _frozen() -> Fault:
-    kept: list[bytes] = []
-
-    def fault(data: bytes) -> list[bytes]:
-        kept.append(data)
-        return kept[:1]
-
-    return fault
+def _unplanned(**how: Any) -> Scenario:
+    return Scenario(RESTS, counts_from=PLAN_END, stopped_by=("planner_lost",), latched=True, **how)
 
 
-def _reordered() -> Fault:
-    kept: list[bytes] = []
-
-    def fault(data: bytes) -> list[bytes]:
-        kept.append(data)
-        if len(kept) < 2:
-            return []
-        swapped = kept[::-1]
-        kept.clear()
-        return swapped
-
-    return fault
-
-
-def _skew(message: Image) -> None:
-    total = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec - SKEW_NS
-    message.header.stamp.sec, message.header.stamp.nanosec = divmod(total, 10**9)
-
-
-def _truncate(message: Image) -> None:
-    message.data = message.data[: len(message.data) // 2]
-
-
-def _shrink(message: Image) -> None:
-    message.width, message.height, message.step = 160, 120, 480
-    message.data = message.data[: 160 * 120 * 3]
-
-
-def _nan(message: JointState) -> None:
-    message.position = [float("nan")] * len(message.position)
-
-
-def _jump(message: JointState) -> None:
-    message.position = [value + 1.0 for value in message.position]
-
-
-def _never_at_rest(message: JointTrajectory) -> None:
-    message.points[-1].velocities = [0.5] * len(message.points[-1].velocities)
+def _joints(make: Callable[[], Fault], reason: str, within_s: float = REST_AFTER_WATCH_S) -> Scenario:
+    return Scenario(
+        RESTS, lambda stage: stage.spoil(stage.spec.joint_state_topic, make()),
+        lambda stage: stage.spoil(stage.spec.joint_state_topic, None), within_s, stopped_by=(reason,), latched=True,
+    )
 
 
 def _commands(make: Callable[[], Fault] | None) -> Callable[[Stage], None]:
@@ -170,62 +130,54 @@ def _commands(make: Callable[[], Fault] | None) -> Callable[[Stage], None]:
     return put
 
 
-def _refuses_at_times() -> Fault:
-    """Every message of 0.3 s in 0.7 s is one that a controller refuses."""
-    refused, begin_s = _edit(JointTrajectory, _never_at_rest)(), time.monotonic()
-
-    def fault(data: bytes) -> list[bytes]:
-        return refused(data) if (time.monotonic() - begin_s) % 0.7 < 0.3 else [data]
-
-    return fault
-
-
 def _stutter(stage: Stage) -> None:
     """The driver refuses commands for a moment, takes them again, and so on."""
-    _commands(_refuses_at_times)(stage)
+    _commands(change.refused_at_times)(stage)
     stage.during(2.5, lambda: None, 0.1)
     _commands(None)(stage)
 
 
-def _chunks(change: Callable[[ActionChunk], None]) -> Callable[[Stage], None]:
+def _chunks(edit: Callable[[ActionChunk], None], *told: str) -> Scenario:
+    """The newest plan, changed, 20 times a second."""
     def inject(stage: Stage) -> None:
         def once() -> None:
             chunk = stage.chunk()
-            change(chunk)
+            edit(chunk)
             stage.offer(chunk)
 
         stage.during(2.0, once, 0.05)
 
-    return inject
+    return Scenario(GOES_ON, inject, told=told)
 
 
-def _late(chunk: ActionChunk) -> None:
-    chunk.header.stamp.sec -= 5
-    chunk.start.sec -= 5
-    chunk.chunk_id += 1000
+def _swap_plans(stage: Stage) -> None:
+    """Every plan is overtaken by the next one, on its way to the executor."""
+    stage.spoil(PLAN_TOPIC, change.reordered())
+    stage.during(4.0, lambda: None, 0.1)
+    stage.spoil(PLAN_TOPIC, None)
 
 
-def _foreign(chunk: ActionChunk) -> None:
-    chunk.contract_hash = "0123456789abcdef"
-    chunk.positions = [0.0] * len(chunk.positions)
+def _clock_jump(by_s: float) -> Scenario:
+    """The nodes' clock jumps against the robot's: its stamps look older to them, and theirs look newer to it."""
+    def shift(stage: Stage, robot_s: float, nodes_s: float) -> None:
+        sensors = {stage.spec.joint_state_topic: JointState, **{camera.topic: Image for camera in stage.spec.cameras}}
+        for topic, kind in sensors.items():
+            stage.spoil(topic, change.shifted(kind, robot_s)() if robot_s else None)
+        for arm in stage.spec.arms:
+            stage.spoil(arm.command_topic, change.shifted(JointTrajectory, nodes_s)() if nodes_s else None)
+
+    return Scenario(
+        RESTS, lambda stage: shift(stage, -by_s, by_s), lambda stage: shift(stage, 0.0, 0.0),
+        REST_AFTER_STOP_S, stopped_by=("clock_jump",), latched=True,
+    )
 
 
-def _not_finite(chunk: ActionChunk) -> None:
-    chunk.chunk_id += 1000
-    chunk.positions = [float("nan")] * len(chunk.positions)
-
-
-def _old_epoch(chunk: ActionChunk) -> None:
-    chunk.epoch = max(0, chunk.epoch - 1)
-    chunk.positions = [0.0] * len(chunk.positions)
+def _killed(node: str, **how: Any) -> dict[str, Any]:
+    return {"inject": _signal(node, signal.SIGKILL), "clear": lambda stage: stage.start(node), **how}
 
 
 def _signal(node: str, number: signal.Signals) -> Callable[[Stage], None]:
     return lambda stage: stage.send(node, number)
-
-
-def _restart(node: str) -> Callable[[Stage], None]:
-    return lambda stage: stage.start(node)
 
 
 def _slow_planner(stage: Stage) -> None:
@@ -240,49 +192,52 @@ def _slow_planner(stage: Stage) -> None:
     stage.during(3.0, once, 0.2)
 
 
-def _silent_for_two_seconds(stage: Stage) -> None:
-    """To the executor, whose process stands still, the clock jumps."""
+def _frozen_for_two_seconds(stage: Stage) -> None:
+    """The arms must rest by themselves, and the executor must not go on where it was."""
     stage.send("action_executor", signal.SIGSTOP)
     time.sleep(2.0)
     stage.send("action_executor", signal.SIGCONT)
 
 
 SCENARIOS: dict[str, Scenario] = {
-    "camera_frozen": Scenario(RESTS, **_blind(_frozen)),
-    "camera_dropped": Scenario(RESTS, **_blind(lambda: lambda _: [])),
-    "camera_reordered": Scenario(GOES_ON, **_camera(_reordered)),
-    "camera_skewed": Scenario(RESTS, **_blind(_edit(Image, _skew))),
-    "camera_corrupt": Scenario(RESTS, **_blind(_edit(Image, _truncate))),
-    "camera_wrong_size": Scenario(RESTS, **_blind(_edit(Image, _shrink))),
-    "joints_stale": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told=("joint_state_stale",),
-                             latched=True, **_joints(lambda: lambda _: [])),
-    "joints_nan": Scenario(RESTS, within_s=REST_AFTER_FAULT_S,
-                           told=("joint_state_invalid",), latched=True, **_joints(_edit(JointState, _nan))),
-    "joints_jump": Scenario(RESTS, within_s=REST_AFTER_FAULT_S, told=("tracking_error",),
-                            latched=True, **_joints(_edit(JointState, _jump))),
-    "chunks_late": Scenario(GOES_ON, _chunks(_late)),
-    "chunks_duplicate": Scenario(GOES_ON, _chunks(lambda _: None), told=("duplicate",)),
-    "chunks_old_epoch": Scenario(GOES_ON, _chunks(_old_epoch), told=("stale_epoch",)),
-    "chunks_foreign": Scenario(GOES_ON, _chunks(_foreign), told=("foreign_contract",)),
-    "chunks_nan": Scenario(GOES_ON, _chunks(_not_finite), told=("not_finite",)),
+    "camera_frozen": _blind(change.frozen),
+    "camera_dropped": _blind(change.dropped),
+    "camera_reordered": Scenario(GOES_ON, **_camera(change.reordered)),
+    "camera_skewed": _blind(change.edited(Image, change.skew)),
+    "camera_corrupt": _blind(change.edited(Image, change.truncate)),
+    "camera_wrong_size": _blind(change.edited(Image, change.shrink)),
+    "joints_stale": _joints(change.dropped, "joint_state_stale"),
+    "joints_nan": _joints(change.edited(JointState, change.not_a_number), "joint_state_invalid", REST_AFTER_STOP_S),
+    "joints_jump": _joints(change.edited(JointState, change.jump), "tracking_error"),
+    "chunks_late": _chunks(change.late, "before_arm", "out_of_order", "old_observation"),
+    "chunks_duplicate": _chunks(lambda _: None, "duplicate"),
+    "chunks_reordered": Scenario(GOES_ON, _swap_plans, told=("out_of_order",)),
+    "chunks_old_epoch": _chunks(change.old_epoch, "stale_epoch"),
+    "chunks_foreign": _chunks(change.foreign, "foreign_contract"),
+    "chunks_nan": _chunks(change.not_finite, "not_finite"),
     "planner_slow": Scenario(GOES_ON, _slow_planner),
-    "planner_hung": Scenario(RESTS, _signal("world_action", signal.SIGSTOP), _signal("world_action", signal.SIGCONT),
-                             told=("planner_lost",)),
-    "planner_killed": Scenario(RESTS, _signal("world_action", signal.SIGKILL), _restart("world_action"),
-                               told=("planner_lost",), latched=True),
-    "packer_killed": Scenario(RESTS, _signal("canvas_packer", signal.SIGKILL), _restart("canvas_packer"),
-                              told=("planner_lost",), latched=True),
-    "executor_killed": Scenario(RESTS, _signal("action_executor", signal.SIGKILL),
-                                _restart("action_executor"), REST_AFTER_KILL_S, latched=True),
-    "visualiser_killed": Scenario(GOES_ON,
-                                  _signal("value_map_visualizer", signal.SIGKILL), _restart("value_map_visualizer")),
-    "driver_rejects": Scenario(RESTS, _commands(_edit(JointTrajectory, _never_at_rest)), _commands(None),
-                               REST_AFTER_FAULT_S, latched=True, told=("tracking_error",)),
+    "planner_hung": _unplanned(
+        inject=_signal("world_action", signal.SIGSTOP), clear=_signal("world_action", signal.SIGCONT)),
+    "planner_killed": _unplanned(**_killed("world_action")),
+    "packer_killed": _unplanned(**_killed("canvas_packer"), told=BLIND),
+    "executor_killed": Scenario(RESTS, **_killed("action_executor"), counts_from=LOOK_AHEAD_END, latched=True),
+    "executor_frozen": Scenario(RESTS, _frozen_for_two_seconds, counts_from=LOOK_AHEAD_END, latched=True,
+                                stopped_by=("clock_jump", "joint_state_stale")),
+    "visualiser_killed": Scenario(GOES_ON, **_killed("value_map_visualizer")),
+    "recorder_killed": Scenario(GOES_ON, **_killed("recorder")),
+    "sim_robot_killed": Scenario(GONE, **_killed("sim_robot"), within_s=REST_AFTER_WATCH_S,
+                                 stopped_by=("joint_state_stale",), latched=True),
+    "driver_rejects": Scenario(
+        RESTS, _commands(change.edited(JointTrajectory, change.never_at_rest)), _commands(None), REST_AFTER_STOP_S,
+        stopped_by=("tracking_error",), latched=True),
     "driver_stutters": Scenario(GOES_ON, _stutter, commands_lost=True),
-    "clock_jump": Scenario(RESTS, _silent_for_two_seconds, within_s=3.0, latched=True,
-                           told=("clock_jump", "joint_state_stale")),
-    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), commands_lost=True),
-    "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk()),
-    "estop": Scenario(RESTS, lambda stage: stage.estop(True),
-                      lambda stage: stage.estop(False), REST_AFTER_FAULT_S, told=("estop_pressed",), latched=True),
+    "clock_jump": _clock_jump(CLOCK_JUMP_S),
+    "clock_jump_back": _clock_jump(-CLOCK_JUMP_S),
+    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), told=("malformed",), commands_lost=True),
+    "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk(), lambda stage: stage.restart("recorder"),
+                          diagnosed=("recorder", DISK_FULL)),
+    "estop": Scenario(RESTS, lambda stage: stage.estop(True), lambda stage: stage.estop(False), REST_AFTER_STOP_S,
+                      stopped_by=("estop_pressed",), latched=True),
 }
+RECORDED = ("recorder_killed", "disk_full")
+"""Scenarios that need a recorder."""

@@ -1,9 +1,10 @@
 """Relays between the simulated robot and the rest of the graph, on which faults are injected.
 
 Messages pass as bytes; a fault is a function from a message's bytes to those to send instead, none or several. What the
-simulated robot itself says of its joints, and of what its controllers ask of them, is kept: scenarios judge by that.
+simulated robot itself says of its joints, and of what its controllers ask of them, is kept: scenarios judge by that. So
+is when the plans and look-aheads end that have passed: deadlines count from there.
 
-Shapes: J joints in contract order.
+Shapes: J joints in contract order, K steps of a plan.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,16 +25,31 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from starry_ros.errors import InputError
+from starry_ros.msg import ActionChunk
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.convert import stamp_ns
-from starry_ros.ros.qos import COMMAND, SENSOR, STATE
+from starry_ros.ros.qos import COMMAND, PLAN, SENSOR, STATE
+from starry_ros.timing import NS_PER_S
 from starry_ros.types import F64
 
 Fault = Callable[[bytes], list[bytes]]
 Motion = tuple[float, F64, F64]
 """Stamp in s, positions [J] and velocities [J]."""
 SIM_SIDE, NODE_SIDE = "sim_side", "node_side"
-"""Prefixes of the topics that end at a relay: what the simulated robot sends, and what the executor sends."""
+"""Prefixes of the topics that end at a relay: what the simulated robot sends, and what planner and executor send."""
+PLAN_TOPIC = "action_chunk"
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A plan or a look-ahead that went on to its receiver: when, and when it will be over, in s of ROS time.
+
+    `position_KJ` of a plan: what it asks of the joints.
+    """
+
+    at_s: float
+    end_s: float
+    position_KJ: F64 | None = None
 
 
 class Relays(Node):
@@ -44,6 +61,9 @@ class Relays(Node):
         self.faults: dict[str, Fault] = {}
         self.heard: deque[Motion] = deque(maxlen=20_000)
         self.asked: deque[Motion] = deque(maxlen=20_000)
+        self.plan: ActionChunk | None = None
+        self.plans: deque[Passed] = deque(maxlen=200)
+        self.look_aheads: deque[Passed] = deque(maxlen=2_000)
         for camera in spec.cameras:
             self._relay(Image, camera.topic, SIM_SIDE, SENSOR)
             self._relay(CameraInfo, camera.info_topic, SIM_SIDE, SENSOR)
@@ -52,6 +72,7 @@ class Relays(Node):
         self.create_subscription(JointState, "ground_truth/reference", asked, STATE, raw=True)
         for arm in spec.arms:
             self._relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND)
+        self._relay(ActionChunk, PLAN_TOPIC, NODE_SIDE, PLAN)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
         self._thread = threading.Thread(target=self._spin, name="relays", daemon=True)
@@ -59,11 +80,13 @@ class Relays(Node):
 
     def _relay(self, kind: Any, topic: str, side: str, qos: Any) -> None:
         out = self.create_publisher(kind, topic, qos)
-        states = topic == self._spec.joint_state_topic
+        watch: dict[Any, Callable[[bytes], None]] = {
+            JointState: partial(self._keep, self.heard), JointTrajectory: self._on_command, ActionChunk: self._on_plan,
+        }
 
         def passed(data: bytes) -> None:
-            if states:
-                self._keep(self.heard, data)
+            if kind in watch:
+                watch[kind](data)
             fault = self.faults.get(topic)
             for message in [data] if fault is None else fault(data):
                 out.publish(message)
@@ -78,6 +101,23 @@ class Relays(Node):
         except InputError:
             return
         motions.append((stamp_ns(message.header.stamp) * 1e-9, position_J, velocity_J))
+
+    def _on_command(self, data: bytes) -> None:
+        message = deserialize_message(data, JointTrajectory)
+        now_s = self._now_s()
+        begin_s = stamp_ns(message.header.stamp) / NS_PER_S or now_s
+        lasts = message.points[-1].time_from_start
+        self.look_aheads.append(Passed(now_s, begin_s + lasts.sec + lasts.nanosec / NS_PER_S))
+
+    def _on_plan(self, data: bytes) -> None:
+        self.plan = plan = deserialize_message(data, ActionChunk)
+        order = [plan.joint_names.index(name) for name in self._spec.joint_names]
+        position_KJ = np.reshape(plan.positions, (-1, len(order)))[:, order]
+        end_s = stamp_ns(plan.start) / NS_PER_S + (len(position_KJ) - 1) * plan.step_s
+        self.plans.append(Passed(self._now_s(), end_s, position_KJ))
+
+    def _now_s(self) -> float:
+        return float(self.get_clock().now().nanoseconds / NS_PER_S)
 
     def _spin(self) -> None:
         while rclpy.ok():
@@ -117,4 +157,6 @@ def remappings(spec: RobotSpec, node: str) -> tuple[tuple[str, str], ...]:
         return tuple((name, f"{SIM_SIDE}/{name}") for name in (*sensors, spec.joint_state_topic))
     if node == "action_executor":
         return tuple((arm.command_topic, f"{NODE_SIDE}/{arm.command_topic}") for arm in spec.arms)
+    if node == "world_action":
+        return ((PLAN_TOPIC, f"{NODE_SIDE}/{PLAN_TOPIC}"),)
     return ()

@@ -1,0 +1,150 @@
+"""What the arms must have done in a scenario of `starry chaos`, by the simulated robot's own joint states.
+
+Arms rest by a deadline that is no looser than what stops them. From a fault that the executor sees it is a number of
+seconds. Where arms run out of plans, it is 0.3 s after the end of the last plan that was heard on its way, and of what
+the executor said limits had added to it. Where they run out of commands, it is 0.3 s after the end of the last
+look-ahead: these 0.3 s are for the drives, 0.05 s behind their commands, and for what is touched to swing out.
+
+Speeds are judged twice. What controllers ask of the joints has to keep the limits. What joints are seen to do may
+exceed them in kicks by what they touch: an object that slips from a jaw frees what the drives were pressing with. A
+kick is short, so that a joint that is above its limit for longer fails.
+
+Shapes: N samples, J joints in contract order, K steps of a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from starry_ros.robot_spec import RobotSpec
+from starry_ros.ros.chaos_faults import FAULT, LOOK_AHEAD_END, REST_AFTER_END_S, Scenario
+from starry_ros.ros.relay import Passed
+from starry_ros.types import F64, Record
+
+RESTING_RAD_S = 0.03
+ARM_MARGIN, JAW_MARGIN = 2.5, 5.0
+"""Shares of the velocity limit at which a kick may be seen: a slipping finger came to 2.3, a block in a jaw to 4.8."""
+SEEN_MARGIN, KICK_S = 1.15, 0.1
+"""Above this share of the velocity limit a joint may be seen for so long."""
+ASKED_MARGIN, ASKED_OUTSIDE = 1.15, 1e-3
+"""Share of its velocity limit at which a joint may be asked to move, and how far outside its range: splines overshoot a
+little between points."""
+OUTSIDE = {"rad": 0.02, "m": 0.012}
+"""How far outside its range a joint may be seen, in its own unit: a block that is pressed on opens a jaw 0.0085 m too
+far, once in 230 plays."""
+UNPLANNED = {"rad": 0.15, "m": 0.02}
+"""How far arms that go on may be seen from everything that plans asked for, in the joint's own unit: what splices and
+drives swing past it. Plans that must not be followed lead 0.3 rad away."""
+IN_FLIGHT_S = 0.1
+"""Look-aheads that pass so long after a node was killed were sent before."""
+Motions = tuple[F64, F64, F64]
+"""Times [N], positions [N, J], velocities [N, J]."""
+
+
+class Failed(Exception):
+    """A scenario did not go as it must."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What is known of one play, from the fault at `since_s` on: the arms' motions, what was asked of them, the plans
+    and look-aheads that passed, and how long limits delayed plans at most, in s."""
+
+    spec: RobotSpec
+    since_s: float
+    seen: Motions
+    asked: Motions
+    plans: Sequence[Passed]
+    look_aheads: Sequence[Passed]
+    delay_s: float = 0.0
+
+    def due_s(self, scenario: Scenario) -> float:
+        """Seconds after the fault at which the arms must be at rest."""
+        within_s = scenario.within_s
+        if scenario.counts_from == FAULT:
+            return within_s
+        if scenario.counts_from == LOOK_AHEAD_END:
+            ends = [ahead.end_s for ahead in self.look_aheads if ahead.at_s <= self.since_s + IN_FLIGHT_S]
+            end_s = max(ends[-len(self.spec.arms):], default=self.since_s)
+        else:
+            end_s = max((plan.end_s for plan in self.plans), default=self.since_s) + self.delay_s
+        return min(within_s, max(0.0, end_s - self.since_s) + REST_AFTER_END_S)
+
+
+def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
+    """When the arms came to rest after the fault, and when they had to, in s. Raises Failed if they were late."""
+    times_N, _, velocity_NJ = witness.seen
+    fast = np.flatnonzero(np.abs(velocity_NJ).max(axis=1) > RESTING_RAD_S)
+    rest_s, due_s = float(times_N[fast[-1]] - witness.since_s) if len(fast) else 0.0, witness.due_s(scenario)
+    if rest_s > due_s:
+        raise Failed(f"still moving {rest_s:.2f} s after the fault, due after {due_s:.2f} s")
+    return {"rest_s": rest_s, "due_s": due_s}
+
+
+def within_limits(witness: Witness, *, commands_lost: bool = False) -> Record:
+    """Greatest shares of its limits of velocity and acceleration that a joint was asked for, and one of an arm was seen
+    at. Raises Failed outside the limits.
+    """
+    spec, since_s = witness.spec, witness.since_s
+    velocity_J = spec.limit("velocity")
+    jaw_J = np.isin(np.arange(len(spec.joints)), spec.gripper_indices)
+    middle_J, half_J = (spec.limit("upper") + spec.limit("lower")) / 2, (spec.limit("upper") - spec.limit("lower")) / 2
+    times_N, position_NJ, asked_NJ = witness.asked
+    if len(times_N) < 2:
+        raise Failed("the simulated robot does not say what was asked of its joints")
+    span_N1 = np.diff(times_N)[:, None]
+    step_NJ, change_NJ = np.diff(position_NJ, axis=0) / span_N1, np.diff(asked_NJ, axis=0) / span_N1
+    if not commands_lost:
+        _hold_to(spec, times_N[1:] - since_s, step_NJ, ASKED_MARGIN * velocity_J, "is asked to move at")
+    _hold_to(spec, times_N - since_s, position_NJ - middle_J, half_J + ASKED_OUTSIDE, "is asked to stand off")
+    times_N, position_NJ, seen_NJ = witness.seen
+    _hold_to(spec, times_N - since_s, seen_NJ, np.where(jaw_J, JAW_MARGIN, ARM_MARGIN) * velocity_J, "moves at")
+    if not commands_lost:
+        _only_kicks(spec, times_N - since_s, np.abs(seen_NJ) / velocity_J)
+    outside_J = half_J + _by_unit(spec, OUTSIDE)
+    _hold_to(spec, times_N - since_s, position_NJ - middle_J, outside_J, "stands off its middle")
+    return {
+        "worst_asked": float((np.abs(step_NJ) / velocity_J).max()),
+        "worst_acceleration": float((np.abs(change_NJ) / spec.limit("acceleration")).max()),
+        "worst_velocity": float((np.abs(seen_NJ) / velocity_J)[:, ~jaw_J].max()),
+    }
+
+
+def _only_kicks(spec: RobotSpec, after_s_N: F64, share_NJ: F64) -> None:
+    """Raises Failed where a joint is above its limit for longer than a kick."""
+    for joint, name in enumerate(spec.joint_names):
+        since_s: float | None = None
+        for at_s, share in zip(after_s_N.tolist(), share_NJ[:, joint].tolist(), strict=True):
+            since_s = (at_s if since_s is None else since_s) if share > SEEN_MARGIN else None
+            if since_s is not None and at_s - since_s > KICK_S:
+                raise Failed(f"outside the limits: {name} moves above its limit for {at_s - since_s:.2f} s, "
+                             f"{at_s:.2f} s after the fault")
+
+
+def _hold_to(spec: RobotSpec, after_s_N: F64, value_NJ: F64, limit_J: F64, what: str) -> None:
+    share_NJ = np.abs(value_NJ) / limit_J
+    tick, joint = np.unravel_index(int(share_NJ.argmax()), share_NJ.shape)
+    if share_NJ[tick, joint] > 1:
+        raise Failed(f"outside the limits: {spec.joint_names[joint]} {what} {value_NJ[tick, joint]:.3f} "
+                     f"{after_s_N[tick]:.2f} s after the fault")
+
+
+def _by_unit(spec: RobotSpec, values: Mapping[str, float]) -> F64:
+    return np.array([values[joint.unit] for joint in spec.joints])
+
+
+def along_plans(witness: Witness) -> None:
+    """Raises Failed where arms that went on were away from all that the planner asked for, jaws aside."""
+    asked = [plan.position_KJ for plan in witness.plans if plan.position_KJ is not None]
+    times_N, position_NJ, _ = witness.seen
+    if not asked:
+        raise Failed("the planner made no plan")
+    wanted_KJ = np.concatenate([*asked, position_NJ[:1]])
+    low_J, high_J = wanted_KJ.min(axis=0), wanted_KJ.max(axis=0)
+    off_NJ = np.maximum(low_J - position_NJ, position_NJ - high_J)
+    off_NJ[:, list(witness.spec.gripper_indices)] = 0.0  # a jaw stands off its command whenever it holds something
+    _hold_to(witness.spec, times_N - witness.since_s, np.maximum(off_NJ, 0.0), _by_unit(witness.spec, UNPLANNED),
+             "is away from every plan by")
