@@ -30,7 +30,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import AutoencoderTraining
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.scenes import PLAIN, View, view_of
-from starry_ros.training.store import Progress, load_state, save_state
+from starry_ros.training.store import Progress, load_state, save_state, write_text
 from starry_ros.training.summary import check_contract
 from starry_ros.training.tint import tinted
 from starry_ros.training.train_data import given_autoencoder
@@ -228,7 +228,7 @@ def _check_identity(out: Path, identity: dict[str, Any]) -> None:
         if found != identity:
             raise DataError(str(path), "belongs to another run", got=found, expected=identity, fix=f"remove {out}")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(identity, indent=2) + "\n")
 
 
 def train_autoencoder_command(args: argparse.Namespace) -> int:
