@@ -25,7 +25,7 @@ from starry_ros.ros.up import Supervisor
 
 MOVING_RAD_S = 0.15
 RESTING_FOR_S = 0.3
-READY_S, RESUME_S, REPLY_S = 300.0, 60.0, 3.0
+READY_S, RESUME_S, REPLY_S, END_S = 300.0, 60.0, 3.0, 5.0
 SETTLE_S = 0.5
 """Until an executor has heard where a new episode has put the arms."""
 
@@ -67,6 +67,8 @@ class Theatre(RunningGraph):
 
     def start(self, node: str) -> None:
         """Start a node that was killed; what it said before counts no more."""
+        with contextlib.suppress(Failed):  # a busy machine takes a while to end a process
+            self.until(lambda: not self.supervisor.children[node].running, END_S, f"the end of {node}")
         if self.supervisor.children[node].running:
             return
         heard = self.operator.heard
