@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from control_kit import JOINTS, LOWER_J, SPEC, UPPER_J, smooth_plan
 
+from starry_ros.bench.splices import rows, seam, step_over
+from starry_ros.bench.streams import worst_use
+from starry_ros.control.executor import Executor
 from starry_ros.control.limits import Limits, admits
-from starry_ros.control.splice import FADE_TIMES_S, Method, Splicer, fades
+from starry_ros.control.splice import FADE_TIMES_S, Method, Splice, Splicer, fades
 from starry_ros.control.trajectory import Curve
 
 LIMITS = Limits.of(SPEC)
@@ -68,7 +73,8 @@ def test_every_splice_starts_with_the_commanded_motion_and_obeys_every_limit(spl
     """From random points of random admitted curves to random plans: continuous in position, velocity, acceleration."""
     rng, curve, methods = np.random.default_rng(2), Curve.hold(SPEC.limit("home")), set()
     for _ in range(150):
-        motion = curve.at(float(rng.uniform(0, 0.8)))
+        at_s = float(rng.uniform(0, 0.8))
+        motion = curve.at(at_s)
         size = rng.choice([0.003, 0.03, 0.1])
         walk = motion[0] + np.cumsum(rng.normal(0, size, (16, JOINTS)), axis=0) * (UPPER_J - LOWER_J) / 6
         splice = splicer.splice(motion, STEPS_S - float(rng.uniform(-0.1, 1.3)), np.clip(walk, LOWER_J, UPPER_J))
@@ -76,8 +82,14 @@ def test_every_splice_starts_with_the_commanded_motion_and_obeys_every_limit(spl
             assert motion[1:].any(), "from rest every plan can be reached"
             continue
         methods.add(splice.method)
-        assert np.array_equal(splice.curve.at(0.0), motion)
+        assert step_over(curve, at_s, splice.curve) < 1e-9
+        assert seam(splice.curve) < 1e-9
         assert admits(splice.curve, LIMITS)
+        tail_s = max(0.0, at_s - 0.03) + 0.01 * np.arange(4)
+        before = curve.sample(tail_s[tail_s <= at_s + 1e-12])[:, 0]
+        after = splice.curve.sample(tail_s[-1] + 0.01 - at_s + 0.01 * np.arange(60))[:, 0]
+        across = np.concatenate((before, after)) if at_s >= 0.03 else after
+        assert max(worst_use(across, SPEC, 100.0).values()) <= 1 + 1e-6
         assert not splice.curve.at(splice.curve.duration_s)[1:].any()
         assert np.allclose(splice.curve.at(1e9)[0], np.clip(walk, LOWER_J, UPPER_J)[-1], atol=1e-8)
         curve = splice.curve
@@ -153,3 +165,54 @@ def test_a_plan_that_ends_in_motion_slows_down_before_its_last_knot(splicer: Spl
     assert waist.max() <= knots[-1, 0] + 1e-9
     assert waist[-1] == pytest.approx(knots[-1, 0])
     assert 0 < splice.delay_s < 0.4
+
+
+@pytest.mark.parametrize("piece", [0, 1, 5, -1])
+def test_a_jump_is_found_wherever_it_is(splicer: Splicer, piece: int) -> None:
+    """At the splice itself, at the first breakpoint after it, inside, and at the end."""
+    standing = Curve.hold(SPEC.limit("home"))
+    splice = splicer.splice(rest_at(SPEC.limit("home")), STEPS_S, smooth_plan(STEPS_S))
+    assert splice is not None
+    pieces = splice.curve.pieces_B4J.copy()
+    pieces[piece:, 0, 3] += 2e-9
+    broken = Curve(splice.curve.time_s_B, pieces)
+    assert max(seam(splice.curve), step_over(standing, 0.3, splice.curve)) < 1e-12
+    assert max(seam(broken), step_over(standing, 0.3, broken)) == pytest.approx(2e-9, rel=1e-3)
+
+
+def test_a_motion_to_a_meeting_point_ends_on_it_to_the_last_digit() -> None:
+    """What the generator's tolerance leaves of the way is spread over it, and is no jump at the meeting point."""
+    rng = np.random.default_rng(5)
+    move = Curve.from_motions(np.array([0.0, 0.1, 0.4]), np.zeros((3, 3, JOINTS)))
+    target = rng.normal(0, 1e-8, JOINTS)
+    moved = move.ending_at(target)
+    assert np.array_equal(moved.at(1.0)[0], target)
+    assert not moved.at(0.0).any(), "it begins as it did"
+    assert seam(moved) < 1e-22
+    assert np.abs(moved.sample(np.linspace(0, 0.399, 50))[:, 1]).max() < 1e-6
+
+
+def test_what_is_commanded_never_jumps_over_random_splices() -> None:
+    position, velocity = rows(SPEC, 60, seed=3)
+    assert position["value"] < 1e-9
+    assert 0.9 < velocity["value"] <= 1
+    assert position["splices"] == 60 <= position["curves"]
+    assert position["answers"]["out_of_order"] > 10
+
+
+@pytest.mark.parametrize("way", ["splice", "breakpoint", "velocity"])
+def test_a_splice_that_jumps_misses_the_bars(monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    follow = Executor._follow
+
+    def wrong(executor: Executor, splice: Splice) -> None:
+        pieces = splice.curve.pieces_B4J.copy()
+        if way == "velocity":
+            pieces[:, 0] += 0.002
+        else:
+            pieces[0 if way == "splice" else 1 :, 0] += 3e-9
+        follow(executor, dataclasses.replace(splice, curve=Curve(splice.curve.time_s_B, pieces)))
+
+    monkeypatch.setattr(Executor, "_follow", wrong)
+    position, velocity = rows(SPEC, 8, seed=3)
+    assert position["value"] > 1e-9
+    assert (velocity["value"] > 1) == (way == "velocity")

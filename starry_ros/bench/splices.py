@@ -1,69 +1,117 @@
 """Random plans against a moving executor: does any splice make the command jump?
 
-A third of the plans arrives late, a tenth out of order. The position is compared at the moment of the splice itself,
-the velocity over the tick that follows. Shapes: J joints, K steps of a chunk.
+A third of the plans arrives late, a tenth out of order. Measured from outside of what makes curves: the left and the
+right limit of the commanded position, from the polynomials themselves, at every splice and at every breakpoint of every
+curve that is followed; and second differences of the commands that were sent, across splices and everywhere else.
+Shapes: B pieces of a curve, J joints, K steps of a chunk.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 
 from starry_ros.control.executor import Executor
-from starry_ros.control.limits import Limits
-from starry_ros.control.splice import Splicer
+from starry_ros.control.trajectory import Curve
 from starry_ros.errors import StarryError
 from starry_ros.report import bench_row
 from starry_ros.robot_spec import NO_KINEMATICS, KinematicsSpec, RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds
-from starry_ros.types import F64, ActionChunk, Record, RobotState
+from starry_ros.types import F64, ActionChunk, JointCommand, Record, RobotState
+
+LATE, OUT_OF_ORDER = 1 / 3, 0.1
 
 
-class Watched(Splicer):
-    """A splicer that compares the beginning of every curve it makes with the motion that it was given."""
+def position_at(curve: Curve, piece: int, time_s: float) -> F64:
+    """Position [J] of one piece of a curve at a time, inside of the piece or not."""
+    d = time_s - curve.time_s_B[piece]
+    position, velocity, acceleration, jerk = curve.pieces_B4J[piece]
+    value: F64 = position + d * (velocity + d * (acceleration / 2 + d * jerk / 6))
+    return value
 
-    worst_jump = 0.0
 
-    def splice(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float = 1.0):  # type: ignore[no-untyped-def]
-        """As `Splicer.splice`."""
-        found = super().splice(motion_3J, time_s_K, position_KJ, slower)
-        if found is not None:
-            self.worst_jump = max(self.worst_jump, float(np.abs(found.curve.at(0.0)[0] - motion_3J[0]).max()))
-        return found
+def seam(curve: Curve) -> float:
+    """Greatest difference of the left and the right limit of the position at the breakpoints inside a curve."""
+    return max((float(np.abs(position_at(curve, b - 1, float(curve.time_s_B[b])) - curve.pieces_B4J[b, 0]).max())
+                for b in range(1, len(curve.time_s_B))), default=0.0)
+
+
+def step_over(before: Curve, at_s: float, after: Curve) -> float:
+    """Greatest difference of the position of a curve at a time and the beginning of the one that takes its place."""
+    piece = int(np.searchsorted(before.time_s_B, at_s, side="right")) - 1
+    return float(np.abs(position_at(before, max(piece, 0), at_s) - position_at(after, 0, 0.0)).max())
+
+
+class Continuity:
+    """Looks on while an executor is called every period. `jump` in rad, `velocity_step` in ticks of the limit."""
+
+    def __init__(self, executor: Executor, spec: RobotSpec) -> None:
+        self._track, self._rate_hz = executor._track, spec.rates.control_hz
+        self._tick_J = spec.limit("acceleration") / self._rate_hz
+        self._curve, self._at_s = self._track.curve, self._track.s
+        self._sent: list[F64] = []
+        self.jump = self.velocity_step = 0.0
+        self.curves = 0
+
+    def look(self) -> None:
+        """Call it after everything that may change the curve, and before the next step."""
+        curve = self._track.curve
+        if curve is not self._curve:
+            self.curves += 1
+            self.jump = max(self.jump, seam(curve), step_over(self._curve, self._at_s, curve))
+        self._curve, self._at_s = curve, self._track.s
+
+    def sent(self, command: JointCommand) -> None:
+        """A command, one period after the last one: on the curve, and reached at a speed that the last one led to."""
+        self.look()
+        piece = int(np.searchsorted(self._curve.time_s_B, self._at_s, side="right")) - 1
+        off_J = np.abs(command.position_J - position_at(self._curve, piece, self._at_s))
+        self.jump = max(self.jump, float(off_J.max()))
+        self._sent = [*self._sent[-2:], command.position_J]
+        if len(self._sent) == 3:
+            step_J = np.abs(np.diff(np.array(self._sent), n=2, axis=0)[0]) * self._rate_hz
+            self.velocity_step = max(self.velocity_step, float((step_J / self._tick_J).max()))
 
 
 def rows(robot: RobotSpec, splices: int, seed: int = 0) -> list[Record]:
     """`control/splice_position` in rad and `control/splice_velocity` in ticks of the acceleration limit."""
-    spec, rng = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, "")), np.random.default_rng(seed)
-    executor, watched = Executor(spec), Watched(Limits.of(spec))
-    executor._splicer = watched
-    period_ns = round(NS_PER_S / spec.rates.control_hz)
-    step_J = spec.limit("acceleration") / spec.rates.control_hz
-    lower_J, upper_J = spec.limit("lower"), spec.limit("upper")
-    now_ns, position_J, velocity_J = NS_PER_S, spec.limit("home"), np.zeros(len(lower_J))
-    executor.step(now_ns, RobotState(now_ns, position_J, velocity_J))
+    spec = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, ""))
+    rng, executor, home_J = np.random.default_rng(seed), Executor(spec), spec.limit("home")
+    period_ns, now_ns, position_J = round(NS_PER_S / spec.rates.control_hz), NS_PER_S, home_J
+    still_J = np.zeros(len(home_J))
+    executor.step(now_ns, RobotState(now_ns, position_J, still_J))
     if not executor.arm(now_ns).ok:
         raise StarryError("bench control", "the executor could not be armed")
-    accepted = offered = 0
-    worst = 0.0
-    while accepted < splices:
-        offered += 1
-        steps = rng.standard_normal((spec.action.chunk_steps, len(lower_J))) * rng.choice([0.003, 0.01, 0.03])
-        walk_KJ = np.clip(position_J + np.cumsum(steps * (upper_J - lower_J), axis=0), lower_J, upper_J)
-        late_s = rng.choice([rng.uniform(0, 0.2), rng.uniform(0.2, 1.2)], p=[2 / 3, 1 / 3])
-        observed_ns = now_ns - nanoseconds(late_s) - (NS_PER_S if rng.random() < 0.1 else 0)
-        step_ns = nanoseconds(spec.action.step_s)
-        accepted += executor.submit(ActionChunk(
-            offered, 1, 1, observed_ns, observed_ns + step_ns, step_ns, spec.joint_names, walk_KJ, spec.content_hash,
-        ), now_ns).accepted
+    watch, answers = Continuity(executor, spec), Counter[str]()
+    while answers["accepted"] < splices:
+        chunk = _random_chunk(spec, rng, position_J, now_ns, answers.total())
+        merge = executor.submit(chunk, now_ns)
+        answers["accepted" if merge.reason is None else merge.reason.value] += 1
+        watch.look()
         for _ in range(int(rng.integers(1, 30))):
             now_ns += period_ns
-            command = executor.step(now_ns, RobotState(now_ns, position_J, velocity_J))
-            assert command is not None
-            worst = max(worst, float((np.abs(command.velocity_J - velocity_J) / step_J).max()))
-            position_J, velocity_J = command.position_J, command.velocity_J
+            command = executor.step(now_ns, RobotState(now_ns, position_J, still_J))
+            if command is None:
+                raise StarryError("bench control", "the executor stopped", got=executor.status(now_ns).reason)
+            watch.sent(command)
+            position_J = command.position_J
+    more: Record = {"splices": answers["accepted"], "offered": answers.total(), "answers": dict(answers), "seed": seed}
     return [
-        bench_row("control/splice_position", watched.worst_jump, "rad", splices=accepted, offered=offered),
-        bench_row("control/splice_velocity", worst, "ticks", splices=accepted, offered=offered),
+        bench_row("control/splice_position", watch.jump, "rad", curves=watch.curves, **more),
+        bench_row("control/splice_velocity", watch.velocity_step, "ticks", **more),
     ]
+
+
+def _random_chunk(spec: RobotSpec, rng: np.random.Generator, position_J: F64, now_ns: int, number: int) -> ActionChunk:
+    """A walk from where the arms are."""
+    lower_J, upper_J = spec.limit("lower"), spec.limit("upper")
+    steps = rng.standard_normal((spec.action.chunk_steps, len(lower_J))) * rng.choice([0.003, 0.01, 0.03])
+    walk_KJ = np.clip(position_J + np.cumsum(steps * (upper_J - lower_J), axis=0), lower_J, upper_J)
+    late_s = rng.uniform(0.2, 1.2) if rng.random() < LATE else rng.uniform(0, 0.2)
+    observed_ns = now_ns - nanoseconds(late_s) - (NS_PER_S if rng.random() < OUT_OF_ORDER else 0)
+    step_ns = nanoseconds(spec.action.step_s)
+    return ActionChunk(
+        number, 1, 1, observed_ns, observed_ns + step_ns, step_ns, spec.joint_names, walk_KJ, spec.content_hash,
+    )

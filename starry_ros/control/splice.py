@@ -222,7 +222,7 @@ class Splicer:
             move = self._limiter.reach(motion_3J, ahead.at(meet_s), meet_s + lead_s)
             if move is None:
                 continue
-            curve = move.then(move.duration_s, ahead.cut(meet_s))
+            curve = move.ending_at(ahead.at(meet_s)[0]).then(move.duration_s, ahead.cut(meet_s))
             if not admits(curve, self._limits):
                 continue
             if move.duration_s <= meet_s + lead_s + 1e-6:

@@ -129,6 +129,14 @@ class Curve:
         pieces[0, :3] = motion_3J
         return Curve(self.time_s_B, pieces)
 
+    def ending_at(self, position_J: F64) -> Curve:
+        """The same curve with its end moved by what rounding left of the way, which grows with the cube of time."""
+        share_B, whole_s = self.time_s_B / self.duration_s, self.duration_s
+        rows = (share_B**3, 3 * share_B**2 / whole_s, 6 * share_B / whole_s**2, np.full_like(share_B, 6 / whole_s**3))
+        shape_B4 = np.stack(rows, axis=1)
+        shape_B4[-1, 1:] = 0.0
+        return Curve(self.time_s_B, self.pieces_B4J + shape_B4[:, :, None] * (position_J - self.pieces_B4J[-1, 0]))
+
 
 def merge_times(times: Sequence[F64]) -> F64:
     """Sorted union of breakpoints; those closer together than LEAST_PIECE_S become one."""
