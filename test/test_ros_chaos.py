@@ -96,6 +96,13 @@ def test_the_judge_goes_by_what_the_arms_did(watched: Watched, outcome: str, wor
         judge(watched, outcome)
 
 
+def test_speed_may_not_be_gained_faster_than_twice_the_limit_except_to_join_a_stop() -> None:
+    sudden = Watched(told_of_t=lambda t: -0.8 * (0.01 < t < 0.03))
+    with pytest.raises(Failed, match="is asked to gain speed at"):
+        judge(sudden)
+    assert judge(sudden, joined=True)["worst_acceleration"] > 2
+
+
 def test_a_kick_by_what_is_touched_passes() -> None:
     judge(Watched(lambda t: 2.4 * (t < 0.06)))
 

@@ -92,7 +92,7 @@ def _arms_seen(theatre: Theatre, scenario: Scenario) -> Record:
     witness = theatre.witness()
     if not len(witness.seen[0]):
         raise Failed("the simulated robot says nothing")
-    row = within_limits(witness, commands_lost=scenario.commands_lost)
+    row = within_limits(witness, commands_lost=scenario.commands_lost, joined=scenario.joined)
     if scenario.outcome == RESTS:
         return row | rest_in_time(witness, scenario)
     if theatre.mode not in ("RUN", "SLOW"):

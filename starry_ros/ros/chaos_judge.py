@@ -29,6 +29,9 @@ ARM_MARGIN, JAW_MARGIN = 2.5, 5.0
 """Shares of the velocity limit at which a kick may be seen: a slipping finger came to 2.3, a block in a jaw to 4.8."""
 SEEN_MARGIN, KICK_S = 1.15, 0.1
 """Above this share of the velocity limit a joint may be seen for so long."""
+ASKED_ACCELERATION = 2.0
+"""Share of its acceleration limit at which a joint may be asked to gain speed from one joint state to the next; below
+1.0 was seen, and what a controller makes of a look-ahead that a busy machine delivers late needs some room."""
 ASKED_MARGIN, ASKED_OUTSIDE = 1.15, 1e-3
 """Share of its velocity limit at which a joint may be asked to move, and how far outside its range: splines overshoot a
 little between points."""
@@ -84,7 +87,7 @@ def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
     return {"rest_s": rest_s, "due_s": due_s}
 
 
-def within_limits(witness: Witness, *, commands_lost: bool = False) -> Record:
+def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool = False) -> Record:
     """Greatest shares of its limits of velocity and acceleration that a joint was asked for, and one of an arm was seen
     at. Raises Failed outside the limits.
     """
@@ -104,6 +107,9 @@ def within_limits(witness: Witness, *, commands_lost: bool = False) -> Record:
     _hold_to(spec, times_N - since_s, seen_NJ, np.where(jaw_J, JAW_MARGIN, ARM_MARGIN) * velocity_J, "moves at")
     if not commands_lost:
         _only_kicks(spec, times_N - since_s, np.abs(seen_NJ) / velocity_J)
+    if not (commands_lost or joined):
+        limit_J = ASKED_ACCELERATION * spec.limit("acceleration")
+        _hold_to(spec, witness.asked[0][1:] - since_s, change_NJ, limit_J, "is asked to gain speed at")
     outside_J = half_J + _by_unit(spec, OUTSIDE)
     _hold_to(spec, times_N - since_s, position_NJ - middle_J, outside_J, "stands off its middle")
     return {
