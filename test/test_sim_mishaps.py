@@ -73,7 +73,8 @@ def test_a_dropped_block_falls_out_of_the_air_and_is_taken_again(blind, task, se
     result, film = played(blind, Case(seed, "dropped", task), colour)
     assert usual.forced
     assert result.forced
-    assert (grasps(whole), grasps(film)) == (1, 2)
+    assert grasps(whole) == 1
+    assert grasps(film) > 1
     released = next(i for i in range(1, len(film.held)) if film.held[i - 1] and not film.held[i])
     heights = np.array(film.where)[:, 2]
     assert heights[released] > BLOCK_HALF_M + 0.01

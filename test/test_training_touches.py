@@ -95,4 +95,4 @@ def test_the_meter_holds_landing_points_against_the_contact_that_came(blind):
     told = [meter._told(shot, named) for shot, named in zip(meter._shots, meter._named, strict=True)]
     moved = [np.linalg.norm(new.contacts[0][1] - old.contacts[0][1])
              for new, old in zip(told, meter._shots, strict=True) if old.contacts]
-    assert all(0.0005 < by < 0.012 for by in moved)
+    assert all(0.0005 < by < BLOCK_HALF_M for by in moved)

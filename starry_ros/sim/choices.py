@@ -26,7 +26,7 @@ _BLOCKS = (*_ONE_BLOCK, "stack_blocks_two", "place_dual_blocks")
 FORCED: Mapping[Kind, tuple[str, ...]] = {
     "closed_jaw": _ONE_BLOCK, "swap": _ONE_BLOCK, "push": _BLOCKS, "dropped": _BLOCKS, "missed": _BLOCKS,
 }
-"""Forced cases and the tasks that have them: a button cannot be dropped, and what slid off a dropped tray lies out of reach."""
+"""Forced cases and the tasks that have them: a button cannot be dropped; what slides off a dropped tray is lost."""
 
 
 @dataclass(frozen=True)
