@@ -131,7 +131,6 @@ class Executor:
             return True
         if periods > 1 and (sent := self._outlook.left(self._track, now_ns)) is not None:
             self._track.take_over(sent.after(self._command_ns))
-            self._outlook.adopted()
             self._go_on(now_ns)
             return True
         for left in range(periods - 1, -1, -1):

@@ -31,6 +31,7 @@ class Outlook:
         self._config, self._stopper = config, stopper
         self._lower_J, self._upper_J = spec.limit("lower"), spec.limit("upper")
         self._stride = max(1, round(config.look_ahead_step_s / seconds(period_ns)))
+        self._period_ns = period_ns
         self._recent: deque[tuple[int, F64]] = deque(maxlen=lead_ns // period_ns + 1)
         self._last: Sent | None = None
         self._before: Sent | None = None
@@ -50,7 +51,9 @@ class Outlook:
             arm.trust()
 
     def commanded(self, command_ns: int, motion_3J: F64) -> None:
-        """Remember a command."""
+        """Remember a command. After a gap those before it are no part of the same motion."""
+        if self._recent and command_ns - self._recent[-1][0] > 1.5 * self._period_ns:
+            self._recent.clear()
         self._recent.append((command_ns, motion_3J))
 
     def make(self, track: Track, command_ns: int, *, moving: bool) -> LookAhead:
@@ -91,10 +94,6 @@ class Outlook:
         last = self._last
         on_it = last is not None and (last.of is not track.curve or seconds(now_ns - last.command_ns) > last.follow_s)
         return last if on_it else None
-
-    def adopted(self) -> None:
-        """The last commands were not those that were remembered, but those of the last look-ahead."""
-        self._recent.clear()
 
     @property
     def last(self) -> Sent | None:

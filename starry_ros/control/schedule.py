@@ -112,7 +112,7 @@ class Schedule:
         self.epoch = epoch
         self.knots: Knots | None = None
         self.chunk: ActionChunk | None = None
-        self._since_ns = since_ns
+        self._since_ns, self._handover_end_ns = since_ns, 0
         self._ids: deque[int] = deque(maxlen=_REMEMBERED_IDS)
 
     def set_epoch(self, epoch: int) -> None:

@@ -70,6 +70,8 @@ SECOND_OWNER, TWO_PLANNERS = "second_owner", "two_planners"
 MALFORMED = "malformed"
 LATE_S = 0.03
 """A trajectory that is so late would begin in the past, and controllers step onto such a one."""
+ROW_S = 1.0
+"""A tick that is so far from its place begins a new row."""
 JOIN_S = 0.1
 """In which arms that ran by another clock join a stop."""
 LEVELS = {Mode.FAULT: ERROR, Mode.STOP: WARN, Mode.SLOW: WARN}
@@ -240,9 +242,7 @@ class ActionExecutorNode(StarryNode):
         if self._clocks.look(stamp_ns(self._edge.stamp(now_ns)) - now_ns):
             self._control.report(Event.CLOCK_JUMP, now_ns)
         command = self._control.step(now_ns, self._newest)
-        if self._due_ns:
-            self._lateness.add(abs(seconds(now_ns - self._due_ns)))
-        self._due_ns = now_ns + nanoseconds(1.0 / self._spec.rates.control_hz)
+        self._judge_tick(now_ns)
         if (course := self._control.new_course()) is not None:  # planners hear of it as soon as it changes
             self._courses.publish(chunk_message(course, self._edge))
         ours = bool(self._commands) and not self._second_owner
@@ -253,6 +253,14 @@ class ActionExecutorNode(StarryNode):
                 self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
+
+    def _judge_tick(self, now_ns: int) -> None:
+        """How late the tick came after its place in one unbroken row; what it overran is late too."""
+        period_ns = nanoseconds(1.0 / self._spec.rates.control_hz)
+        if not self._due_ns or abs(now_ns - self._due_ns) > nanoseconds(ROW_S):
+            self._due_ns = now_ns
+        self._lateness.add(abs(seconds(now_ns - self._due_ns)))
+        self._due_ns += period_ns * max(1, 1 + (now_ns - self._due_ns) // period_ns)
 
     def _publish_commands(self, tick_ns: int) -> None:
         """A trajectory an arm. One that only holds a place is sent once: the controller holds by itself."""
