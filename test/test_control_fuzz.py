@@ -22,7 +22,7 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import ActionChunk
 
 MIDDLE_J = (SPEC.limit("lower") + SPEC.limit("upper")) / 2
-CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "3000"))
+CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "1200"))
 SEEDS = 6
 
 
