@@ -112,10 +112,8 @@ class Rehearsal:
         return RobotState(self.now_ns, self._position_J, self._still_J)
 
     def tick(self, now_ns: int | None = None) -> None:
-        """One period; hand over plans and look ahead when due."""
+        """One period; look ahead when due, and then hand over what has arrived, as the node does."""
         self.now_ns = now_ns if now_ns is not None else self.now_ns + self._period_ns
-        for chunk in self._plans.due(self.now_ns):
-            self._call(self.submit_s, lambda chunk=chunk: self.executor.submit(chunk, self.now_ns))  # type: ignore[misc]
         self._call(self.bare_s, self._state)
         command = self._call(self.step_s, lambda: self.executor.step(self.now_ns, self._state()))
         if command is not None:
@@ -123,6 +121,8 @@ class Rehearsal:
         self._ticks += 1
         if self._ticks % self._look_every == 0:
             self._call(self.look_ahead_s, lambda: self.executor.look_ahead(self.now_ns))
+        for chunk in self._plans.due(self.now_ns):
+            self._call(self.submit_s, lambda chunk=chunk: self.executor.submit(chunk, self.now_ns))  # type: ignore[misc]
 
     def _follow(self, time_ns: int, position_J: F64) -> None:
         if self._timed and isinstance(self._plans, Swing) and seconds(self.now_ns - BEGIN_NS) > SETTLED_S:

@@ -9,7 +9,7 @@ another node commands an arm: what was sent last ends at rest by itself.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,6 +49,7 @@ from starry_ros.ros.qos import COMMAND, LATCHED, PLAN, SAFETY, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
+from starry_ros.types import ActionChunk as Plan
 from starry_ros.types import RobotState
 
 PARAMETERS = (
@@ -68,6 +69,8 @@ PARAMETERS = (
 )
 SECOND_OWNER, TWO_PLANNERS = "second_owner", "two_planners"
 MALFORMED = "malformed"
+PILE = 4
+"""So many plans that wait are a pile."""
 LATE_S = 0.03
 """A trajectory that is so late would begin in the past, and controllers step onto such a one."""
 ROW_S = 1.0
@@ -94,6 +97,7 @@ class ActionExecutorNode(StarryNode):
         self._advice = Advice(self._control)
         self._speeds = {Mode.RUN: 1.0, Mode.SLOW: 1.0 / config.slow_factor}
         self._newest: RobotState | None = None
+        self._offered: deque[Plan] = deque()
         self._accepted = self._epoch = 0
         self._malformed: Counter[str] = Counter()
         self._unheard: set[str] = set()
@@ -156,14 +160,23 @@ class ActionExecutorNode(StarryNode):
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
-            merge = self._control.submit(chunk_of(message, self._edge), self._edge.now_ns())
+            self._offered.append(chunk_of(message, self._edge))
         except InputError as error:
             self._malformed[MALFORMED] += 1
             self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
-            return
-        self._accepted += merge.accepted
-        if not merge.accepted:
-            self.get_logger().debug(f"chunk {message.chunk_id} refused: {merge.reason}")
+
+    def _take_plans(self) -> None:
+        """Join what was offered, right after a tick and one at a time: a plan takes most of a period, and the next tick
+        shall be on time. Only where plans pile up, none waits longer.
+        """
+        while self._offered:
+            chunk = self._offered.popleft()
+            merge = self._control.submit(chunk, self._edge.now_ns())
+            self._accepted += merge.accepted
+            if not merge.accepted:
+                self.get_logger().debug(f"chunk {chunk.chunk_id} refused: {merge.reason}")
+            elif len(self._offered) < PILE:
+                return
 
     def _on_session(self, message: WorldActionStatus, info: Mapping[str, Any]) -> None:
         """The session's word on which epoch and sentence are in force, so that plans of old ones are refused."""
@@ -253,6 +266,7 @@ class ActionExecutorNode(StarryNode):
                 self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
+        self._take_plans()
 
     def _judge_tick(self, now_ns: int) -> None:
         """How late the tick came after its place in one unbroken row; what it overran is late too."""
