@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
+from wam_kit import LAYOUT
 
 from starry_ros.errors import ConfigError
 from starry_ros.training import compute
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
+from starry_ros.training.train import _exact_geometry
+from starry_ros.wam.config import tiny
+from starry_ros.wam.options import GeometryConfig
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int, *, bfloat16: bool = True) -> list[torch.device]:
@@ -61,6 +66,22 @@ def test_a_device_that_is_not_there_is_refused(
     with_gpus(monkeypatch, gpus)
     with pytest.raises(ConfigError, match=fix):
         chosen_compute(device)
+
+
+def test_processes_of_torchrun_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_gpus(monkeypatch, 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one GPU for several processes"):
+        chosen_compute("cuda:0")
+
+
+def test_points_in_space_are_computed_in_float32() -> None:
+    plain = tiny(LAYOUT, 14)
+    spatial, mixed = dataclasses.replace(plain, geometry=GeometryConfig()), Compute(torch.device("cuda", 0), mixed=True)
+    assert _exact_geometry(mixed, plain, "auto") == mixed
+    assert _exact_geometry(mixed, spatial, "auto") == Compute(torch.device("cuda", 0))
+    with pytest.raises(ConfigError, match="too coarse"):
+        _exact_geometry(mixed, spatial, "bf16")
 
 
 def test_an_old_gpu_trains_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:

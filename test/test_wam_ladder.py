@@ -198,3 +198,20 @@ def test_a_machine_that_keeps_up_by_reusing_never_holds_to_wait_for_something_to
     seen = planning.plan(40)
     assert set(seen) == {Rung.FULL, Rung.REUSE_LATENTS}
     assert seen.count(Rung.REUSE_LATENTS) > 2 * seen.count(Rung.FULL)
+
+
+def test_what_would_be_too_old_at_once_is_not_imagined_again_and_again() -> None:
+    """Imagining takes longer than what is imagined may be reused: nothing meets the budget, and an operator is told."""
+    ladder, now_ns, seen = Ladder(LadderConfig(budget_s=1.0, warm_up=0, dream_age_s=1.5), 1), NS_PER_S, list[Rung]()
+    for _ in range(60):
+        rung = ladder.choose(now_ns)
+        seen.append(rung)
+        waited_s = 0.4
+        if rung not in (Rung.HOLD, Rung.STOP):
+            effort = ladder.effort(rung)
+            stages = {"video": 1.8 * effort.video, "value": 0.02 * effort.value, "action": 0.2}
+            waited_s = sum(stages.values())
+            ladder.add(rung, stages, waited_s, now_ns)
+        now_ns += nanoseconds(waited_s)
+    assert Rung.STOP in seen
+    assert seen.count(Rung.FULL) < len(seen) / 3, "but for probes"

@@ -31,7 +31,7 @@ from starry_ros.errors import ConfigError, InputError
 from starry_ros.msg import ActionChunk, ExecutorStatus, WorldActionStatus
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.clock_watch import ClockWatch
+from starry_ros.ros.clock_watch import JUMP_S, ClockWatch
 from starry_ros.ros.convert import (
     EdgeClock,
     chunk_message,
@@ -102,7 +102,7 @@ class ActionExecutorNode(StarryNode):
         self._malformed: Counter[str] = Counter()
         self._unheard: set[str] = set()
         self._estop_pressed, self._estop_ns = False, None  # type: bool, int | None
-        self._second_owner, self._planners, self._clocks = False, Planners(), ClockWatch()
+        self._second_owner, self._planners, self._clocks = False, Planners(), ClockWatch(self._own_step_s())
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._rest_J: Any = None
@@ -111,6 +111,10 @@ class ActionExecutorNode(StarryNode):
         self._command_rate = Every(self._values["command_hz"])
         self._status_rate = Every(self._values["status_hz"])
         self._make_interfaces()
+
+    def _own_step_s(self) -> float:
+        """Steps of our clock from here on are jumps; time on /clock comes in steps of its own."""
+        return JUMP_S if self.get_parameter("use_sim_time").value else ExecutorConfig.lead_s
 
     def _make_interfaces(self) -> None:
         self._streams = self._spec.command_interface == "joint_trajectory"
@@ -155,8 +159,6 @@ class ActionExecutorNode(StarryNode):
             return
         if self._clocks.hear(self._newest.stamp_ns, now_ns):
             self._control.report(Event.CLOCK_JUMP, now_ns)
-            if self._clocks.ahead and self._streams:  # it refuses what we send, and what it took last ends at rest
-                self._control.let_go()
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
@@ -273,7 +275,8 @@ class ActionExecutorNode(StarryNode):
         period_ns = nanoseconds(1.0 / self._spec.rates.control_hz)
         if not self._due_ns or abs(now_ns - self._due_ns) > nanoseconds(ROW_S):
             self._due_ns = now_ns
-        self._lateness.add(abs(seconds(now_ns - self._due_ns)))
+        self._due_ns = min(self._due_ns, now_ns)  # an early tick is where the row really stands
+        self._lateness.add(seconds(now_ns - self._due_ns))
         self._due_ns += period_ns * max(1, 1 + (now_ns - self._due_ns) // period_ns)
 
     def _publish_commands(self, tick_ns: int) -> None:

@@ -131,7 +131,7 @@ def _only_kicks(spec: RobotSpec, after_s_N: F64, share_NJ: F64) -> None:
 
 
 def _hold_to(spec: RobotSpec, after_s_N: F64, value_NJ: F64, limit_J: F64, what: str) -> None:
-    share_NJ = np.abs(value_NJ) / limit_J
+    share_NJ = np.nan_to_num(np.abs(value_NJ) / limit_J, nan=np.inf)
     tick, joint = np.unravel_index(int(share_NJ.argmax()), share_NJ.shape)
     if share_NJ[tick, joint] > 1:
         raise Failed(f"outside the limits: {spec.joint_names[joint]} {what} {value_NJ[tick, joint]:.3f} "

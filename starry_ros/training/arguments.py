@@ -107,7 +107,8 @@ def add_train_command_arguments(parser: argparse.ArgumentParser) -> None:
                         help="share of the samples that are shown without their sentence (default: %(default)s)")
     _add_device(parser)
     parser.add_argument("--precision", default="auto", choices=PRECISIONS,
-                        help="numbers of the passes; weights are fp32 (default: auto, bf16 on GPUs that have it)")
+                        help="numbers of the passes; weights are fp32 (default: auto, bf16 on GPUs that have it, "
+                             "but for models with geometry)")
     add_part_arguments(parser)
 
 

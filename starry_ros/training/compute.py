@@ -48,6 +48,9 @@ def chosen_compute(device: str, precision: str = "fp32") -> Compute:
     `auto` is the GPU where PyTorch sees one, and mixed precision on GPUs that have it. Processes of `torchrun` take a
     GPU each.
     """
+    if ":" in device and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("--device", "is one GPU for several processes", got=device, expected="auto, cpu or cuda",
+                          fix="name no number: every process takes a GPU of its own")
     found = _device(device)
     if found.type == "cpu":
         return Compute(found, precision == "bf16")

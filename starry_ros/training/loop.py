@@ -33,7 +33,7 @@ def run(trainer: Trainer, save_every: int, until_s: float | None, early: EarlyEv
             sums, count, mark = {}, 0, now
         if early is not None and early.due(trainer.progress.step):  # before the save: else a kill would leave it out
             _evaluate(trainer, early)
-            mark = time.monotonic()
+            mark += time.monotonic() - now
         if trainer.progress.step % save_every == 0:
             trainer.save()
         if time_is_up(now - start, until_s):

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,9 @@ from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
 from starry_ros.wam.normalise import NormStats, fit
 from starry_ros.wam.text import MiniLmEncoder
+
+PATIENCE_H = 12
+"""How long processes wait for the one that encodes the data for all."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ def train_command(args: argparse.Namespace) -> int:
     several = "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1
     compute = chosen_compute(args.device, args.precision)
     if several:
-        dist.init_process_group(compute.backend)
+        dist.init_process_group(compute.backend, timeout=timedelta(hours=PATIENCE_H))
     try:
         trainer = _prepare(args, compute)
         early = EarlyEvaluation(trainer.spec, _tasks(args.data), args.eval_every, args.eval_episodes, args.out)
@@ -228,6 +232,7 @@ def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
     autoencoder = given_autoencoder(args.autoencoder)
     rank = dist.get_rank() if dist.is_initialized() else 0
     wam = chosen_config(args, spec)
+    compute = _exact_geometry(compute, wam, args.precision)
     begun = begun_run(args.out)
     if begun is not None:
         require_same_model(args.out, begun, wam, spec, autoencoder)
@@ -236,7 +241,9 @@ def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
         if begun is not None:
             tell_changed_data(args.out, begun, args.data)
         args.out.mkdir(parents=True, exist_ok=True)
-        chosen_data(args, spec, wam, autoencoder)
+        data = chosen_data(args, spec, wam, autoencoder)
+        if args.video is not None:
+            chosen_video(args, spec, wam, autoencoder, data)
     if dist.is_initialized():
         dist.barrier()
     data = chosen_data(args, spec, wam, autoencoder)
@@ -258,6 +265,16 @@ def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
     else:
         trainer.stats = _units(trainer, args, begun)
     return trainer
+
+
+def _exact_geometry(compute: Compute, wam: WamConfig, precision: str) -> Compute:
+    """Points in space, and the weights that follow from them, are computed as in serving: in float32."""
+    if wam.geometry is None or not compute.mixed:
+        return compute
+    if precision == "bf16":
+        raise ConfigError("--precision", "is too coarse for points in space", got=precision, expected="fp32 or auto",
+                          fix="choose fp32, or train without --geometry")
+    return dataclasses.replace(compute, mixed=False)
 
 
 def _units(trainer: Trainer, args: argparse.Namespace, begun: BegunRun | None) -> NormStats:

@@ -144,7 +144,9 @@ class Ladder:
         if late := [rung for rung in usable if self._fits(rung, now_ns, budget_s)]:
             return late[-1]
         lack_a_dream = [rung for rung in self._rungs if rung in _SKIPPED and rung not in usable]
-        return usable[-1] if any(self._fits(rung, now_ns, budget_s) for rung in lack_a_dream) else Rung.HOLD
+        dreaming_s = self.expected_s(usable[-1], now_ns)
+        in_vain = dreaming_s is None or dreaming_s >= self.config.dream_age_s  # it would be too old at once
+        return usable[-1] if not in_vain and any(self._fits(r, now_ns, budget_s) for r in lack_a_dream) else Rung.HOLD
 
     def _usable(self, rung: Rung, now_ns: int) -> bool:
         """Whether the model has this rung, and what it would reuse is young enough."""

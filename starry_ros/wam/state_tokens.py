@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,9 +155,13 @@ def _unrotated(h_BND: Tensor, c: StatesConfig) -> Tensor:
 def save_states(folder: Path, model: StateAutoencoder, facts: Mapping[str, Any]) -> None:
     """Write `states.safetensors` and `states.json` (shape, and how the weights were made)."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().contiguous() for name, value in model.state_dict().items()}, folder / _WEIGHTS)
+    partial = folder / f"{_WEIGHTS}.partial"
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
+    os.replace(partial, folder / _WEIGHTS)
     record = {"format_version": FORMAT_VERSION, "config": dataclasses.asdict(model.config), "facts": dict(facts)}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    partial = folder / f"{RECORD}.partial"
+    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, folder / RECORD)
 
 
 def load_states(folder: Path) -> StateAutoencoder:
