@@ -95,7 +95,7 @@ class Ladder:
         if not higher:
             self._probed_ns = None
         elif self._probe_due(now_ns):
-            self.rung = higher[-1]
+            self.rung, self._probing = higher[-1], True
         self.plans[self.rung] += 1
         return self.rung
 
@@ -109,6 +109,8 @@ class Ladder:
             self._dreamed_ns = now_ns
         if total_s <= self.config.budget_s:
             self._held_since_ns = None
+        if self._probing:  # counted from its end, or slow probes would follow each other
+            self._probing, self._probed_ns = False, now_ns + nanoseconds(total_s)
         if self._to_skip > 0:
             self._to_skip -= 1
             return
