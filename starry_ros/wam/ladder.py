@@ -78,6 +78,7 @@ class Ladder:
         self._samples: dict[str, deque[tuple[int, float]]] = {stage: deque(maxlen=256) for stage in STAGES}
         self._to_skip = self.config.warm_up
         self._probed_ns = self._held_since_ns = None  # type: int | None
+        self._probing = False
         self._dreamed_ns: int | None = None
 
     def effort(self, rung: Rung) -> Effort:
