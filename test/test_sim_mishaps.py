@@ -22,14 +22,6 @@ LOOK_S = 0.02
 """Between two looks."""
 
 
-@pytest.fixture(scope="module")
-def blind():
-    """A cell without its cameras, which the expert does not need."""
-    cell = Cell(SPEC)
-    cell.render = lambda camera: np.zeros((240, 320, 3), dtype=np.uint8)
-    return cell
-
-
 class Film:
     """At every look: where a block is, whether a hand presses on it with both fingers, and its speed."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from starry_ros.paths import robot_file
-from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import BLOCK_HALF_M, Cell
 from starry_ros.sim.expert_policy import ExpertPolicy
@@ -14,16 +12,6 @@ from starry_ros.sim.loop import run_episode
 from starry_ros.sim.tasks import evaluation_case
 from starry_ros.training.measure import Meter
 from starry_ros.training.touches import Touches
-
-SPEC = load_robot_spec(robot_file("bimanual_sim"))
-
-
-@pytest.fixture(scope="module")
-def blind():
-    """A cell without its cameras, which the expert does not need."""
-    cell = Cell(SPEC)
-    cell.render = lambda camera: np.zeros((240, 320, 3), dtype=np.uint8)
-    return cell
 
 
 class Watch:
