@@ -85,9 +85,21 @@ def test_both_hear_every_sentence():
     assert model.heard == expert.heard == ["press the red button", "press the blue button"]
 
 
-def test_a_model_and_a_kind_of_the_experts_exclude_each_other():
-    with pytest.raises(ConfigError, match="does not act first"):
-        Source("place_block_pad", 1, ROBOT, kind="drop", model=model_dir("tiny"))
+@pytest.mark.parametrize(("task", "kind", "model"), [
+    ("place_block_pad", "drop", model_dir("tiny")), ("place_block_pad", "dropped", None),
+    ("press_button", "dropped", model_dir("tiny")), ("stack_blocks_two", "swap", model_dir("tiny")),
+])
+def test_the_experts_kinds_and_the_cases_forced_upon_a_model_are_told_apart(task, kind, model):
+    with pytest.raises(ConfigError, match="no such kind of episode"):
+        Source(task, 1, ROBOT, kind=kind, model=model)
+
+
+def test_what_is_asked_for_comes_upon_the_model_in_every_episode(tmp_path):
+    meta = generate(tmp_path, Source("stack_blocks_two", 3001, ROBOT, kind="dropped", model=model_dir("tiny")), 1)
+    assert meta["kinds"] == {"dropped": 1}
+    with np.load(tmp_path / "episodes" / "000000.npz", allow_pickle=False) as data:
+        jaw_T, asked_T = data["position_TJ"][:, -1], data["command_TJ"][:, -1]
+    assert ((jaw_T - asked_T) > 0.01).any(), "the jaw was forced open against what was commanded"
 
 
 def test_layouts_are_those_of_training_and_not_of_evaluation():

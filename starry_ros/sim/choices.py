@@ -29,6 +29,11 @@ FORCED: Mapping[Kind, tuple[str, ...]] = {
 """Forced cases and the tasks that have them: a button cannot be dropped; what slides off a dropped tray is lost."""
 
 
+def cases_of(task: str) -> list[str]:
+    """The forced cases that a task has."""
+    return [kind for kind, tasks in FORCED.items() if task in tasks]
+
+
 @dataclass(frozen=True)
 class LoopConfig:
     """`latency_s` is from the observation to the arrival of its chunk, `replan_s` from observation to observation.

@@ -68,7 +68,8 @@ def add_generate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken run in it is continued")
     parser.add_argument("--task", default=TASKS[0], choices=TASKS, help="task (default: %(default)s)")
     parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
-    parser.add_argument("--kind", help="only this kind of episode, such as twist or drop (default: the task's mixture)")
+    parser.add_argument("--kind", help="only this kind of episode, such as twist or drop, or with --model a case "
+                             "of `starry eval`, such as dropped (default: the task's mixture)")
     parser.add_argument("--model", help="let this model act first; the expert labels every frame, then takes over")
     parser.add_argument("--episodes", type=COUNT, default=600, help="motions in all (default: %(default)s)")
     parser.add_argument("--seed", type=WHOLE, default=2026, help="of layouts and disturbances (default: %(default)s)")

@@ -2,13 +2,15 @@
 
 The model acts in the closed loop that serves it. In every frame the expert says what it would do from there, and after
 a while it takes over and finishes. So the data hold the states that the model's mistakes lead to, such as an arm that
-went home although its block lies beside the pad, with the way out of them; the expert alone never gets there.
+went home although its block lies beside the pad, with the way out of them; the expert alone never gets there. With a
+kind, such as "dropped", that case comes upon the model in every episode, or upon the expert if it has taken over.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -118,7 +120,8 @@ def record_corrected(cell: Cell, source: Source, episode: int, attempt: int) -> 
     """Run and record one motion; returns its record, its kind and whether the task succeeded."""
     assert source.model is not None
     task, rng = source.task, episode_rng("train", source.seed, episode, attempt)
-    case = Case(int(source.seed * 2**20 + attempt * 2**16 + episode), _kind(rng, task), task, source.setting, "train")
+    seed, kind = int(source.seed * 2**20 + attempt * 2**16 + episode), _kind(rng, task)
+    case = Case(seed, kind if source.kind is None else cast(Kind, source.kind), task, source.setting, "train")
     limit_s = task_of(task).time_limit_s
     acts_s = float(rng.uniform(*ACTS_FOR)) * limit_s
     loop = LoopConfig(float(rng.uniform(*LATENCY_S)), float(rng.uniform(*REPLAN_S)), limit_s=limit_s + acts_s + EXTRA_S)
@@ -129,7 +132,8 @@ def record_corrected(cell: Cell, source: Source, episode: int, attempt: int) -> 
     recorder = Recorder(cell, task, make_expert(task, cell), shots)
     result = run_episode(relay, cell, case, loop, _Watcher(recorder, relay, cell, task))
     wanted = relay.taken_over or attempt == ATTEMPTS - 1 or rng.random() < ALONE
-    return recorder, KIND, result.success and wanted
+    came_about = source.kind is None or result.forced
+    return recorder, source.kind or KIND, result.success and wanted and came_about
 
 
 def _kind(rng: np.random.Generator, task: str) -> Kind:

@@ -17,7 +17,7 @@ import numpy as np
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.choices import STAGES
+from starry_ros.sim.choices import STAGES, cases_of
 from starry_ros.sim.experts import Expert
 from starry_ros.sim.look import Look
 from starry_ros.sim.motion import TICK_S
@@ -41,8 +41,8 @@ class Source:
     """What the episodes of a folder are made from.
 
     `kind` makes all of that kind; `depth` adds depth, cameras and hands; with a `model` it is the model that acts first
-    (`correct`); every motion is filmed under `looks` looks. Raises ConfigError on an unknown task or kind, and on
-    further looks in the easy setting, which has one.
+    (`correct`), and a kind is a case forced upon it; every motion is filmed under `looks` looks. Raises ConfigError on
+    an unknown task or kind, and on further looks in the easy setting, which has one.
     """
 
     task: str
@@ -57,14 +57,17 @@ class Source:
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ConfigError("generate", "unknown task", got=self.task, expected=list(TASKS))
-        if self.kind is not None and self.model is not None:
-            raise ConfigError("generate", "a kind is the expert's, who does not act first here", got=self.kind)
-        if self.kind is not None and self.kind not in kinds_of(self.task):
-            known = list(kinds_of(self.task))
-            raise ConfigError("generate", f"{self.task} has no such kind of episode", got=self.kind, expected=known)
+        if self.kind is not None and self.kind not in self._kinds():
+            by = "the expert" if self.model is None else "a model"
+            raise ConfigError("generate", f"{self.task} has no such kind of episode for {by} that begins it",
+                              got=self.kind, expected=self._kinds())
         if self.looks < 1 or (self.looks > 1 and self.setting != "hard"):
             raise ConfigError("generate", "1 look at least, and several looks only in the hard setting", got=self.looks,
                               fix="add --setting hard")
+
+    def _kinds(self) -> list[str]:
+        """The expert is misled, in ways of its own; what comes upon a model is what `starry eval --case` forces."""
+        return list(kinds_of(self.task)) if self.model is None else cases_of(self.task)
 
     def further_looks(self, episode: int, attempt: int) -> tuple[Look, ...]:
         """What else a motion is filmed under; the same for the same episode and attempt."""
