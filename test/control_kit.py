@@ -79,12 +79,15 @@ class Follower:
             now_s = tick * PERIOD_NS / 1e9
             if tick % round(every_s * 1e9 / PERIOD_NS) == 0:
                 steps = smooth_plan(now_s + 0.1 * np.arange(1, 17))
-                pending.append((self.now_ns + nanoseconds(latency_s), make_chunk(steps, self.now_ns, self.now_ns)))
+                pending.append((self.now_ns + nanoseconds(latency_s), self._chunk(steps)))
             while pending and pending[0][0] <= self.now_ns:
                 merge = self.executor.submit(pending.pop(0)[1], self.now_ns)
                 assert merge.accepted, merge.reason
             self.tick()
         assert self.now_ns == begin_ns + round(duration_s * SPEC.rates.control_hz) * PERIOD_NS
+
+    def _chunk(self, position_KJ: np.ndarray) -> ActionChunk:
+        return make_chunk(position_KJ, self.now_ns, self.now_ns, contract_hash=self.executor._spec.content_hash)
 
     @property
     def positions(self) -> np.ndarray:

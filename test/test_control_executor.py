@@ -26,6 +26,7 @@ from starry_ros.control.safety import Event, Mode
 from starry_ros.control.schedule import Refusal
 from starry_ros.control.status import ExecutorConfig
 from starry_ros.errors import ConfigError
+from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import FakeClock
 from starry_ros.types import RobotState
 
@@ -41,9 +42,9 @@ def running(spec_executor: Executor | None = None) -> Follower:
     return follower
 
 
-def moving() -> Follower:
+def moving(spec: RobotSpec = SPEC) -> Follower:
     """In the middle of a plan, all joints under way."""
-    follower = running()
+    follower = running(Executor(spec))
     follower.follow(2.3)
     assert np.abs(follower.commands[-1].velocity_J[ARM_JOINTS]).max() > 0.3
     return follower
@@ -344,16 +345,20 @@ def test_a_lost_heartbeat_stops_when_one_is_required() -> None:
     assert executor.arm(follower.now_ns).ok
 
 
+@pytest.mark.parametrize("spec", [SPEC, FORWARD_SPEC], ids=["trajectories", "set-points"])
 @pytest.mark.parametrize("jump_s", [5.0, -5.0])
-def test_a_clock_jump_stops_the_arms(jump_s: float) -> None:
-    follower = moving()
-    clock = FakeClock(follower.now_ns)
+def test_a_clock_jump_stops_the_arms_and_after_a_hold_up_leaves_them_where_they_stand(jump_s: float, spec) -> None:
+    follower = moving(spec)
+    clock, sent = FakeClock(follower.now_ns), len(follower.commands)
     clock.advance_s(jump_s)
     follower.now_ns = clock.now_ns()
     follower.step()
     assert mode_of(follower) in (Mode.STOP, Mode.FAULT)
     follower.run(0.8)
-    assert not follower.commands[-1].velocity_J.any()
+    if jump_s > 0:
+        assert len(follower.commands) == sent
+    else:
+        assert not follower.commands[-1].velocity_J.any()
     assert follower.executor.arm(follower.now_ns).ok
 
 

@@ -365,6 +365,36 @@ def test_what_was_not_sent_is_not_taken_for_something_that_the_arms_know() -> No
     assert rig.executor._outlook.last is sent
 
 
+@pytest.mark.parametrize("held_up_s", [0.1, 0.3, 0.8])
+def test_a_hold_up_between_the_messages_to_two_arms_pulls_neither_of_them_along(held_up_s: float) -> None:
+    rig = Rig()
+    rig.run(0.8)
+    rig.publish(refuses=("right",))
+    rig.executor.take_back(("right",))
+    rig.wait(round(held_up_s * 1e9 / PERIOD_NS))
+    before = len(rig.asked)
+    rig.run(0.5)
+    assert max(rig.use(before)[name] for name in ("velocity", "acceleration")) < 1.05
+
+
+def test_after_a_freeze_nothing_is_sent_until_arm_for_nobody_knows_what_was_in_time() -> None:
+    """The last message to one arm came too late, and its controller refused it."""
+    rig = Rig()
+    rig.run(0.8)
+    rig.publish(refuses=("right",))
+    rig.wait(round(2.0 * 1e9 / PERIOD_NS))
+    stood_J, before = rig.asked[-1], len(rig.asked)
+    rig.plans = False
+    rig.run(0.5)
+    assert rig.mode is Mode.STOP
+    assert np.array_equal(rig.asked[before:], np.broadcast_to(stood_J, (len(rig.asked) - before, JOINTS)))
+    assert rig.executor.arm(rig.now_ns).ok
+    rig.plans = True
+    rig.run(1.0)
+    assert np.abs(rig.measured_J - stood_J)[ARM_JOINTS].max() > 0.02, "the arms move again"
+    assert max(rig.use(before)[name] for name in ("velocity", "acceleration")) < 1.05
+
+
 @pytest.mark.parametrize("late_periods", [5, 20, 50, 90])
 @pytest.mark.parametrize("stops", [False, True])
 @pytest.mark.parametrize("stood_s", [PERIOD_NS / 1e9, 0.5], ids=["just armed", "stood for a while"])

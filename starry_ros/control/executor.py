@@ -195,13 +195,14 @@ class Executor:
             self._silent = True
 
     def _watch_clock(self, now_ns: int) -> None:
-        """A clock that jumped makes every stored time meaningless: stop, and forget them."""
+        """A clock that jumped makes stored times meaningless: stop, and forget them. After a hold-up, send nothing."""
         last_ns, self._last_call_ns = self._last_call_ns, now_ns
         if last_ns is None or 0 <= now_ns - last_ns <= nanoseconds(self._config.clock_jump_s):
             return
         self._safety.handle(Event.CLOCK_JUMP)
-        if now_ns > last_ns and (sent := self._outlook.last) is not None:
-            self._track.take_over(sent.after(now_ns))
+        if now_ns > last_ns and self._command_ns is not None:  # nobody knows which messages were still in time
+            self._track.take_over(self._outlook.rest(self._track, now_ns))
+            self._let_go = True
         self._watch.forget()
         self._gate_until_ns = None
         self._heartbeat_ns = now_ns if self._heartbeat_ns is not None else None
@@ -295,7 +296,7 @@ class Executor:
     def arm(self, now_ns: int) -> Reply:
         """Start to follow plans, from where the arms stand. Plans observed before this moment are refused."""
         mode = self._safety.mode
-        start_J = self._watch.start_of(self._track.motion_3J[0], anew=mode is Mode.DISARMED)
+        start_J = self._watch.start_of(self._track.motion_3J[0], anew=mode is Mode.DISARMED or self._let_go)
         if TABLE[mode, Event.ARM] is not None:
             obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at(start_J)
             if obstacle is None and mode is not Mode.DISARMED and not self._track.at_rest:

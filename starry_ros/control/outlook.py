@@ -14,6 +14,7 @@ from starry_ros.control.following import Following, Sent
 from starry_ros.control.status import ExecutorConfig, LookAhead
 from starry_ros.control.stop import StopPlanner
 from starry_ros.control.track import Track
+from starry_ros.control.trajectory import Curve
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import NS_PER_S, seconds
 from starry_ros.types import F64, RobotState
@@ -76,10 +77,14 @@ class Outlook:
         return LookAhead(start_ns, time_s_N, position_NJ, motion_N3J[:, 1], motion_N3J[:, 2])
 
     def take_back(self, arms: Sequence[str]) -> None:
-        """The last look-ahead was not sent to these arms after all."""
-        self._last = self._before if len(arms) == len(self._arms) else self._last
+        """The last look-ahead was not sent to these arms after all: they are on the one before."""
+        last, before = self._last, self._before
         for name in arms:
             self._arms[name].take_back()
+            if last is not None and before is not None and len(arms) < len(self._arms):
+                told = last.ahead.with_joints(self._arms[name].joints, before.after(last.command_ns))
+                last = Sent(last.command_ns, told, np.inf, of=told)
+        self._last = last if len(arms) < len(self._arms) else before
 
     def _already_commanded(self, command_ns: int) -> tuple[int, list[tuple[int, F64]]]:
         """Start of a look-ahead and its points up to the last command, which a controller may not have reached yet."""
@@ -94,6 +99,10 @@ class Outlook:
         last = self._last
         on_it = last is not None and (last.of is not track.curve or seconds(now_ns - last.command_ns) > last.follow_s)
         return last if on_it else None
+
+    def rest(self, track: Track, now_ns: int) -> Curve:
+        """What is left for arms that were left alone: of what they were last told, or of the last set-point."""
+        return Curve.hold(track.motion_3J[0]) if self._last is None else self._last.after(now_ns)
 
     @property
     def last(self) -> Sent | None:
