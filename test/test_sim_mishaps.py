@@ -89,6 +89,15 @@ def test_a_missed_block_shoots_out_of_the_closing_jaw_and_is_taken_later(blind, 
     assert result.success
 
 
+def test_time_counts_anew_from_a_drop(blind):
+    case = Case(1, "dropped")
+    result, film = played(blind, case, "green")
+    whole_s = LOOK_S * len(film.where)
+    assert result.duration_s < whole_s - 1.0
+    assert played(blind, case, "green", LoopConfig(limit_s=result.duration_s + 0.1))[0].success
+    assert not played(blind, case, "green", LoopConfig(limit_s=result.duration_s - 0.2))[0].success
+
+
 @pytest.mark.parametrize("kind", ["dropped", "missed", "swap"])
 def test_what_never_came_about_is_said(blind, kind):
     result, _ = played(blind, Case(1, kind), "green", LoopConfig(limit_s=0.3))

@@ -10,7 +10,8 @@
 | missed | when the jaw begins to close on the block, it is knocked out from between the fingers once |
 
 A sentence can be swapped, and an arm start with a closed jaw, where the right arm takes the one block that the sentence
-names; the others are of all tasks of blocks. `mishaps` makes happen what happens on the way.
+names; the others are of all tasks of blocks. `mishaps` makes happen what happens on the way; the task's time counts
+anew from then on.
 """
 
 from __future__ import annotations

@@ -77,11 +77,11 @@ class Watcher(Protocol):
 class EpisodeResult:
     """One episode. `failure` is empty on success, else `wrong_block`, `dropped`, `timeout` or `stopped: <reason>`.
 
-    `duration_s` counts from the sentence that has to be followed. `stall_share` is of the executor's running ticks,
-    `delay_s` the worst delay that limits added to a plan. `plan_s` holds the measured time of every plan, `frames` the
-    canvases if they were kept. `splice_jump` is the worst difference of a plan from the command at its border,
-    `chunk_age_s` the mean age of the observation behind the plan in force. `forced` says whether what the case forces
-    came about: a block that nobody takes cannot be dropped.
+    `duration_s` counts from the sentence that has to be followed, or from what was forced. `stall_share` is of the
+    executor's running ticks, `delay_s` the worst delay that limits added to a plan. `plan_s` holds the measured time
+    of every plan, `frames` the canvases if they were kept. `splice_jump` is the worst difference of a plan from the
+    command at its border, `chunk_age_s` the mean age of the observation behind the plan in force. `forced` says
+    whether what the case forces came about: a block that nobody takes cannot be dropped.
     """
 
     case: Case
@@ -171,9 +171,16 @@ class _Episode:
         self._was_held |= held == self.scene.colour
         if self.case.kind == "swap" and held is None and self._hand_to_block() <= self._swap_at_m:
             self._swap(now_ns)
-        self._mishap.look()
+        self._look_for_mishap(now_ns)
         if self.watcher is not None:
             self.watcher.looked(self.cell)
+
+    def _look_for_mishap(self, now_ns: int) -> None:
+        """What comes upon the arms sets them back: their time counts anew, as after a swapped sentence."""
+        happened = self._mishap.happened
+        self._mishap.look()
+        if self._mishap.happened and not happened:
+            self._start_ns = now_ns
 
     def _held(self) -> str | None:
         return self.cell.held("right") or self.cell.held("left")

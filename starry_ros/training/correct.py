@@ -131,9 +131,10 @@ def record_corrected(cell: Cell, source: Source, episode: int, attempt: int) -> 
     shots = films(cell, source.further_looks(episode, attempt), source.depth)
     recorder = Recorder(cell, task, make_expert(task, cell), shots)
     result = run_episode(relay, cell, case, loop, _Watcher(recorder, relay, cell, task))
+    if source.kind is not None:  # worth showing, whoever makes it good
+        return recorder, source.kind, result.success and result.forced
     wanted = relay.taken_over or attempt == ATTEMPTS - 1 or rng.random() < ALONE
-    came_about = source.kind is None or result.forced
-    return recorder, source.kind or KIND, result.success and wanted and came_about
+    return recorder, KIND, result.success and wanted
 
 
 def _kind(rng: np.random.Generator, task: str) -> Kind:
