@@ -51,6 +51,7 @@ class Watched:
         told_of_t: Any = lambda _: 0.0, reason: str = "", **more: Any,
     ) -> None:
         self.spec, self.mode, self.reason, self.since_s = FULL_SPEC, mode, reason, 0.0
+        self.looked_away_s = 0.0
         self.known = {"plans": [HERE], "look_aheads": [], **more}
         self.seen, self.told = motions(speed_of_t, position_J), asked(told_of_t)
         executor = SimpleNamespace(accepted=5)

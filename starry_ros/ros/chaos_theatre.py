@@ -44,7 +44,7 @@ class Theatre(RunningGraph):
 
     def look_away(self) -> None:
         """Forget what was heard: a scenario begins."""
-        self.since_s = self.relays.newest_s
+        self.since_s, self.looked_away_s = self.relays.newest_s, self.relays.now_s()
         self.reasons: set[str] = set()
         self.refused_before, self.accepted_before = self.refused(), int(self.operator.heard.executor.accepted)
         self.offered, self.followed_ours, self._delay_s = 0, False, 0.0

@@ -104,7 +104,7 @@ class Relays(Node):
 
     def _on_command(self, data: bytes) -> None:
         message = deserialize_message(data, JointTrajectory)
-        now_s = self._now_s()
+        now_s = self.now_s()
         begin_s = stamp_ns(message.header.stamp) / NS_PER_S or now_s
         lasts = message.points[-1].time_from_start
         self.look_aheads.append(Passed(now_s, begin_s + lasts.sec + lasts.nanosec / NS_PER_S))
@@ -114,9 +114,10 @@ class Relays(Node):
         order = [plan.joint_names.index(name) for name in self._spec.joint_names]
         position_KJ = np.reshape(plan.positions, (-1, len(order)))[:, order]
         end_s = stamp_ns(plan.start) / NS_PER_S + (len(position_KJ) - 1) * plan.step_s
-        self.plans.append(Passed(self._now_s(), end_s, position_KJ))
+        self.plans.append(Passed(self.now_s(), end_s, position_KJ))
 
-    def _now_s(self) -> float:
+    def now_s(self) -> float:
+        """ROS time."""
         return float(self.get_clock().now().nanoseconds / NS_PER_S)
 
     def _spin(self) -> None:

@@ -34,9 +34,9 @@ from starry_ros.training.policies import policy_of
 from starry_ros.training.rl_sampler import AroundServed, Draw, Span
 from starry_ros.types import F64, Canvas, Plan, ValueMap
 from starry_ros.wam.checkpoint import CONFIG, load_checkpoint
+from starry_ros.wam.load import choose_runtime
 from starry_ros.wam.planner import PlannerConfig
 from starry_ros.wam.runtimes.runner import Engine, GraphRunner
-from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
 from starry_ros.wam.text import load_text_encoder
 
@@ -145,7 +145,7 @@ def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine]:
         if checkpoint.config.coupling == "joint":
             raise ConfigError("train-rl", "needs a model whose streams run one after the other", got="coupling joint")
         config = dataclasses.replace(checkpoint.config, action_steps=job.steps)
-        runner = torch_runtime(dataclasses.replace(checkpoint, config=config).build_model(), checkpoint.autoencoder)
+        runner = choose_runtime("auto", dataclasses.replace(checkpoint, config=config), job.model)
         texts = load_text_encoder(checkpoint.text_encoder, config.text_tokens)
         _KEPT.clear()
         session = Session(runner, checkpoint.stats, texts, job.spec, checkpoint.layout_hash)
