@@ -241,5 +241,5 @@ SCENARIOS: dict[str, Scenario] = {
     "estop": Scenario(RESTS, lambda stage: stage.estop(True), lambda stage: stage.estop(False), REST_AFTER_STOP_S,
                       stopped_by=("estop_pressed",), latched=True),
 }
-RECORDED = ("recorder_killed", "disk_full")
-"""Scenarios that need a recorder."""
+RECORDED = ("recorder_killed", "dds_flood", "disk_full")
+"""Scenarios that need a recorder: on some topics of a flood nobody else listens."""
