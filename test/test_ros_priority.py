@@ -1,5 +1,7 @@
 """Nodes that move no arm wait for those that do."""
 
+import platform
+import re
 import subprocess
 import sys
 
@@ -37,3 +39,27 @@ def test_a_node_in_a_session_of_its_own_lowers_the_session_too():
 
 def test_a_node_that_shares_its_session_leaves_the_session_alone():
     assert started("world_action", own_session=False)[1] == started("action_executor", own_session=False)[1]
+
+
+@pytest.mark.parametrize(("node", "turn_ns"), [("action_executor", 100_000), ("world_action", None)])
+def test_the_executor_alone_asks_for_short_turns(node, turn_ns):
+    """By the kernel's own word; before 6.12 it has no turns of one's own."""
+    program = ("import sys; from starry_ros.ros.priority import yield_cores; "
+               "print(open('/proc/self/sched').read(), 'AFTER'); yield_cores(sys.argv[1]); "
+               "print(open('/proc/self/sched').read())")
+    told = subprocess.run([sys.executable, "-c", program, node], capture_output=True, text=True, check=True).stdout
+    before, after = (re.search(r"se\.slice\s*:\s*(\d+)", part) for part in told.split("AFTER"))
+    if before is None or after is None:
+        pytest.skip("this kernel does not say how long turns are")
+    if turn_ns is None:
+        assert after[1] == before[1]
+    elif tuple(int(part) for part in platform.release().split(".")[:2]) >= (6, 12):
+        assert int(after[1]) == turn_ns
+
+
+def test_a_process_with_a_policy_of_its_own_keeps_it():
+    program = ("import os; from starry_ros.short_turns import ask_for_short_turns; "
+               "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); "
+               "print(ask_for_short_turns(), os.sched_getscheduler(0) == os.SCHED_BATCH)")
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["False", "True"]

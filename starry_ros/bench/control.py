@@ -22,6 +22,7 @@ from starry_ros.bench.planning import LIMIT_S, SHARES, Played, play
 from starry_ros.bench.rehearsal import LOOK_HZ, REPLAN_S, Rehearsal, Swing, Tape
 from starry_ros.report import bench_row, print_table
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.short_turns import ask_for_short_turns
 from starry_ros.timing import NS_PER_S
 from starry_ros.types import Record
 
@@ -58,6 +59,7 @@ def _timed(spec: RobotSpec, model: str, played: list[Played], duration_s: float)
     """p99 lateness of the loop with the executor, all plans together; each row gets its own and its cost of a step."""
     ours_s, bare_s = list[float](), list[float]()
     with beside(spec, model) as counts:
+        ask_for_short_turns()  # as `action_executor` does
         before = {name: count.value for name, count in counts.items()}
         for each in played:
             rehearsal = Rehearsal(spec, Tape(spec, each.arrivals))

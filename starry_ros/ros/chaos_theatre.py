@@ -25,7 +25,8 @@ from starry_ros.ros.up import Supervisor
 
 MOVING_RAD_S = 0.15
 RESTING_FOR_S = 0.3
-READY_S, RESUME_S, REPLY_S, END_S = 300.0, 60.0, 3.0, 5.0
+READY_S, RESUME_S, REPLY_S, END_S, HEARD_S = 300.0, 60.0, 3.0, 5.0, 15.0
+MALFORMED = "malformed"
 SETTLE_S = 0.5
 """Until an executor has heard where a new episode has put the arms."""
 
@@ -97,10 +98,17 @@ class Theatre(RunningGraph):
         self.offered += 1
 
     def flood(self, duration_s: float) -> None:
-        strangers = start_flood(duration_s)
-        self.until(lambda: strangers.poll() is not None, RESUME_S, "the flood")
-        if strangers.returncode:
-            raise Failed("nobody heard the flood")
+        strangers = start_flood(HEARD_S + duration_s)
+        try:
+            self.until(self._flooded, HEARD_S, "the flood, by the executor")
+            self.wait(duration_s)
+        finally:
+            strangers.kill()
+            strangers.wait()
+
+    def _flooded(self) -> bool:
+        """Plans of a flood are no plans: they count once the executor has discovered who sends them."""
+        return self.refused().get(MALFORMED, 0) > self.refused_before.get(MALFORMED, 0)
 
     def during(self, duration_s: float, act: Callable[[], None], every_s: float) -> None:
         end_s = time.monotonic() + duration_s

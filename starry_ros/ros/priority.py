@@ -1,7 +1,7 @@
 """Who waits when the cores are busy: pictures for the model, and both for what moves the arms.
 
-Raising one's own niceness needs no privilege. The executor and the robot's driver keep the niceness they were given; a
-real-time priority for them is the system's to grant (`chrt`, systemd, limits.conf).
+Raising one's own niceness needs no privilege, nor do short turns. The executor and the robot's driver keep the niceness
+they were given; a real-time priority for them is the system's to grant (`chrt`, systemd, limits.conf).
 """
 
 from __future__ import annotations
@@ -10,13 +10,19 @@ import contextlib
 import os
 from pathlib import Path
 
+from starry_ros.short_turns import ask_for_short_turns
+
 NICENESS = {"world_action": 5, "recorder": 5, "value_map_visualizer": 10}
 """Added to the niceness of these nodes; each step is about a tenth of a share of a busy core."""
+QUICK = ("action_executor",)
+"""What has little to do and must not wait."""
 AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def yield_cores(node: str) -> None:
     """Let nodes that move the arms go before this one, and before every thread and library that it starts."""
+    if node in QUICK:
+        ask_for_short_turns()
     niceness = NICENESS.get(node, 0)
     if not niceness:
         return
