@@ -103,7 +103,7 @@ class Theatre(RunningGraph):
             self.until(self._flooded, HEARD_S, "the flood, by the executor")
             self.wait(duration_s)
         finally:
-            strangers.kill()
+            strangers.terminate()  # killed, it might die inside a lock of the memory that others share with it
             strangers.wait()
 
     def _flooded(self) -> bool:
