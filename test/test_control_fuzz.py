@@ -6,6 +6,7 @@ STARRY_FUZZ_CHUNKS sets the number of chunks.
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode
 from starry_ros.control.schedule import Refusal, Schedule
 from starry_ros.control.status import LookAhead
+from starry_ros.control.watch import StateWatch
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import ActionChunk
 
@@ -56,6 +58,33 @@ def test_commands_that_go_on_from_where_the_arms_are_not_are_found(monkeypatch: 
     monkeypatch.setattr(Executor, "_go_on", elsewhere)
     report = ExecutorFuzzer(SPEC, 1).run(80)
     assert any(problem.startswith("command") and "of its limit" in problem for problem in report.problems)
+
+
+def test_a_run_that_begins_elsewhere_than_the_arms_were_measured_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_of = StateWatch.start_of
+
+    def elsewhere(watch: StateWatch, command_J: np.ndarray, *, anew: bool) -> np.ndarray | None:
+        start_J = start_of(watch, command_J, anew=anew)
+        return None if start_J is None else start_J + 0.2
+
+    monkeypatch.setattr(StateWatch, "start_of", elsewhere)
+    report = ExecutorFuzzer(FORWARD_SPEC, 1).run(200)
+    assert any("begins away from the arm" in problem for problem in report.problems)
+
+
+@pytest.mark.parametrize(("reason", "recalled", "found"), [
+    (Refusal.ARMS_TOO_CLOSE, False, True), (Refusal.ARMS_TOO_CLOSE, True, False),
+    (Refusal.OUTSIDE_WORKSPACE, True, True),
+])
+def test_arms_too_close_are_found_unless_one_of_them_refused(reason: Refusal, recalled: bool, found: bool) -> None:
+    fuzzer = ExecutorFuzzer(FULL_SPEC, 1)
+    fuzzer._look_around(FULL_SPEC.limit("home"))
+    assert not fuzzer.report.problems
+    fuzzer._space = SimpleNamespace(breach=lambda _: (reason, ""))
+    if recalled:
+        fuzzer._recalls = {**fuzzer._recalls, "left": 1}
+    fuzzer._look_around(FULL_SPEC.limit("home"))
+    assert bool(fuzzer.report.problems) == found
 
 
 @pytest.mark.parametrize("reason", ["stale_epoch", "duplicate", "out_of_order", "old_instruction", "before_arm"])

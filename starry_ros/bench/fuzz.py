@@ -94,7 +94,8 @@ class ExecutorFuzzer:
         self._refused: dict[str, LookAhead] = {}
         self._refused_ticks = 0
         self._now_ns, self._last_ns = BEGIN_NS, 0
-        self._measured_J = self._seen_J = self._target_J = self._last_J = spec.limit("home")
+        self._measured_J = self._seen_J = self._armed_J = self._target_J = self._last_J = spec.limit("home")
+        self._clear_recalls = self._recalls
         self._moving = self._armed = self._told = False
         slack_J = self._config.astray_share * (spec.limit("upper") - spec.limit("lower"))
         jaws = list(spec.gripper_indices)  # let go of in mid-stop, a jaw resumes where that stop ends
@@ -246,7 +247,7 @@ class ExecutorFuzzer:
         armed = reply.ok and service == self._executor.arm
         if armed:
             self._oracle.armed(self._now_ns)
-            self._armed, self._told = True, False
+            self._armed, self._told, self._armed_J = True, False, self._seen_J
         self.report.events += 1
         self._watch_mode(armed=armed)
         self._rest_if_disarmed()
@@ -291,7 +292,8 @@ class ExecutorFuzzer:
         """Every arm goes on from its last command or from a look-ahead; after `arm`, from where it stands."""
         time_ns = command.time_ns if self._streaming else self._last_ns + self._period_ns
         recalls, self._recalls = self._recalls, dict(self._executor.recalls)
-        off_J = np.minimum(np.abs(command.position_J - self._seen_J), np.abs(command.position_J - self._last_J))
+        known = self._seen_J, self._armed_J, self._last_J  # another owner may still be moving the arm that is armed
+        off_J = np.min([np.abs(command.position_J - each_J) for each_J in known], axis=0)
         near_J, steady = off_J <= self._slack_J, time_ns - self._last_ns == self._period_ns
         for name, stream in self._arms.items():
             others: tuple[Run, ...] = ()
@@ -301,7 +303,7 @@ class ExecutorFuzzer:
                 self._waited(name, time_ns, command.position_J)
             wrong = stream.add(time_ns, command.position_J, others)
             if self._armed:  # a motion begins, where the last one ended or where the arm is measured
-                wrong = None if near_J[stream.joints].all() else wrong
+                wrong = None if near_J[stream.joints].all() else wrong or "begins away from the arm"
                 stream.forget()
                 stream.add(time_ns, command.position_J)
             if wrong is not None:
@@ -340,8 +342,11 @@ class ExecutorFuzzer:
         self.report.problems += [f"look-ahead at {self._now_ns}: {text}" for text in broken]
 
     def _look_around(self, position_J: F64) -> None:
+        """Commands that went back to an arm that refuses are where it stays: too near the other one, it may be."""
         breach = self._space.breach(position_J) if self._space is not None else None
-        if breach is not None:
+        if breach is None:
+            self._clear_recalls = self._recalls
+        elif breach[0] is not Refusal.ARMS_TOO_CLOSE or self._clear_recalls == self._recalls:
             self.report.problems.append(f"{breach[0]} at {self._now_ns}")
 
     def _watch_mode(self, *, armed: bool = False) -> None:
