@@ -173,7 +173,7 @@ VERBS: dict[tuple[str, ...], Verb] = {
         "processes, driver, clock, flood, disk, emergency stop) and judges by the simulated robot's own joint states.",
     ),
     ("fuzz", "executor"): Verb(
-        "offer the executor random plans and events", "starry_ros.bench.fuzz", "fuzz_command",
+        "offer the executor random plans and events", "starry_ros.bench.fuzz_run", "fuzz_command",
         "Good, bad and absurd plans, services, faults and clocks in random order; every command is checked against "
         "every limit and the arms in space. A seed replays its run. Exit code 1: something was not in order.",
     ),

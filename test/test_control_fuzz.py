@@ -72,17 +72,16 @@ def test_a_run_that_begins_elsewhere_than_the_arms_were_measured_is_found(monkey
     assert any("begins away from the arm" in problem for problem in report.problems)
 
 
-@pytest.mark.parametrize(("reason", "recalled", "found"), [
+@pytest.mark.parametrize(("reason", "refusing", "found"), [
     (Refusal.ARMS_TOO_CLOSE, False, True), (Refusal.ARMS_TOO_CLOSE, True, False),
     (Refusal.OUTSIDE_WORKSPACE, True, True),
 ])
-def test_arms_too_close_are_found_unless_one_of_them_refused(reason: Refusal, recalled: bool, found: bool) -> None:
+def test_arms_too_close_are_found_unless_one_of_them_refuses(reason: Refusal, refusing: bool, found: bool) -> None:
     fuzzer = ExecutorFuzzer(FULL_SPEC, 1)
     fuzzer._look_around(FULL_SPEC.limit("home"))
     assert not fuzzer.report.problems
     fuzzer._space = SimpleNamespace(breach=lambda _: (reason, ""))
-    if recalled:
-        fuzzer._recalls = {**fuzzer._recalls, "left": 1}
+    fuzzer._executor._safety.set_condition(Event.NOT_FOLLOWING, refusing)
     fuzzer._look_around(FULL_SPEC.limit("home"))
     assert bool(fuzzer.report.problems) == found
 

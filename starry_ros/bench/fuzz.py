@@ -8,11 +8,10 @@ The arms are looked at in space, and a mode that moves is led to by `arm` alone.
 
 from __future__ import annotations
 
-import argparse
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -26,18 +25,14 @@ from starry_ros.control.schedule import Refusal
 from starry_ros.control.space import Space
 from starry_ros.control.status import ExecutorConfig, LookAhead
 from starry_ros.control.watch import UNTOUCHED_M
-from starry_ros.paths import robot_file
-from starry_ros.ranges import COUNT, WHOLE
-from starry_ros.report import BENCH_COLUMNS, add_json_argument, bench_row, print_table, write_report
-from starry_ros.robot_spec import COMMAND_INTERFACES, NO_KINEMATICS, KinematicsSpec, RobotSpec, load_robot_spec
+from starry_ros.robot_spec import NO_KINEMATICS, RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.types import F64, JointCommand, RobotState
 
-__all__ = ["ExecutorFuzzer", "FuzzReport", "fuzz_command", "worst_use"]
+__all__ = ["ExecutorFuzzer", "FuzzReport", "worst_use"]
 
 SPACE_STRIDE = 2
 """Every how many commands the arms are looked at in space."""
-CHUNKS_A_SEED = 1000
 LOOK_EVERY = 3
 """Every how many commands a look-ahead is sent."""
 REMEMBERED = 64
@@ -95,7 +90,6 @@ class ExecutorFuzzer:
         self._refused_ticks = 0
         self._now_ns, self._last_ns = BEGIN_NS, 0
         self._measured_J = self._seen_J = self._armed_J = self._target_J = self._last_J = spec.limit("home")
-        self._clear_recalls = self._recalls
         self._moving = self._armed = self._told = False
         slack_J = self._config.astray_share * (spec.limit("upper") - spec.limit("lower"))
         jaws = list(spec.gripper_indices)  # let go of in mid-stop, a jaw resumes where that stop ends
@@ -342,11 +336,10 @@ class ExecutorFuzzer:
         self.report.problems += [f"look-ahead at {self._now_ns}: {text}" for text in broken]
 
     def _look_around(self, position_J: F64) -> None:
-        """Commands that went back to an arm that refuses are where it stays: too near the other one, it may be."""
+        """An arm that refuses stays where it is: too near the other one, it may be, whatever is commanded."""
         breach = self._space.breach(position_J) if self._space is not None else None
-        if breach is None:
-            self._clear_recalls = self._recalls
-        elif breach[0] is not Refusal.ARMS_TOO_CLOSE or self._clear_recalls == self._recalls:
+        refusing = Event.NOT_FOLLOWING in self._executor.status(self._now_ns).conditions
+        if breach is not None and not (refusing and breach[0] is Refusal.ARMS_TOO_CLOSE):
             self.report.problems.append(f"{breach[0]} at {self._now_ns}")
 
     def _watch_mode(self, *, armed: bool = False) -> None:
@@ -362,42 +355,3 @@ class ExecutorFuzzer:
             for name, stream in self._arms.items():
                 stream.forget()
                 self._aheads[name].clear()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `starry fuzz executor`."""
-    parser.add_argument("--robot", default="bimanual_sim", help="contract: a name or a file (default: %(default)s)")
-    parser.add_argument("--chunks", type=COUNT, default=20_000, help="chunks to offer in all (default: %(default)s)")
-    parser.add_argument("--seed", type=WHOLE, default=0, help="first seed; every 1000 chunks take another (default: 0)")
-    add_json_argument(parser)
-
-
-def fuzz_command(args: argparse.Namespace) -> int:
-    """`starry fuzz executor`: random plans and events; 1 when anything was not in order.
-
-    Seeds take turns: both command interfaces, in the contract's space and free of it (which tries more of the limits).
-    """
-    robot = load_robot_spec(robot_file(args.robot))
-    free = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, ""))
-    specs = [replace(spec, command_interface=way) for spec in (robot, free) for way in COMMAND_INTERFACES]
-    total, worst, problems = Counter[str](), 0.0, 0
-    for i, seed in enumerate(range(args.seed, args.seed - (-args.chunks // CHUNKS_A_SEED))):
-        report = ExecutorFuzzer(specs[seed % len(specs)], seed).run(min(CHUNKS_A_SEED, args.chunks - i * CHUNKS_A_SEED))
-        counted = {"chunks": report.chunks, "events": report.events, "commands": report.commands}
-        total.update(counted, accepted=report.accepted, **report.refused)
-        worst, problems = max(worst, *report.worst_use.values()), problems + len(report.problems)
-        counted["problems"] = len(report.problems)
-        print(f"seed {seed}: {', '.join(f'{count} {name}' for name, count in counted.items())}", flush=True)
-        for problem in report.problems[:5]:
-            print(f"  {problem}; replay: starry fuzz executor --seed {seed} --chunks {report.chunks}")
-    refused = {name: count for name, count in sorted(total.items()) if name in set(Refusal)}
-    rows = [
-        bench_row("fuzz/problems", problems, "", refused=refused),
-        bench_row("fuzz/events", total["events"], "", commands=total["commands"]),
-        bench_row("fuzz/chunks", total["chunks"], "", accepted=total["accepted"]),
-        bench_row("fuzz/worst_limit_use", worst, "of the limit"),
-    ]
-    print_table(rows, BENCH_COLUMNS)
-    if args.json is not None:
-        write_report(args.json, rows, seed=args.seed, robot=robot.name, passed=not problems)
-    return int(problems > 0)
