@@ -11,8 +11,9 @@ from control_kit import JOINTS, LOWER_J, SPEC, UPPER_J, smooth_plan
 from starry_ros.bench.splices import rows, seam, step_over
 from starry_ros.bench.streams import worst_use
 from starry_ros.control.executor import Executor
-from starry_ros.control.limits import Limits, admits
-from starry_ros.control.splice import FADE_TIMES_S, Method, Splice, Splicer, fades
+from starry_ros.control.fade import BREAKS_S, FADE_TIMES_S, fade_demand, fades
+from starry_ros.control.limits import Limits, admits, demand
+from starry_ros.control.splice import Method, Splice, Splicer
 from starry_ros.control.trajectory import Curve
 
 LIMITS = Limits.of(SPEC)
@@ -37,7 +38,8 @@ def test_a_fade_starts_as_the_gap_and_ends_at_nothing() -> None:
     gap = rng.normal(0, 1, (3, 2))
     for index, duration_s in enumerate(FADE_TIMES_S):
         breaks = np.linspace(0, duration_s, 4)
-        jerks = fades(gap, np.unique(np.concatenate((breaks, [9.0]))))[index, :3, 3]
+        wanted = np.arange(len(FADE_TIMES_S)) == index
+        jerks = fades(gap, np.unique(np.concatenate((breaks, [9.0]))), wanted)[0, :3, 3]
         motion, n = gap.copy(), 3000
         for jerk in jerks:
             for _ in range(n):
@@ -46,6 +48,18 @@ def test_a_fade_starts_as_the_gap_and_ends_at_nothing() -> None:
                 motion[1] += h * motion[2] + h**2 / 2 * jerk
                 motion[2] += h * jerk
         assert np.allclose(motion, 0, atol=1e-7)
+
+
+def test_what_a_fade_demands_is_what_its_curve_demands() -> None:
+    """Oracle: the offset as a curve among the pieces of all fades, looked at as any other curve."""
+    rng = np.random.default_rng(2)
+    gaps = rng.normal(0, [[0.1], [0.5], [2.0]], (4, 3, JOINTS))
+    times = np.append(BREAKS_S, 2.0)
+    found = fade_demand(gaps, LIMITS)
+    for gap, found_T in zip(gaps, found, strict=True):
+        offsets = fades(gap, times, np.ones(len(FADE_TIMES_S), dtype=bool))
+        assert np.allclose(found_T, demand(times, offsets, LIMITS).max(axis=(1, 2)), rtol=1e-9)
+        assert found_T[0] > found_T[-1] > 0
 
 
 def test_a_feasible_plan_on_which_the_arms_already_are_is_followed_exactly(splicer: Splicer) -> None:

@@ -59,8 +59,8 @@ class Limits:
 def demand(time_s_B: F64, pieces_B4J: F64, limits: Limits) -> F64:
     """How many times too fast every piece is [..., B - 1, J]: the time stretch that would bring it to its limits.
 
-    Takes curves [..., B, 4, J] that share their piece starts. Stretching time by s divides velocity by s, acceleration
-    by s^2 and jerk by s^3.
+    Takes curves [..., B, 4, J] and their piece starts [B] or [..., B]. Stretching time by s divides velocity by s,
+    acceleration by s^2 and jerk by s^3.
     """
     acceleration = np.abs(pieces_B4J[..., 2, :])
     highest = np.maximum(acceleration[..., :-1, :], acceleration[..., 1:, :])
@@ -159,12 +159,10 @@ class JerkLimiter:
         return self._curve(motion_3J)
 
     def _curve(self, motion_3J: F64) -> Curve:
-        times = [np.array([0.0, self._trajectory.duration])]
-        for profile in self._trajectory.profiles[0]:
-            brake_s = profile.brake.duration
-            times.append(np.cumsum(profile.brake.t))
-            times.append(brake_s + np.cumsum(profile.t))
-        breaks = merge_times(times)
+        profiles = self._trajectory.profiles[0]
+        lengths = np.array([[*profile.brake.t, *profile.t] for profile in profiles])
+        ends = np.maximum(lengths, 0.0).cumsum(axis=1)
+        breaks = merge_times(((0.0, self._trajectory.duration), ends.ravel()))
         breaks = breaks[breaks <= self._trajectory.duration]
         motions = np.array([self._trajectory.at_time(t)[:3] for t in breaks.tolist()])
         motions[0] = motion_3J

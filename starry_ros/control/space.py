@@ -6,11 +6,12 @@ hang from, such as a torso, belongs to neither, and what is mounted on a hand, s
 hands may hold one object.
 
 A curve is looked at every SAMPLE_S, against a box and a distance that are MARGIN_M tighter.
-Shapes: N samples, J joints, A arms, G geoms of an arm.
+Shapes: N samples, J joints, A arms, G geoms, P pairs of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -48,52 +49,54 @@ class Space:
 
     def breach(self, position_J: F64) -> tuple[Refusal, str] | None:
         """Why the arms may not stand like this, as a code and in words, or None."""
-        self.robot.place(position_J)
-        hands_A3 = self.robot.hands()
-        outside_A = ((hands_A3 < self._low_3) | (hands_A3 > self._high_3)).any(axis=1)
-        if outside_A.any():
-            arm = int(outside_A.argmax())
-            name = self.robot.spec.arms[arm].name
-            return Refusal.OUTSIDE_WORKSPACE, f"the {name} hand is at {hands_A3[arm].round(3).tolist()} m"
-        gap_m = self._gap_m()
-        if gap_m < self._distance_m:
-            return Refusal.ARMS_TOO_CLOSE, f"the arms are {gap_m:.3f} m apart"
-        return None
+        return next(((refusal, why) for _, refusal, why in self._breaches(position_J[None])), None)
 
     def first_breach(self, curve: Curve, from_s: float = 0.0) -> tuple[float, Refusal] | None:
         """When a curve first leaves the space from `from_s` on, and how; None when it never does."""
         count = max(1, int(np.ceil((curve.duration_s - from_s) / SAMPLE_S)))
         times = np.linspace(from_s, max(from_s, curve.duration_s), count + 1)[1:]
-        position_NJ = curve.sample(times)[:, 0]
-        for i in np.flatnonzero(self._suspect(position_NJ)):
-            found = self.breach(position_NJ[i])
-            if found is not None:
-                return float(times[i]), found[0]
-        return None
+        found = self._breaches(curve.sample(times)[:, 0])
+        return next(((float(times[n]), refusal) for n, refusal, _ in found), None)
 
-    def _suspect(self, position_NJ: F64) -> NDArray[np.bool_]:
-        """Which positions [N] have a hand outside or bounding spheres of two arms too close; all others are fine."""
-        count = len(position_NJ)
-        hands = np.empty((count, len(self._geoms), 3))
-        centres = np.empty((count, self.robot.model.ngeom, 3))
-        for i in range(count):
-            self.robot.place(position_NJ[i])
-            hands[i], centres[i] = self.robot.hands(), self.robot.data.geom_xpos
-        suspect: NDArray[np.bool_] = np.any((hands < self._low_3) | (hands > self._high_3), axis=(1, 2))
-        for first_G, second_G, near_GG in self._pairs:
-            between = centres[:, first_G][:, :, None] - centres[:, second_G][:, None]
-            suspect |= np.any(np.einsum("nijk,nijk->nij", between, between) < near_GG, axis=(1, 2))
-        return suspect
+    def _breaches(self, position_NJ: F64) -> Iterator[tuple[int, Refusal, str]]:
+        """Which of some positions are not allowed, in order: its index, a code, and words."""
+        hands_NA3, centres_NG3 = self._places(position_NJ)
+        outside_NA = np.any((hands_NA3 < self._low_3) | (hands_NA3 > self._high_3), axis=2)
+        close_P3 = self._close(centres_NG3)
+        for n in np.union1d(np.flatnonzero(outside_NA.any(axis=1)), close_P3[:, 0]).tolist():
+            if outside_NA[n].any():
+                arm = int(outside_NA[n].argmax())
+                where = hands_NA3[n, arm].round(3).tolist()
+                yield n, Refusal.OUTSIDE_WORKSPACE, f"the {self.robot.spec.arms[arm].name} hand is at {where} m"
+                continue
+            gap_m = self._gap_m(position_NJ[n], close_P3[close_P3[:, 0] == n, 1:].tolist())
+            if gap_m < self._distance_m:
+                yield n, Refusal.ARMS_TOO_CLOSE, f"the arms are {gap_m:.3f} m apart"
 
-    def _gap_m(self) -> float:
-        """Least distance between any two arms, or `_distance_m` where it is certainly larger."""
-        robot, data, least = self.robot, self.robot.data, self._distance_m
+    def _places(self, position_NJ: F64) -> tuple[F64, F64]:
+        """Where hands [N, A, 3] and centres of all geoms [N, G, 3] are."""
+        robot, count = self.robot, len(position_NJ)
+        hands, centres = np.empty((count, len(self._geoms), 3)), np.empty((count, robot.model.ngeom, 3))
+        for n in range(count):
+            robot.place(position_NJ[n])
+            hands[n], centres[n] = robot.hands(), robot.data.geom_xpos
+        return hands, centres
+
+    def _close(self, centres_NG3: F64) -> Ints:
+        """Position and two geoms of two arms [P, 3] whose bounding spheres are too close; all others are fine."""
+        found = []
         for first_G, second_G, near_GG in self._pairs:
-            between = data.geom_xpos[first_G][:, None] - data.geom_xpos[second_G][None]
-            close_GG = np.einsum("ijk,ijk->ij", between, between) < near_GG
-            for i, j in np.argwhere(close_GG) if close_GG.any() else ():
-                pair = int(first_G[i]), int(second_G[j])
-                least = min(least, robot.mujoco.mj_geomDistance(robot.model, data, *pair, least, None))
+            between = centres_NG3[:, first_G][:, :, None] - centres_NG3[:, second_G][:, None]
+            n, i, j = np.nonzero(np.einsum("nijk,nijk->nij", between, between) < near_GG)
+            found.append(np.stack((n, first_G[i], second_G[j]), axis=1))
+        return np.concatenate(found) if found else np.empty((0, 3), dtype=np.intp)
+
+    def _gap_m(self, position_J: F64, pairs: Sequence[tuple[int, int]]) -> float:
+        """Least distance between any of some pairs of geoms, or `_distance_m` where it is certainly larger."""
+        robot, least = self.robot, self._distance_m
+        robot.place(position_J)
+        for first, second in pairs:
+            least = min(least, robot.mujoco.mj_geomDistance(robot.model, robot.data, first, second, least, None))
         return float(least)
 
     def _near(self, first_G: Ints, second_G: Ints) -> F64:

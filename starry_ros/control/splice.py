@@ -10,7 +10,8 @@ limits is taken:
 3. whichever strays least from the plan's path of reach, a jerk-limited motion (Ruckig) to a point of the plan with all
    joints arriving together, and a blend in whatever way fits, with a slower plan when that makes the room.
 
-Shapes: K knots, I intervals between them, J joints, T fades, B pieces of a curve, a motion is [3, J].
+Shapes: K knots, I intervals between them, J joints, T fades, P points of a plan, B pieces of a curve, a motion is
+[3, J].
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from starry_ros.control.fade import BREAKS_S, FADE_TIMES_S, fade_demand, fades
 from starry_ros.control.limits import JerkLimiter, Limits, admits, admitted, demand
 from starry_ros.control.schedule import Refusal
-from starry_ros.control.trajectory import LEAST_PIECE_S, Curve, merge_times, taylor, through_knots
+from starry_ros.control.trajectory import Curve, KnotSpline, merge_times
 from starry_ros.types import F64
 
-BoolJ = NDArray[np.bool_]
+Bools = NDArray[np.bool_]
 
 RETIME_ROUNDS = 6
 EASE_MARGIN = 2.0
 """A plan that ends in motion gets this many times its shortest braking time to come to rest."""
-FADE_TIMES_S = (0.12, 0.2, 0.3, 0.45, 0.7, 1.1)
 GENTLE_FADE_S = 0.45
 GENTLE_DEMAND = 0.75
 """Gentle fades are short, because a long fade of a velocity difference strays far, and use little: 0.42 of the jerk."""
@@ -43,10 +44,8 @@ STRAY_TIMES_S = np.linspace(0.0, 1.0, 51)
 """When a splice is compared with the path that it joins."""
 LEAST_MEETING_S = 0.1
 
-_FADE_BREAKS_S = np.unique(np.outer(FADE_TIMES_S, (0.0, 1 / 3, 2 / 3, 1.0)))
-_FADE_IS_SHORT = np.array(FADE_TIMES_S) <= GENTLE_FADE_S
-_FADE_INVERSE_3x3 = np.linalg.inv(np.array(((19 / 6, 7 / 6, 1 / 6), (2.5, 1.5, 0.5), (1.0, 1.0, 1.0))))
-"""Inverse of the effect of three unit-jerk pieces of unit length on position, velocity, acceleration at their end."""
+_ALL = np.ones(len(FADE_TIMES_S), dtype=bool)
+_SHORT = np.array(FADE_TIMES_S) <= GENTLE_FADE_S
 
 
 class Method(StrEnum):
@@ -70,7 +69,7 @@ class Splice:
     delay_s: float
     jump_J: F64
     jump_velocity_J: F64
-    limited_J: BoolJ
+    limited_J: Bools
     border: Refusal | None = None
 
 
@@ -80,7 +79,7 @@ class _Path:
 
     curve: Curve
     start_s: float
-    limited_J: BoolJ
+    limited_J: Bools
 
     def slowed(self, factor: float) -> _Path:
         """The same path, slower."""
@@ -130,12 +129,14 @@ class Splicer:
         anchor = max(0, min(int(np.searchsorted(time_s_K, 0.0, side="right")) - 1, len(interval_s) - 1))
         fraction = max(0.0, -time_s_K[anchor]) / (time_s_K[anchor + 1] - time_s_K[anchor]) if len(interval_s) else 0.0
         limited = np.zeros(position_KJ.shape[1], dtype=bool)
-        rounded_K = np.zeros(len(time_s_K))
+        rounded_K, spline = np.zeros(len(time_s_K)), None
         for attempt in range(RETIME_ROUNDS + 1):
-            time = np.concatenate(([0.0], np.cumsum(interval_s)))
-            curve = through_knots(
-                time, position_KJ, self._limits.lower_J, self._limits.upper_J, from_rest=from_rest, rounded_K=rounded_K
-            )
+            if spline is None:
+                time = np.concatenate(([0.0], np.cumsum(interval_s)))
+                spline = KnotSpline(
+                    time, position_KJ, self._limits.lower_J, self._limits.upper_J, from_rest=from_rest
+                )
+            curve = spline.curve(rounded_K)
             start_s = time[anchor] + fraction * interval_s[anchor] if len(interval_s) else 0.0
             ahead = curve.time_s_B[1:] > start_s - BACK_S[-1]
             need = np.where(ahead[:, None], demand(curve.time_s_B, curve.pieces_B4J, self._limits), 0.0)
@@ -148,7 +149,7 @@ class Splicer:
                 rounded_K = wider_K
             else:
                 uniform = attempt == RETIME_ROUNDS - 1
-                interval_s = interval_s * self._stretch(sharp_I, uniform=uniform)
+                interval_s, spline = interval_s * self._stretch(sharp_I, uniform=uniform), None
         return _Path(curve, start_s, limited)
 
     def _ease_out(self, interval_s: F64, position_KJ: F64) -> F64:
@@ -178,36 +179,32 @@ class Splicer:
         return 1 + np.maximum(excess[1:-1], np.maximum(excess[:-2], excess[2:]) / 2) * 1.05
 
     def _blend_gently(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
-        for back_s in BACK_S:
-            if back_s <= path.start_s:
-                found = self._fade_in(motion_3J, path, path.start_s - back_s, time_s_K, gentle=True)
-                if found is not None:
-                    return found
+        from_s_P = path.start_s - np.array([back_s for back_s in BACK_S if back_s <= path.start_s])
+        gap_P3J = motion_3J - path.curve.sample(from_s_P)
+        gentle_PT = _SHORT & (fade_demand(gap_P3J, self._limits) <= GENTLE_DEMAND)
+        for point in np.flatnonzero(gentle_PT.any(axis=1)):
+            found = self._fade_in(motion_3J, path, float(from_s_P[point]), time_s_K, gentle_PT[point])
+            if found is not None:
+                return found
         return None
 
     def _blend(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
         for factor in SLOWER:
             plan = path if factor == 1.0 else path.slowed(factor)
-            found = self._fade_in(motion_3J, plan, plan.start_s, time_s_K, gentle=False)
+            found = self._fade_in(motion_3J, plan, plan.start_s, time_s_K, _ALL)
             if found is not None:
                 return found
         return None
 
     def _fade_in(
-        self, motion_3J: F64, path: _Path, from_s: float, time_s_K: F64, *, gentle: bool
+        self, motion_3J: F64, path: _Path, from_s: float, time_s_K: F64, wanted_T: Bools
     ) -> Splice | None:
-        """The path from `from_s` on, with the shortest fade that fits; None when none does."""
+        """The path from `from_s` on, with the shortest wanted fade that fits; None when none does."""
         ahead = path.curve.cut(from_s)
         gap_3J = motion_3J - ahead.pieces_B4J[0, :3]
-        time_s_B = merge_times((ahead.time_s_B, _FADE_BREAKS_S))
-        offset_TB4J = fades(gap_3J, time_s_B)
-        wanted_T = np.ones(len(FADE_TIMES_S), dtype=bool)
-        if gentle:
-            wanted_T = _FADE_IS_SHORT & (demand(time_s_B, offset_TB4J, self._limits).max(axis=(1, 2)) <= GENTLE_DEMAND)
-        if not wanted_T.any():
-            return None
-        blend_TB4J = ahead.resampled(time_s_B) + offset_TB4J
-        fits_T = wanted_T & admitted(time_s_B, blend_TB4J, self._limits)
+        time_s_B = merge_times((ahead.time_s_B, BREAKS_S))
+        blend_TB4J = ahead.resampled(time_s_B) + fades(gap_3J, time_s_B, wanted_T)
+        fits_T = admitted(time_s_B, blend_TB4J, self._limits)
         if not fits_T.any():
             return None
         curve = Curve(time_s_B, blend_TB4J[int(fits_T.argmax())])
@@ -259,31 +256,10 @@ def _by_interval(time: F64, curve: Curve, need_B: F64) -> F64:
     return need_I
 
 
-def _around(sharp_I: BoolJ) -> F64:
+def _around(sharp_I: Bools) -> F64:
     """Weight of every knot [I + 1]: 1 at the ends of a sharp interval and one knot further."""
     knots = np.zeros(len(sharp_I) + 1)
     for shift in (-1, 0, 1, 2):
         near = sharp_I.nonzero()[0] + shift
         knots[near[(near >= 0) & (near < len(knots))]] = 1.0
     return knots
-
-
-def fades(gap_3J: F64, time_s_B: F64) -> F64:
-    """Offsets that start as `gap_3J` and are 0, with their derivatives, after each of FADE_TIMES_S.
-
-    Three constant-jerk pieces of equal length each. Returned as pieces [T, B, 4, J] at the piece starts `time_s_B`,
-    which include _FADE_BREAKS_S.
-    """
-    whole_T = np.array(FADE_TIMES_S)
-    piece_T1 = whole_T[:, None] / 3
-    scale_T31 = np.stack((piece_T1**3, piece_T1**2, piece_T1), axis=1)
-    jerk_T3J = _FADE_INVERSE_3x3 @ (-(taylor(whole_T)[:, :, :3] @ gap_3J) / scale_T31)
-    pieces_T44J = np.zeros((len(whole_T), 4, 4, gap_3J.shape[1]))
-    pieces_T44J[:, 0, :3] = gap_3J
-    pieces_T44J[:, :3, 3] = jerk_T3J
-    for piece in range(2):
-        pieces_T44J[:, piece + 1, :3] = taylor(piece_T1[:, 0]) @ pieces_T44J[:, piece]
-    index_TB = np.minimum((time_s_B + LEAST_PIECE_S) / piece_T1, 3.0).astype(np.intp)
-    chosen_TB4J = np.take_along_axis(pieces_T44J, index_TB[:, :, None, None], axis=1)
-    since_TB = np.maximum(time_s_B - index_TB * piece_T1, 0.0)
-    return np.concatenate((taylor(since_TB) @ chosen_TB4J, chosen_TB4J[:, :, 3:]), axis=2)

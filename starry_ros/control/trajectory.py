@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import BSpline, make_interp_spline
 
 from starry_ros.types import F64
@@ -138,7 +139,7 @@ class Curve:
         return Curve(self.time_s_B, self.pieces_B4J + shape_B4[:, :, None] * (position_J - self.pieces_B4J[-1, 0]))
 
 
-def merge_times(times: Sequence[F64]) -> F64:
+def merge_times(times: Sequence[ArrayLike]) -> F64:
     """Sorted union of breakpoints; those closer together than LEAST_PIECE_S become one."""
     merged = np.unique(np.concatenate(times))
     return merged[np.concatenate(([True], np.diff(merged) > LEAST_PIECE_S))]
@@ -148,35 +149,49 @@ def through_knots(
     time_s_K: F64, position_KJ: F64, lower_J: F64, upper_J: F64, *, from_rest: bool = False,
     rounded_K: F64 | None = None,
 ) -> Curve:
-    """C2 cubic spline through knots, at rest at the last one; time 0 of the curve is the first knot.
+    """The curve of a `KnotSpline`."""
+    return KnotSpline(time_s_K, position_KJ, lower_J, upper_J, from_rest=from_rest).curve(rounded_K)
+
+
+class KnotSpline:
+    """C2 cubic splines of the same knots, at rest at the last one; time 0 of a curve is the first knot.
 
     A free breakpoint inside the last interval lets velocity and acceleration both be 0 at the end; with
     `from_rest` the first interval has one too, otherwise the start is not-a-knot. A joint whose interpolating spline
     would leave [lower, upper] gets the Schoenberg spline of the same knots: C2, never outside the knots' own range,
-    off a knot by about a sixth of the second difference there. `rounded_K` in 0..1 mixes it in near each knot.
+    off a knot by about a sixth of the second difference there.
     """
-    if len(time_s_K) == 0:
-        raise ValueError("a curve needs at least one knot")
-    rounded_K = np.zeros(len(time_s_K)) if rounded_K is None else rounded_K
-    rounded_K = np.pad(rounded_K, (0, max(0, (2 if from_rest else 3) - len(time_s_K))))
-    time_s_K, position_KJ = _enough(time_s_K, position_KJ, len(rounded_K))
-    first, last = time_s_K[0], time_s_K[-1]
-    begin = [time_s_K[0] + (time_s_K[1] - time_s_K[0]) / 3] if from_rest else []
-    end = [time_s_K[-1] - (time_s_K[-1] - time_s_K[-2]) / 3]
-    knots = np.concatenate(([first] * 4, begin, time_s_K[1 if from_rest else 2 : -1], end, [last] * 4))
-    zero = np.zeros(position_KJ.shape[1])
-    rest = [(1, zero), (2, zero)]
-    spline = make_interp_spline(time_s_K, position_KJ, 3, t=knots, bc_type=(rest if from_rest else None, rest))
-    breaks = np.unique(knots)
-    curve = _from_spline(spline, breaks)
-    low, high = position_range(curve.time_s_B, curve.pieces_B4J)
-    outside = (low < lower_J - _TOUCH) | (high > upper_J + _TOUCH)
-    if not outside.any() and not rounded_K.any():
-        return curve
-    greville = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
-    inside = _schoenberg(greville, time_s_K, position_KJ, from_rest)
-    share = np.maximum(np.interp(greville, time_s_K, rounded_K)[:, None], outside)
-    return _from_spline(BSpline(knots, spline.c + share * (inside - spline.c), 3), breaks)
+
+    def __init__(
+        self, time_s_K: F64, position_KJ: F64, lower_J: F64, upper_J: F64, *, from_rest: bool = False
+    ) -> None:
+        if len(time_s_K) == 0:
+            raise ValueError("a curve needs at least one knot")
+        time_s_K, position_KJ = _enough(time_s_K, position_KJ, 2 if from_rest else 3)
+        first, last = time_s_K[0], time_s_K[-1]
+        begin = [time_s_K[0] + (time_s_K[1] - time_s_K[0]) / 3] if from_rest else []
+        end = [time_s_K[-1] - (time_s_K[-1] - time_s_K[-2]) / 3]
+        knots = np.concatenate(([first] * 4, begin, time_s_K[1 if from_rest else 2 : -1], end, [last] * 4))
+        zero = np.zeros(position_KJ.shape[1])
+        rest = [(1, zero), (2, zero)]
+        spline = make_interp_spline(time_s_K, position_KJ, 3, t=knots, bc_type=(rest if from_rest else None, rest))
+        self._time_s_K, self._knots, self._through = time_s_K, knots, spline.c
+        self._interpolating = _from_spline(spline)
+        low, high = position_range(self._interpolating.time_s_B, self._interpolating.pieces_B4J)
+        self._outside_J = (low < lower_J - _TOUCH) | (high > upper_J + _TOUCH)
+        self._greville = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
+        self._near = _schoenberg(self._greville, time_s_K, position_KJ, from_rest)
+
+    def curve(self, rounded_K: F64 | None = None) -> Curve:
+        """Through the knots; `rounded_K` in 0..1 mixes the Schoenberg spline in near each of those that were given."""
+        rounded = rounded_K is not None and bool(rounded_K.any())
+        if not rounded and not self._outside_J.any():
+            return self._interpolating
+        share = np.broadcast_to(self._outside_J, self._near.shape).astype(np.float64)
+        if rounded_K is not None and rounded:
+            padded_K = np.pad(rounded_K, (0, len(self._time_s_K) - len(rounded_K)))
+            share = np.maximum(np.interp(self._greville, self._time_s_K, padded_K)[:, None], share)
+        return _from_spline(BSpline(self._knots, self._through + share * (self._near - self._through), 3))
 
 
 _TOUCH = 1e-9
@@ -194,7 +209,8 @@ def _enough(time_s_K: F64, position_KJ: F64, needed: int) -> tuple[F64, F64]:
     return np.concatenate((time_s_K, extra)), np.concatenate((position_KJ, still))
 
 
-def _from_spline(spline: BSpline, breaks: F64) -> Curve:
+def _from_spline(spline: BSpline) -> Curve:
+    breaks = spline.t[3:-3]
     motions = np.stack([spline(breaks, order) for order in range(3)], axis=1)
     return Curve.from_motions(breaks - breaks[0], motions)
 
@@ -217,10 +233,10 @@ def position_range(time_s_B: F64, pieces_B4J: F64) -> tuple[F64, F64]:
     Looked at where a piece starts and where the velocity is 0 inside a piece.
     """
     position, velocity, acceleration, jerk = (pieces_B4J[..., :-1, row, :] for row in range(4))
-    length_B1 = np.diff(time_s_B)[:, None]
+    length_B1 = np.diff(time_s_B)[..., None]
     starts = pieces_B4J[..., 0, :]
     low, high = starts.min(axis=-2), starts.max(axis=-2)
-    if len(time_s_B) == 1:
+    if time_s_B.shape[-1] == 1:
         return low, high
     root = np.sqrt(np.maximum(acceleration**2 - 2 * jerk * velocity, 0.0))
     half = -(acceleration + np.copysign(root, acceleration))
@@ -234,7 +250,7 @@ def position_range(time_s_B: F64, pieces_B4J: F64) -> tuple[F64, F64]:
 def peak_velocity(time_s_B: F64, pieces_B4J: F64) -> F64:
     """Exact greatest speed of every piece [..., B - 1, J]: at its ends and where the acceleration is 0."""
     velocity, acceleration, jerk = (pieces_B4J[..., :-1, row, :] for row in range(1, 4))
-    t = _inside(-acceleration, jerk, np.diff(time_s_B)[:, None])
+    t = _inside(-acceleration, jerk, np.diff(time_s_B)[..., None])
     inside = np.abs(velocity + t * (acceleration + t * jerk / 2))
     ends = np.abs(pieces_B4J[..., 1, :])
     return np.maximum(inside, np.maximum(ends[..., :-1, :], ends[..., 1:, :]))
