@@ -314,11 +314,13 @@ class ExecutorFuzzer:
         """Arms that were told nothing since `arm`, or since the clock jumped, wait where commands come late.
 
         How many periods of the way were left out is not told, so a motion begins here, and near: within what WAIT
-        periods at full speed take from the last command, or from the last look-ahead where arms went on along it.
+        periods at full speed take from the last command, or from a look-ahead that the arm went on along: the last one,
+        or the one that a driver held to which refuses.
         """
         stream = self._arms[name]
         reach_J = self._spec.limit("velocity") * WAIT / self._spec.rates.control_hz * (1 + TOLERANCE)
-        there = [self._last_J, *(carried_out(ahead, time_ns) for ahead in list(self._aheads[name])[-1:])]
+        taken = [*list(self._aheads[name])[-1:], *([self._refused[name]] if name in self._refused else [])]
+        there = [self._last_J, *(carried_out(ahead, time_ns) for ahead in taken)]
         if not any((np.abs(position_J - each_J) <= reach_J)[stream.joints].all() for each_J in there):
             self.report.problems.append(f"command at {self._now_ns}: {name} jumps where the clock did")
         stream.forget()
