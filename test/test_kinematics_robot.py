@@ -59,6 +59,29 @@ def test_paths_are_the_hands_of_one_posture_after_another() -> None:
         np.testing.assert_array_equal(paths_AK3[1, k], robot.hand_pose("right")[:3, 3])
 
 
+def test_the_jacobian_is_how_the_hand_moves_and_turns_with_every_joint(tmp_path: Path) -> None:
+    """Oracle: central differences of the hand's pose, for a site, a joint that counts the other way, and a body."""
+    arm = SPEC.arms[0]
+    turned = dataclasses.replace(arm, joints=(dataclasses.replace(arm.joints[0], sign=-1), *arm.joints[1:]))
+    for spec in (dataclasses.replace(SPEC, arms=(turned, *SPEC.arms[1:])), slide(tmp_path)):
+        robot, count, step = RobotKinematics(spec), len(spec.joint_names), 1e-6
+        at_J = np.linspace(-0.3, 0.4, count)
+        for name in [arm.name for arm in spec.arms]:
+            robot.place(at_J)
+            jacobian_6J, turn = robot.hand_jacobian(name), robot.hand_pose(name)[:3, :3]
+            poses = []
+            for sign in (-1, 1):
+                poses.append([])
+                for joint in range(count):
+                    robot.place(at_J + sign * step * np.eye(count)[joint])
+                    poses[-1].append(robot.hand_pose(name))
+            change_J44 = (np.array(poses[1]) - np.array(poses[0])) / (2 * step)
+            spin_J33 = change_J44[:, :3, :3] @ turn.T
+            angular_3J = np.stack([spin_J33[:, 2, 1], spin_J33[:, 0, 2], spin_J33[:, 1, 0]])
+            np.testing.assert_allclose(jacobian_6J, np.concatenate([change_J44[:, :3, 3].T, angular_3J]), atol=1e-7)
+            assert np.abs(jacobian_6J).max() > 0.1
+
+
 def test_a_camera_of_a_urdf_is_the_body_of_its_frame_with_its_calibration(tmp_path: Path) -> None:
     spec = slide(tmp_path)
     name = spec.cameras[0].name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,6 +16,7 @@ from wam_kit import LetterEncoder, make_checkpoint
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import CheckpointError, ConfigError
+from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
@@ -25,8 +27,15 @@ from starry_ros.sim.loop import run_episode
 from starry_ros.sim.tasks import drawn_case, task_of
 from starry_ros.training import rl_rollout, train_rl
 from starry_ros.training.budgets import RlConfig
-from starry_ros.training.rl_rollout import Rollout, RolloutJob, executed_steps, landing_reward, play_rollout
-from starry_ros.training.rl_sampler import AroundServed, aims, log_likelihood, means
+from starry_ros.training.rl_rollout import (
+    Rollout,
+    RolloutJob,
+    executed_steps,
+    hand_directions,
+    landing_reward,
+    play_rollout,
+)
+from starry_ros.training.rl_sampler import AroundServed, aims, along, log_likelihood, means
 from starry_ros.training.train_rl import Learner, RlTrainer, advantages, divergence, frozen_fingerprint, grpo_loss
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.model import WorldActionModel
@@ -85,12 +94,12 @@ def start(folder):
     return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
 
 
-def draws(checkpoint, count=2, credited=(0, None), committed=0, drawn=None, anchors=0):
+def draws(checkpoint, count=2, credited=(0, None), committed=0, drawn=None, anchors=0, directions=None):
     """Plans of a narrow model on random canvases, and how they were drawn; also what the runtime gave."""
     runner, rng = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), np.random.default_rng(0)
     act = runner.engines["act"] = AroundServed(
         runner.engines["act"], CONFIG.spread, np.random.default_rng(3), range(count) if drawn is None else drawn,
-        credited, anchors)
+        credited, anchors, directions)
     c, given = runner.config, []
 
     def normal(*shape):
@@ -131,6 +140,47 @@ def test_every_chunk_step_that_is_not_committed_moves_by_the_offset(start):
     assert np.allclose(offset_KJ[2:], offset_KJ[2], atol=1e-5)
     assert 0.3 * CONFIG.spread < np.abs(offset_KJ[2]).mean() < 3 * CONFIG.spread
     assert len(made) == 1
+
+
+def test_plans_in_a_row_have_one_offset_and_later_ones_another(start):
+    (_, moved), (_, served) = draws(start, 5, drawn=(0, 1, 2, 4)), draws(start, 5, drawn=())
+    first, second, third, none, last = [there[-1] - here[-1] for there, here in zip(moved, served, strict=True)]
+    assert np.abs(first).max() > 0.1
+    assert np.allclose(second, first, atol=1e-5)
+    assert np.allclose(third, first, atol=1e-5)
+    assert not none.any()
+    assert np.abs(last - first).max() > 0.05
+
+
+def test_the_likelihood_along_directions_is_that_of_the_offsets_in_them(start):
+    """Oracle: the offsets that make the difference to what was served, by least squares."""
+    directions_JH = np.random.default_rng(5).normal(0, 2, (start.config.joints, 3))
+    ways = [partial(draws, start, directions=lambda: directions_JH, drawn=drawn) for drawn in ((0, 1), ())]
+    (made, moved), (_, served) = (way() for way in ways)
+    means_DJ = means(Learner(start, CONFIG)._act, act_names(start), made).detach()
+    again = log_likelihood(along(aims(made), made), along(means_DJ, made), CONFIG.spread)
+    for draw, there, here, log_p in zip(made, moved, served, again, strict=True):
+        offset_H, rest, *_ = np.linalg.lstsq(directions_JH, there[-1] - here[-1], rcond=None)
+        assert rest[0] < 1e-8
+        exact = Normal(0.0, CONFIG.spread).log_prob(torch.from_numpy(offset_H)).sum().item()
+        assert exact == pytest.approx(draw.log_p, abs=1e-3)
+        assert log_p.item() == pytest.approx(draw.log_p, abs=2e-2)
+
+
+def test_an_offset_of_one_centimetre_moves_one_hand_so_far_and_turns_none():
+    robot, scale_J, home_J = RobotKinematics(SPEC), np.linspace(0.1, 0.5, 14), SPEC.limit("home")
+    home_J[[3, 10]] += 0.2
+    directions_JH = hand_directions(robot, home_J, scale_J)
+    robot.place(home_J)
+    before = [robot.hand_pose(arm.name) for arm in SPEC.arms]
+    for direction in range(6):
+        robot.place(home_J + 0.01 * directions_JH[:, direction] * scale_J)
+        after = [robot.hand_pose(arm.name) for arm in SPEC.arms]
+        moved = np.concatenate([there[:3, 3] - here[:3, 3] for here, there in zip(before, after, strict=True)])
+        assert moved == pytest.approx(0.01 * np.eye(6)[direction], abs=1.5e-3)
+        for here, there in zip(before, after, strict=True):
+            assert np.trace(here[:3, :3].T @ there[:3, :3]) > 1 + 2 * math.cos(0.01)
+    assert not directions_JH[list(SPEC.gripper_indices)].any()
 
 
 def test_plans_in_one_pass_have_the_means_of_plans_one_by_one(start):

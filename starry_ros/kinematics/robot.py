@@ -41,7 +41,8 @@ class RobotKinematics:
         self.spec = spec
         self.mujoco, self.model = _load(spec.kinematics.format, spec.kinematics.source)
         self.data = self.mujoco.MjData(self.model)
-        self._qpos_J = np.array([self._joint(name) for name in spec.joint_names])
+        joints = [self._joint(name) for name in spec.joint_names]
+        self._qpos_J, self._dof_J = self.model.jnt_qposadr[joints], self.model.jnt_dofadr[joints]
         self._sign_J = spec.limit("sign")
         self._frames = {arm.name: self._frame(arm.end_effector_frame) for arm in spec.arms}
         self._calibration = {name: self._fitted(name, given) for name, given in (calibration or {}).items()}
@@ -73,6 +74,19 @@ class RobotKinematics:
             self.place(position_J)
             found[:, k] = self.hands()
         return found
+
+    def hand_jacobian(self, arm: str) -> F64:
+        """Velocity [6, J] of an arm's end-effector frame, linear (m) then angular (rad), per velocity of each joint."""
+        site, body = self._frames[arm]
+        self.mujoco.mj_comPos(self.model, self.data)
+        jacobian = np.zeros((6, self.model.nv))
+        parts = self.model, self.data, jacobian[:3], jacobian[3:]
+        if site is None:
+            self.mujoco.mj_jacBody(*parts, body)
+        else:
+            self.mujoco.mj_jacSite(*parts, site)
+        columns: F64 = self._sign_J * jacobian[:, self._dof_J]
+        return columns
 
     def hand_body(self, arm: str) -> int:
         """Index of the body that carries an arm's end-effector frame."""
@@ -129,7 +143,7 @@ class RobotKinematics:
         index = self._index("mjOBJ_JOINT", name)
         if index < 0:
             raise ConfigError("kinematics", "lacks a joint of the contract", got=name)
-        return int(self.model.jnt_qposadr[index])
+        return index
 
     def _frame(self, name: str) -> tuple[int | None, int]:
         """Site (if it is one) and body of a frame."""

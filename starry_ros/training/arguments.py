@@ -194,7 +194,7 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
         ("probes", "episodes of each that look for the plans that matter"),
         ("group_size", "episodes that draw the plans that did"),
         ("plans_drawn", "plans in a row drawn around the served ones"),
-        ("spread", "their deviation, in shares of a joint's usual change"),
+        ("spread", "how far from there they bring the hands: deviation along x, y, z in m"),
         ("epochs", "passes over the plans an iteration"),
         ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
         ("kl_weight", "weight of the divergence from the first weights"),

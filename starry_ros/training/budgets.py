@@ -97,8 +97,8 @@ class RlConfig:
     """Everything that decides the weights, besides the model that it starts from.
 
     An iteration plays `scouts` layouts as served. Up to `groups` of those that failed are played `probes` times more,
-    with `plans_drawn` plans in a row drawn around the served ones: the Gaussian's deviation is `spread` of a joint's
-    usual change at a chunk step. Those that this turned are played `group_size` times more.
+    with `plans_drawn` plans in a row drawn around the served ones: each brings the hands elsewhere, by a Gaussian of
+    deviation `spread` (m) along x, y and z. Those that this turned are played `group_size` times more.
     """
 
     tasks: tuple[str, ...] = ("place_block_pad",)
@@ -114,7 +114,7 @@ class RlConfig:
     learning_rate: float = 2e-5
     clip: float = 0.2
     kl_weight: float = 0.05
-    spread: float = 0.2
+    spread: float = 0.01
     dense_weight: float = 0.1
     success_weight: float = 1.0
     clip_norm: float = 1.0

@@ -1,14 +1,14 @@
 """Episodes played for reinforcement learning: how every plan was drawn, and what it earned.
 
 An episode runs as `starry eval` runs it (latency, re-planning, history, noise of the imagined frame and of the value
-map, actions from the middle of their noise), except for a few plans in a row that are drawn around the served ones. So
-the episodes of a group differ by nothing but what these plans are given credit for.
+map, actions from the middle of their noise), except for a few plans in a row that bring the hands somewhere else than
+the served ones, turned as before. So the episodes of a group differ by nothing but what these plans get credit for.
 
 The reward of a plan is the model's own value map of the next contact where the chunk brings a hand (AIM equation 12:
 M_t at the projected point), less what the map is where the hand is: an arm that hangs over the contact, as in most
 failures, earns nothing more. An episode earns a bonus for success.
 
-Shapes: K chunk steps, J joints, A = 6 arm joints.
+Shapes: K chunk steps, J joints, A joints of an arm without its jaw, H directions: x, y, z of every hand.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
+from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
@@ -35,6 +36,7 @@ from starry_ros.training.rl_sampler import AroundServed, Draw, Span
 from starry_ros.types import F64, Canvas, Plan, ValueMap
 from starry_ros.wam.checkpoint import CONFIG, load_checkpoint
 from starry_ros.wam.load import choose_runtime
+from starry_ros.wam.normalise import NormStats
 from starry_ros.wam.planner import PlannerConfig
 from starry_ros.wam.runtimes.runner import Engine, GraphRunner
 from starry_ros.wam.session import Session
@@ -43,11 +45,13 @@ from starry_ros.wam.text import load_text_encoder
 FIRST_SEED = 5_000_000
 """Layouts of reinforcement learning begin here. They are of the training split, sentences included."""
 LOOP = LoopConfig()
+LEAST_TURN = 0.03
+"""Damping of the inverse of a hand's motion, in m or rad per rad of a joint."""
 
 
 @dataclass(frozen=True)
 class RolloutJob:
-    """One episode: which weights, which layout, which plans are drawn around the served ones, and how far.
+    """One episode: which weights, which layout, which plans are drawn around the served ones, and how far (m).
 
     `anchors` plans of an episode without any are kept as they were served.
     """
@@ -112,23 +116,42 @@ def _height(cell: Cell, value_map: ValueMap, point: F64) -> float:
     return float(values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)]) if inside else 0.0
 
 
+def hand_directions(robot: RobotKinematics, position_J: F64, scale_J: F64) -> F64:
+    """By how many of its units `scale_J` each joint moves when a hand moves 1 m along x, y or z without turning [J, H].
+
+    `LEAST_TURN` keeps joints from racing where an arm is stretched.
+    """
+    robot.place(position_J)
+    directions_JH = np.zeros((len(scale_J), 3 * len(robot.spec.arms)))
+    for number, arm in enumerate(robot.spec.arms):
+        joints = np.arange(len(scale_J))[robot.spec.arm_slice(arm.name)][:-1]
+        jacobian_6A = robot.hand_jacobian(arm.name)[:, joints]
+        square_66 = jacobian_6A @ jacobian_6A.T + LEAST_TURN**2 * np.eye(6)
+        moved_A3 = jacobian_6A.T @ np.linalg.solve(square_66, np.eye(6)[:, :3])
+        directions_JH[joints, 3 * number:3 * number + 3] = moved_A3 / scale_J[joints, None]
+    return directions_JH
+
+
 def executed_steps(loop: LoopConfig, step_s: float) -> Span:
     """The steps of a chunk that it decides: after what is committed, until the next chunk arrives."""
     first_s, end_s = loop.latency_s + PlannerConfig.lead_s, loop.latency_s + loop.replan_s
     return math.ceil(first_s / step_s - 1e-9), math.ceil(end_s / step_s - 1e-9)
 
 
-_KEPT: dict[tuple[Path, int, int], tuple[Session, GraphRunner, Engine]] = {}
-"""The newest weights of this process: a session, its runtime, and the runtime's own engine of the action stream."""
+_KEPT: dict[tuple[Path, int, int], tuple[Session, GraphRunner, Engine, NormStats]] = {}
+"""The newest weights of this process: a session, its runtime, that one's own engine of the action stream, and units."""
 
 
 def play_rollout(job: RolloutJob) -> Rollout:
     """Play one episode in this process."""
     spec = job.spec
     cell = kept_cell(spec)
-    session, runner, engine = _session(job)
+    session, runner, engine, stats = _session(job)
     rng, span = np.random.default_rng(job.noise_seed), executed_steps(LOOP, spec.action.step_s)
-    act = AroundServed(engine, job.spread, rng, job.drawn, span, job.anchors)
+    scale_J = stats.action_scale_KJ[slice(*span)].mean(0)
+    robot = RobotKinematics(spec)
+    act = AroundServed(engine, job.spread, rng, job.drawn, span, job.anchors,
+                       lambda: hand_directions(robot, cell.state(0).position_J, scale_J))
     runner.engines["act"] = act
     session.epoch = job.case.seed
     harvest = Harvest(cell)
@@ -137,7 +160,7 @@ def play_rollout(job: RolloutJob) -> Rollout:
     return Rollout(job.case, dense, result.success, tuple(act.draws), act.plans, job.noise_seed, job.drawn)
 
 
-def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine]:
+def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine, NormStats]:
     """A session of the job's weights as they are on disk now."""
     key = job.model, (job.model / CONFIG).stat().st_mtime_ns, job.steps
     if key not in _KEPT:
@@ -149,5 +172,5 @@ def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine]:
         texts = load_text_encoder(checkpoint.text_encoder, config.text_tokens)
         _KEPT.clear()
         session = Session(runner, checkpoint.stats, texts, job.spec, checkpoint.layout_hash)
-        _KEPT[key] = session, runner, runner.engines["act"]
+        _KEPT[key] = session, runner, runner.engines["act"], checkpoint.stats
     return _KEPT[key]

@@ -1,13 +1,15 @@
 """Plans drawn around the one that is served, with an exact Gaussian likelihood.
 
 The served plan is the end of the sampler's ordinary differential equation, begun in the middle of the noise
-(`temperature` 0). The last step of the sampler adds to it one Gaussian offset a joint, the same for every chunk step in
-model units, so that the arms end somewhere else and move there smoothly. The mean of the executed chunk steps is then a
-Gaussian of J dimensions around that of the served plan: its likelihood is exact, and what learns is the policy that is
-served, through every step of the sampler. (Noise in every step and dimension, as in Flow-GRPO, arXiv 2505.05470, has
-hundreds of times the dimensions to share one reward among, and improves the policy with the noise.)
+(`temperature` 0). The last step of the sampler adds a Gaussian offset to it, the same for every chunk step in model
+units, so that the arms end somewhere else and move there smoothly; plans in a row have the same one, so that they do
+not undo each other. It lies along a few directions, such as those in which the hands move without turning. Read along
+them, the mean of the executed chunk steps is a Gaussian around that of the served plan: its likelihood is exact, and
+what learns is the policy that is served, through every step of the sampler. (Noise in every step and dimension, as in
+Flow-GRPO, arXiv 2505.05470, has hundreds of times the dimensions to share one reward among, and improves the policy
+with the noise.)
 
-Shapes: D plans, N steps of the sampler, K chunk steps, J joints.
+Shapes: D plans, N steps of the sampler, K chunk steps, J joints, H directions.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from starry_ros.types import F32
+from starry_ros.types import F32, F64
 
 Arrays = dict[str, np.ndarray]
 Span = tuple[int, int | None]
@@ -33,7 +35,8 @@ class Draw:
     """How one plan's actions were drawn: what the action stream saw, and where the plan ended.
 
     `x_NKJ` is what every step of the sampler began with, in it the `committed` steps that are put back before each.
-    `aim_J` is the mean over the `credited` chunk steps, those that the plan decides, drawn with log p `log_p`.
+    `aim_J` is the mean over the `credited` chunk steps, those that the plan decides; `read_HJ` reads it along the
+    directions in which it was drawn, with log p `log_p`.
     """
 
     inputs: Arrays
@@ -42,31 +45,34 @@ class Draw:
     s_N: tuple[float, ...]
     ds_N: tuple[float, ...]
     aim_J: F32
+    read_HJ: F32
     log_p: float
     credited: Span = ALL
 
 
-def log_likelihood(aim_DJ: Tensor, mean_DJ: Tensor, spread: float) -> Tensor:
+def log_likelihood(aim_DH: Tensor, mean_DH: Tensor, spread: float) -> Tensor:
     """log p [D] of independent Gaussians of one deviation."""
-    square = ((aim_DJ - mean_DJ) / spread).square().sum(-1)
-    return -0.5 * square - aim_DJ.shape[-1] * (math.log(spread) + 0.5 * math.log(2 * math.pi))
+    square = ((aim_DH - mean_DH) / spread).square().sum(-1)
+    return -0.5 * square - aim_DH.shape[-1] * (math.log(spread) + 0.5 * math.log(2 * math.pi))
 
 
 class AroundServed:
     """Stands in for the `act` engine of a runtime: adds the offset to some plans, and keeps how they were drawn.
 
     Plans are counted from 0; those in `drawn` get an offset, the others are the served ones. Where none is drawn, a
-    random sample of `anchors` plans is kept as it was served.
+    random sample of `anchors` plans is kept as it was served. `directions` gives what an offset of 1 along each of them
+    is in model units [J, H], for the moment of a plan; without it every joint is a direction.
     """
 
     def __init__(
         self, engine: Callable[[Arrays], Arrays], spread: float, rng: np.random.Generator, drawn: Sequence[int],
-        credited: Span = ALL, anchors: int = 0,
+        credited: Span = ALL, anchors: int = 0, directions: Callable[[], F64] | None = None,
     ) -> None:
         self._engine, self._spread, self._rng = engine, spread, rng
         self._drawn, self._credited, self._anchors = frozenset(drawn), credited, anchors
         self._steps: list[tuple[F32, F32, float, float]] = []
         self._inputs: Arrays = {}
+        self._directions, self._offset_H = directions, np.zeros(0)
         self.plans = 0
         self.draws: list[Draw] = []
 
@@ -84,25 +90,33 @@ class AroundServed:
         if self.plans - 1 not in self._drawn:
             self._anchor(following[0])
             return {"a_next": following}
-        offset_J: F32 = self._spread * self._rng.standard_normal(following.shape[-1:], dtype=np.float32)
-        self.draws.append(self._keep(following[0], offset_J))
+        directions_JH = self._along(following.shape[-1])
+        if self.plans - 2 not in self._drawn:
+            self._offset_H = self._spread * self._rng.standard_normal(directions_JH.shape[1:])
+        offset_J: F32 = np.asarray(directions_JH @ self._offset_H, dtype=np.float32)
+        self.draws.append(self._keep(following[0], offset_J, directions_JH))
         return {"a_next": following + offset_J}
+
+    def _along(self, joints: int) -> F64:
+        return np.eye(joints) if self._directions is None else self._directions()
 
     def _anchor(self, served_KJ: F32) -> None:
         """Reservoir sampling: every plan of the episode is as likely to be among those that are kept."""
         if self._drawn or not self._anchors:
             return
-        if len(self.draws) < self._anchors:
-            self.draws.append(self._keep(served_KJ, np.zeros(served_KJ.shape[-1], np.float32)))
-        elif (place := int(self._rng.integers(self.plans))) < self._anchors:
-            self.draws[place] = self._keep(served_KJ, np.zeros(served_KJ.shape[-1], np.float32))
+        full = len(self.draws) == self._anchors
+        place = int(self._rng.integers(self.plans)) if full else len(self.draws)
+        if place < self._anchors:
+            joints = served_KJ.shape[-1]
+            self.draws[place:place + 1] = [self._keep(served_KJ, np.zeros(joints, np.float32), self._along(joints))]
 
-    def _keep(self, served_KJ: F32, offset_J: F32) -> Draw:
+    def _keep(self, served_KJ: F32, offset_J: F32, directions_JH: F64) -> Draw:
         x, following, s, ds = zip(*self._steps, strict=True)
         mean_J = served_KJ[slice(*self._credited)].mean(0)
-        aim_J = mean_J + offset_J
-        log_p = float(log_likelihood(torch.from_numpy(aim_J), torch.from_numpy(mean_J), self._spread))
-        return Draw(self._inputs, np.stack(x), _committed(x, following), s, ds, aim_J, log_p, self._credited)
+        aim_J, read_HJ = mean_J + offset_J, np.linalg.pinv(directions_JH).astype(np.float32)
+        aim_H, mean_H = (torch.from_numpy(read_HJ @ each_J) for each_J in (aim_J, mean_J))
+        log_p = float(log_likelihood(aim_H, mean_H, self._spread))
+        return Draw(self._inputs, np.stack(x), _committed(x, following), s, ds, aim_J, read_HJ, log_p, self._credited)
 
 
 def _committed(x: Sequence[F32], following: Sequence[F32]) -> int:
@@ -139,3 +153,8 @@ def _together(name: str, draws: Sequence[Draw]) -> Tensor:
 def aims(draws: Sequence[Draw]) -> Tensor:
     """What was drawn [D, J]."""
     return torch.as_tensor(np.stack([draw.aim_J for draw in draws]))
+
+
+def along(x_DJ: Tensor, draws: Sequence[Draw]) -> Tensor:
+    """Aims [D, H] along the directions in which each was drawn."""
+    return torch.einsum("dhj,dj->dh", torch.as_tensor(np.stack([draw.read_HJ for draw in draws])), x_DJ)

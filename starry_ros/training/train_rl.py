@@ -5,8 +5,8 @@ in a row drawn around the served ones, somewhere else in each: where that turned
 matter. A group plays such a layout several times more with the same plans drawn, and these plans get the credit for how
 its episodes end, and nothing else does. An episode's return is the mean reward of its plans plus the bonus for success;
 its advantage is the return, normalised within the group. A drawn plan is an action with an exact likelihood ratio,
-clipped as in PPO; the divergence from the first weights is exact too, between Gaussians of one width, and is also taken
-at plans of the episodes that went well.
+clipped as in PPO; the divergence from the first weights, between Gaussians of one width, is exact too, and is also
+taken at plans of the episodes that went well.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from starry_ros.training.budgets import RlConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
-from starry_ros.training.rl_sampler import Draw, aims, log_likelihood, means
+from starry_ros.training.rl_sampler import Draw, aims, along, log_likelihood, means
 from starry_ros.training.same_run import refuse
 from starry_ros.training.store import STATE, Progress, load_state, read_records, save_state, write_records
 from starry_ros.types import Record
@@ -51,6 +51,9 @@ MOST_TARGETS = 6
 """A multiple of how many things any task can ask for."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
+LEASH = 0.2
+"""Deviation of the Gaussians whose divergence is told, in shares of a joint's usual change: in every direction, those
+that nothing is drawn in included."""
 LEAST_SPREAD = 0.1
 """Groups whose returns deviate by less teach nothing: where every episode succeeds, or none, what is left is the third
 digit of the value map's reward, and an optimiser that normalises gradients would follow it as far as a success."""
@@ -129,9 +132,9 @@ class Learner:
         with torch.no_grad():
             first_DJ = means(self._first_act, self._names, draws)
         old = torch.tensor([draw.log_p for draw in draws])
-        log_p = log_likelihood(aims(draws), mean_DJ, config.spread)
+        log_p = log_likelihood(along(aims(draws), draws), along(mean_DJ, draws), config.spread)
         loss, clipped = grpo_loss(log_p, old, advantage, config.clip)
-        kl = divergence(mean_DJ, first_DJ, config.spread)
+        kl = divergence(mean_DJ, first_DJ, LEASH)
         (loss.sum() / counts[0] + config.kl_weight * kl.sum() / counts[1]).backward()
         ratio = (log_p - old).exp()
         drawn = (advantage != 0).float()
