@@ -13,7 +13,7 @@ import pytest
 from control_kit import FORWARD_SPEC, FULL_SPEC, SPEC
 
 from starry_ros.bench.fuzz import ExecutorFuzzer
-from starry_ros.bench.streams import Stream, run_of, worst_use
+from starry_ros.bench.streams import Run, Stream, run_of, worst_use
 from starry_ros.control import safety
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode
@@ -155,6 +155,21 @@ def test_a_command_may_go_on_from_a_look_ahead_and_from_nowhere_else() -> None:
         now_ns = 10**9 + 110_000_000
         wrong = stream.add(now_ns, jerking(np.array([0.055]))[0] + off, [run_of(ahead, arm, now_ns - 10_000_000)])
         assert (wrong is None) == fine
+
+
+def test_motions_that_agree_of_late_stay_apart_while_a_look_ahead_can_still_tell_them_apart() -> None:
+    """Two explanations: one stands still; the other was off once, by what a steady tick allows and a nearer one not."""
+    arm, tick_ns, still = SPEC.arm_slice(SPEC.arms[0].name), 10_000_000, np.repeat(MIDDLE_J[None], 8, axis=0)
+    off_J = 0.9 * SPEC.limit("jerk") * 2000e-9 / 6
+    times_ns = [10**9 + tick_ns * k for k in range(-5, 1)]
+    good = Run(times_ns, [MIDDLE_J[arm].copy() for _ in times_ns])
+    bad = Run(times_ns, [MIDDLE_J[arm] + (k == 4) * off_J[arm] for k in range(6)])
+    ahead = LookAhead(10**9, 0.005 + 0.01 * np.arange(8), still, 0 * still, 0 * still)
+    for runs, fine in (([good, bad], True), ([bad, good], True), ([bad], False)):
+        stream = Stream(SPEC, arm)
+        stream.runs = runs
+        assert [stream.add(10**9 + tick_ns * k, MIDDLE_J) for k in (1, 2, 3)] == [None] * 3
+        assert (stream.continued(ahead) is None) == fine
 
 
 def test_the_same_seed_replays_the_same_run() -> None:

@@ -22,6 +22,9 @@ TOLERANCE = 1e-6
 WINDOW = 3
 """Samples that the next one is judged with: as many as the order of the highest derivative."""
 KINDS = ("position", "velocity", "acceleration", "jerk")
+APART = 9
+"""Motions that agree in so many last samples are one: a look-ahead begins up to six samples back, and is judged with
+WINDOW of those before."""
 KEPT = 15
 """Samples that are remembered: as far back as a look-ahead begins, and more."""
 WHOLE = slice(None)
@@ -106,7 +109,7 @@ class Stream:
         position_A = position_J[self.joints].copy()
         further = [run.then(time_ns, position_A) for run in (*self.runs, *others) if run.time_ns]
         uses = [run.used(self._spec, self.joints, WINDOW + 1) for run in further]
-        fine = {tuple(map(id, run.positions[-WINDOW:])): (run, use)
+        fine = {tuple(map(id, run.positions[-APART:])): (run, use)
                 for run, use in zip(further, uses, strict=True) if max(use.values()) <= 1 + TOLERANCE}
         self.runs = [run for run, _ in fine.values()] or [Run([time_ns], [position_A])]
         for kind in KINDS:
