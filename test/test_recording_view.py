@@ -55,6 +55,20 @@ def test_every_message_of_a_recording_is_shown(tmp_path: Path, logged: dict[str,
     assert "sentence: put the blue block on the pad" in texts
 
 
+def test_an_executor_that_has_gone_silent_is_not_shown_as_running(
+    tmp_path: Path, logged: dict[str, list[Any]]
+) -> None:
+    write_session(tmp_path / "a.mcap", more=more)
+    recording, sink, head = Recording(tmp_path / "a.mcap"), view_sink.ViewSink(SPEC), SPEC.cameras[0].topic
+    status, picture = (next(iter(recording.messages(topic))).message for topic in ("executor_status", head))
+    for topic, time_s, message in (("executor_status", 10.0, status), (head, 12.0, picture), (head, 13.0, picture),
+                                   (head, 13.1, picture), ("executor_status", 14.0, status)):
+        sink.take(topic, round(1e9 * time_s), message)
+    texts = [str(entry.text.as_arrow_array()[0]) for entry in logged["log"]]
+    assert [text.partition(" (")[0] for text in texts if text.startswith("mode")] == [
+        f"mode: {status.mode_name}", "mode: NO EXECUTOR", f"mode: {status.mode_name}"]
+
+
 def test_a_message_that_cannot_be_read_is_said_in_the_log(logged: dict[str, list[Any]]) -> None:
     sink = view_sink.ViewSink(SPEC)
     broken = SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=0, nanosec=0)), encoding="mystery",

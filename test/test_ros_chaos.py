@@ -118,6 +118,33 @@ def test_arms_that_run_out_of_plans_have_until_their_end_and_a_little_more() -> 
     assert judge(late, within_s=4.0, counts_from=PLAN_END)["due_s"] == pytest.approx(1.6)
 
 
+def test_a_jaw_that_shuts_on_nothing_is_no_arm_that_moves_unless_it_was_asked_to() -> None:
+    jaw, waist = (FULL_SPEC.joint_names.index(name) for name in ("right_gripper", "right_waist"))
+    late = (TIMES > 1.5) & (TIMES < 1.6)
+    for joint, asked_too, words in ((jaw, False, ""), (jaw, True, "right_gripper"), (waist, False, "right_waist")):
+        watched = Watched()
+        watched.seen[2][late, joint] = watched.told[2][late, joint] = -0.5 * LIMIT[joint]
+        watched.told[2][late, joint] *= asked_too
+        if not words:
+            assert judge(watched)["rest_s"] == 0.0
+        else:
+            with pytest.raises(Failed, match=rf"{words} still moving 1\.58 s after the fault, due after 1\.00 s"):
+                judge(watched, joined=True)
+
+
+def test_what_is_asked_of_the_joints_may_be_heard_late() -> None:
+    late, heard = Watched(), []
+    late.told, whole = tuple(part[:0] for part in late.told), late.told
+
+    def wait(duration_s: float) -> None:
+        heard.append(duration_s)
+        late.told = whole if len(heard) > 5 else late.told
+
+    late.wait = wait  # type: ignore[method-assign]
+    assert judge(late)["rest_s"] == 0.0
+    assert len(heard) == 6
+
+
 def test_arms_that_run_out_of_commands_have_until_the_end_of_those_that_were_sent_before() -> None:
     before = [Passed(-0.02, 0.2), Passed(0.0, 0.25), Passed(0.0, 0.2)]
     killed = Watched(lambda t: 0.3 * (t < 0.5), look_aheads=before)

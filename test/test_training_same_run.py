@@ -64,11 +64,11 @@ def train_autoencoder_on(data: Path, tmp_path: Path, model: Path) -> None:
     train_autoencoder_command(parser.parse_args(["--data", str(data), "--out", str(tmp_path / "run")]))
 
 
-def train_states_on(data: Path, tmp_path: Path, model: Path) -> None:
+def train_states_on(data: Path, tmp_path: Path, model: Path, *more: str) -> None:
     parser = argparse.ArgumentParser()
     add_train_state_tokens_command_arguments(parser)
     words = ["--data", str(data), "--out", str(tmp_path / "run"), "--autoencoder", str(model)]
-    train_state_tokens_command(parser.parse_args(words))
+    train_state_tokens_command(parser.parse_args([*words, *more]))
 
 
 def adopt_from(data: Path, tmp_path: Path, model: Path) -> None:
@@ -249,6 +249,19 @@ def test_an_autoencoder_is_not_gone_on_with_from_another_start(data: Path, model
     with pytest.raises(DataError, match="belongs to another run"):
         train_autoencoder_command(parser.parse_args(words))
     train_autoencoder_command(parser.parse_args([*words, "--init", str(model)]))
+
+
+def test_states_are_not_gone_on_with_by_other_options(data: Path, model: Path, tmp_path: Path) -> None:
+    (data / "episodes" / "00001.npz").write_bytes((data / "episodes" / "00000.npz").read_bytes())
+    words = ("--batch", "2", "--device", "cpu", "--action-weight", "0.5")
+    train_states_on(data, tmp_path, model, *words, "--steps", "2")
+    weights = (tmp_path / "run" / "states.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"other options; got --seed 3, --action-weight 1\.0; "
+                                          r"expected --seed 0, --action-weight 0\.5"):
+        train_states_on(data, tmp_path, model, *words[:4], "--seed", "3", "--steps", "3")
+    assert (tmp_path / "run" / "states.safetensors").read_bytes() == weights
+    train_states_on(data, tmp_path, model, *words, "--steps", "3")
+    assert (tmp_path / "run" / "states.safetensors").read_bytes() != weights
 
 
 def test_a_folder_without_a_saved_state_is_no_run(data: Path, model: Path, tmp_path: Path) -> None:

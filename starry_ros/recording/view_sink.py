@@ -19,10 +19,11 @@ from starry_ros.recording.reader import arm_positions, chunk_of, image_of, stamp
 from starry_ros.recording.view_layout import short
 from starry_ros.recording.view_plans import PlanBars, log_axes
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.timing import nanoseconds
 from starry_ros.types import F64, U8, RobotState, ValueMap
 from starry_ros.value.colour import LEVELS, table
 from starry_ros.value.imagined import ImaginedPairs, beside, compare, whole
-from starry_ros.value.overlay import MODE_RGB, PLAIN_RGB, Caption, OverlayPainter, Style
+from starry_ros.value.overlay import MODE_RGB, NO_EXECUTOR, PLAIN_RGB, SILENT_S, Caption, OverlayPainter, Style
 
 APPLICATION = "starry_ros"
 JPEG_QUALITY = 85
@@ -57,6 +58,7 @@ class ViewSink:
         self._map: ValueMap | None = None
         self._plans, self._pairs = PlanBars(), ImaginedPairs(800_000_000, 50_000_000)
         self._states: dict[str, str] = {}
+        self._mode_ns = 0
         self._warnings, self._sentences = {""}, list[str]()
         self._samples: dict[str, list[tuple[int, float]]] = {}
         self._now_ns = self._sent_ns = self._arms_ns = self._bars_ns = self._first_canvas_ns = 0
@@ -159,6 +161,8 @@ class ViewSink:
         fresh = self._map is not None and stamp_ns(message.header.stamp) - self._map.observation_ns < MAP_AGE_NS
         caption = None
         if name == self._spec.cameras[0].name:
+            if "mode" in self._states and self._now_ns - self._mode_ns > nanoseconds(SILENT_S):
+                self._change("mode", NO_EXECUTOR, LOG_LEVEL["FAULT"])
             mode = self._states.get("mode", "")
             caption = Caption(self._states.get("sentence", ""), mode, MODE_RGB.get(mode, PLAIN_RGB))
         rr.log(f"cameras/{name}", _jpeg(self._painter.paint(name, picture, self._map if fresh else None, caption)))
@@ -246,6 +250,7 @@ class ViewSink:
             rr.log("log", rr.TextLog(f"{lane}: {value} {more}".rstrip(), level=level))
 
     def _executor(self, message: Any) -> None:
+        self._mode_ns = self._now_ns
         self._change("mode", message.mode_name, LOG_LEVEL.get(message.mode_name, "INFO"), f"({message.reason})")
         if message.chunk_id:
             self._plot("plots/latency/slack_ms", 1000 * message.slack_s)

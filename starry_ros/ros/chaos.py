@@ -89,9 +89,11 @@ def _judge(theatre: Theatre, scenario: Scenario) -> Record:
 
 
 def _arms_seen(theatre: Theatre, scenario: Scenario) -> Record:
-    witness = theatre.witness()
-    if not len(witness.seen[0]):
+    if not len(theatre.witness().seen[0]):
         raise Failed("the simulated robot says nothing")
+    _wait_for(theatre, lambda: len(theatre.witness().asked[0]) > 1,  # a listener that was killed may hold up the word
+              lambda: "the simulated robot does not say what was asked of its joints")
+    witness = theatre.witness()
     row = within_limits(witness, commands_lost=scenario.commands_lost, joined=scenario.joined)
     if scenario.outcome == RESTS:
         return row | rest_in_time(witness, scenario)

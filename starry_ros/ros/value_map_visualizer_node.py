@@ -54,7 +54,7 @@ from starry_ros.timing import nanoseconds
 from starry_ros.types import ActionChunk, ValueMap
 from starry_ros.value.colour import RAMPS_LCH
 from starry_ros.value.imagined import ImaginedPairs, compare, whole
-from starry_ros.value.overlay import MODE_RGB, PLAIN_RGB, Caption, OverlayPainter, Style
+from starry_ros.value.overlay import MODE_RGB, NO_EXECUTOR, PLAIN_RGB, SILENT_S, Caption, OverlayPainter, Style
 
 MAPS = tuple(sorted(RAMPS_LCH))
 PARAMETERS = (
@@ -123,7 +123,7 @@ class ValueMapVisualizerNode(StarryNode):
         self._commands: dict[str, tuple[int, JointTrajectory]] = {}
         self._states = StateHistory()
         self._imagined = ImaginedPairs(nanoseconds(self._values["imagined_ahead_s"]), nanoseconds(0.05))
-        self._sentence, self._mode = "", ""
+        self._sentence, self._mode, self._mode_ns = "", "", 0
         self._painted, self._problem = 0, ""
         self._plan_markers: PlanMarkers | None = None
         self._markers = self.create_publisher(MarkerArray, PLAN_MARKERS, STATE)
@@ -212,7 +212,7 @@ class ValueMapVisualizerNode(StarryNode):
         self._sentence = message.instruction
 
     def _on_executor(self, message: ExecutorStatus) -> None:
-        self._mode = message.mode_name
+        self._mode, self._mode_ns = message.mode_name, self._edge.now_ns()
 
     def _on_chunk(self, message: ActionChunkMessage) -> None:
         try:
@@ -235,7 +235,9 @@ class ValueMapVisualizerNode(StarryNode):
 
     def _on_image(self, view: View, message: Image | CompressedImage) -> None:
         name, header = view.camera.name, message.header
-        caption = Caption(self._sentence, self._mode, MODE_RGB.get(self._mode, PLAIN_RGB))
+        silent = self._mode and self._edge.now_ns() - self._mode_ns > nanoseconds(SILENT_S)
+        mode = NO_EXECUTOR if silent else self._mode
+        caption = Caption(self._sentence, mode, MODE_RGB.get(mode, PLAIN_RGB))
         value_map = self._fresh_map()
         try:
             if view.image.get_subscription_count():

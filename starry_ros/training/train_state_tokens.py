@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import StatesTraining
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
+from starry_ros.training.same_run import refuse
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.summary import check_contract
 from starry_ros.training.train_data import encoder, follow, given_autoencoder
@@ -37,6 +39,8 @@ from starry_ros.wam.options import StatesConfig
 from starry_ros.wam.state_tokens import RECORD, StateAutoencoder, load_states, save_states
 
 HELD_OUT_EVERY = 10
+KEPT = ("seed", "batch", "action_weight")
+"""What a run keeps to its end, by option: it decides the weights."""
 
 
 def held_out(data: Demonstrations) -> NDArray[np.bool_]:
@@ -187,6 +191,13 @@ def load_data(args: argparse.Namespace, run_folder: Path) -> Demonstrations:
     return load_demonstrations(args.data, args.cache or run_folder / "cache", encoder(autoencoder))
 
 
+def _require_same_run(out: Path, training: StatesTraining) -> None:
+    """ConfigError where the run in `out` was begun with another of the KEPT options. It may get more steps."""
+    begun, given = json.loads((out / RECORD).read_bytes()).get("facts", {}), dataclasses.asdict(training)
+    refuse(out, {f"--{name.replace('_', '-')}": (begun[name], given[name]) for name in KEPT
+                 if begun.get(name, given[name]) != given[name]})
+
+
 def train_state_tokens_command(args: argparse.Namespace) -> int:
     """`starry train-state-tokens`: returns 0 when the run is saved."""
     for name in ("steps", "batch"):
@@ -196,6 +207,8 @@ def train_state_tokens_command(args: argparse.Namespace) -> int:
     training = StatesTraining(args.steps, args.batch, args.seed, action_weight=args.action_weight)
     begun = (args.out / RECORD).is_file()
     config = load_states(args.out).config if begun else states_config(data)
+    if begun:
+        _require_same_run(args.out, training)
     trainer = StatesTrainer(data, config, training, args.out, chosen_compute(args.device))
     run(trainer, args.minutes)
     print(f"{trainer.progress.step} steps, written to {args.out}")

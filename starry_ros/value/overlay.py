@@ -31,8 +31,10 @@ ARMS = [np.array([0.5 * direction, 1.6 * direction]) for direction in DIRECTIONS
 DIAMOND = np.vstack([DIRECTIONS, DIRECTIONS[:1]])
 RING = np.stack([np.cos(np.linspace(0, 2 * np.pi, 33)), np.sin(np.linspace(0, 2 * np.pi, 33))], axis=-1)
 INK_RGB, PAPER_RGB, DIM_RGB = (12, 14, 18), (245, 246, 248), (168, 176, 188)
+NO_EXECUTOR, SILENT_S = "NO EXECUTOR", 2.5
+"""Shown in place of the mode once the executor, which says it every second or more often, has been silent so long."""
 MODE_RGB = {"RUN": (90, 220, 130), "SLOW": (240, 200, 80), "HOLD": (120, 170, 250), "STOP": (240, 140, 60),
-            "FAULT": (250, 80, 80)}
+            "FAULT": (250, 80, 80), NO_EXECUTOR: (250, 80, 80)}
 PLAIN_RGB = DIM_RGB
 SUBPIXEL_BITS = 4
 FONT = cv2.FONT_HERSHEY_SIMPLEX

@@ -13,7 +13,7 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from sensor_msgs.msg import CameraInfo, Image, JointState
-from starry_ros.msg import ActionChunk, ValueMap
+from starry_ros.msg import ActionChunk, ExecutorStatus, ValueMap
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import MarkerArray
 
@@ -29,7 +29,7 @@ from starry_ros.ros.convert import (
     state_message,
     value_map_message,
 )
-from starry_ros.ros.qos import COMMAND, NEWEST, PLAN, SENSOR, STATE
+from starry_ros.ros.qos import COMMAND, LATCHED, NEWEST, PLAN, SENSOR, STATE
 from starry_ros.sim.cell import Cell
 from starry_ros.types import ActionChunk as Chunk
 from starry_ros.types import RobotState
@@ -189,3 +189,24 @@ def test_live_parameters_change_the_picture_and_wrong_ones_change_nothing(source
     changed = newest()
     assert (changed[4:8, 250:310] != before[4:8, 250:310]).any()
     assert not put("robot", type=text, string_value="other").successful
+
+
+def test_an_executor_that_has_gone_silent_is_not_shown_as_running(sources: Sources) -> None:
+    shown = sources.world.listen(Image, "right_wrist/value_map/image_raw", NEWEST)
+    executor = sources.node.create_publisher(ExecutorStatus, "executor_status", LATCHED)
+
+    def pill() -> str:
+        """By the colour of its frame in the bar."""
+        if not shown:
+            return ""
+        bar = np.frombuffer(shown[-1].data, np.uint8).reshape(240, 320, 3)[-18:].astype(int)
+        redder = bar[..., 0] - bar[..., 1]
+        return "green" if (redder < -90).sum() > 20 else "red" if (redder > 90).sum() > 20 else ""
+
+    def told_to_run() -> bool:
+        executor.publish(ExecutorStatus(mode_name="RUN"))
+        return pill() == "green"
+
+    sources.until(told_to_run, "RUN")
+    sources.until(lambda: pill() == "red", "silence")
+    sources.until(told_to_run, "RUN again")
