@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
+from starry_ros.ros.dead_ports import keep_off_dead_ports
 from starry_ros.ros.priority import yield_cores
 from starry_ros.ros.transport import keep_apart
 
@@ -15,6 +16,7 @@ def main() -> None:
     try:
         yield_cores(node)
         keep_apart(node)
+        keep_off_dead_ports()
         importlib.import_module(f"starry_ros.ros.{node}_node").main()
     except KeyboardInterrupt:
         raise SystemExit(0) from None

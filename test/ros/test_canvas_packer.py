@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,3 +148,26 @@ def test_two_publishers_of_one_camera_are_both_refused(rig: Rig) -> None:
                     and "more than one publisher" in rig.world.message("canvas_packer"))
     rig.world.node.destroy_publisher(intruder)
     rig.all_valid()
+
+
+def ports_of(pid: int) -> set[str]:
+    """Shared-memory ports whose locks a process holds."""
+    links = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists()}
+    return {Path(link).name for link in links if "fastrtps_port" in link and link.endswith("_el")}
+
+
+def test_a_packer_that_is_started_after_a_kill_reads_from_another_port(world: Any) -> None:
+    """The senders go on writing to the port of the one that was killed: whether they find its successor is luck."""
+    rig = Rig(world)
+    rig.shoot_until(lambda: len(rig.canvases) > 2)
+    killed = world.children["canvas_packer"].process
+    before = ports_of(killed.pid)
+    assert before, "this test needs pictures by shared memory"
+    killed.kill()
+    killed.wait()
+    world.start("canvas_packer", max_age_s=0.5)
+    heard = len(rig.canvases)
+    rig.shoot_until(lambda: len(rig.canvases) > heard + 2)
+    after = ports_of(world.children["canvas_packer"].process.pid)
+    assert before <= after, "the dead one's are kept"
+    assert after - before, "and it has its own"
