@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.chaos_faults import FAULT, LOOK_AHEAD_END, REST_AFTER_END_S, Scenario
@@ -79,34 +78,15 @@ class Witness:
 
 
 def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
-    """When the arms came to rest after the fault, and when they had to, in s. Raises Failed if they were late.
-
-    Arms have to be seen at rest, and jaws to be asked to rest: what a jaw holds may slip out of it at any time, and
-    then it shuts.
-    """
-    jaw_J, due_s = _jaws(witness.spec), witness.due_s(scenario)
-    (times_N, _, seen_NJ), (told_N, _, asked_NJ) = witness.seen, witness.asked
-    moved_s, arm = _last_motion(witness, times_N, np.where(jaw_J, 0.0, seen_NJ))
-    asked_s, jaw = _last_motion(witness, told_N, np.where(jaw_J, asked_NJ, 0.0))
-    rest_s, joint = max((moved_s, arm), (asked_s, jaw))
+    """When the arms came to rest after the fault, and when they had to, in s. Raises Failed if they were late."""
+    times_N, _, velocity_NJ = witness.seen
+    moving_NJ, due_s = np.abs(velocity_NJ) > RESTING_RAD_S, witness.due_s(scenario)
+    last = np.flatnonzero(moving_NJ.any(axis=1))[-1:]
+    rest_s = float(times_N[last[0]] - witness.since_s) if len(last) else 0.0
     if rest_s > due_s:
+        joint = witness.spec.joint_names[int(moving_NJ[last[0]].argmax())]
         raise Failed(f"{joint} still moving {rest_s:.2f} s after the fault, due after {due_s:.2f} s")
     return {"rest_s": rest_s, "due_s": due_s}
-
-
-def _last_motion(witness: Witness, times_N: F64, velocity_NJ: F64) -> tuple[float, str]:
-    """When a joint moved last, in s after the fault, and which one."""
-    moving_NJ = np.abs(velocity_NJ) > RESTING_RAD_S
-    last = np.flatnonzero(moving_NJ.any(axis=1))[-1:]
-    if not len(last):
-        return 0.0, ""
-    joint = witness.spec.joint_names[int(moving_NJ[last[0]].argmax())]
-    return float(times_N[last[0]] - witness.since_s), joint
-
-
-def _jaws(spec: RobotSpec) -> NDArray[np.bool_]:
-    """Which joints [J] are jaws."""
-    return np.isin(np.arange(len(spec.joint_names)), spec.gripper_indices)
 
 
 def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool = False) -> Record:
@@ -115,7 +95,7 @@ def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool
     """
     spec, since_s = witness.spec, witness.since_s
     velocity_J = spec.limit("velocity")
-    jaw_J = _jaws(spec)
+    jaw_J = np.isin(np.arange(len(spec.joints)), spec.gripper_indices)
     middle_J, half_J = (spec.limit("upper") + spec.limit("lower")) / 2, (spec.limit("upper") - spec.limit("lower")) / 2
     times_N, position_NJ, asked_NJ = witness.asked
     if len(times_N) < 2:
