@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from types import SimpleNamespace
 from typing import Any
 
@@ -123,6 +124,36 @@ def test_the_joint_that_moves_too_long_is_named_a_jaw_as_well(joint: str) -> Non
     watched = Watched()
     watched.seen[2][(TIMES > 1.5) & (TIMES < 1.6), FULL_SPEC.joint_names.index(joint)] = -0.5
     with pytest.raises(Failed, match=rf"{joint} still moving 1\.58 s after the fault, due after 1\.00 s"):
+        judge(watched)
+
+
+def pressed(off_rad: Any, speed_of_t: Any = lambda _: 0.0) -> Watched:
+    """An arm joint that is seen so far off what it is asked for, and moves from 1.5 to 1.6 s after the fault."""
+    watched, joint = Watched(told_of_t=speed_of_t), FULL_SPEC.joint_names.index("right_waist")
+    position_NJ = watched.told[1].copy()
+    position_NJ[:, joint] += [off_rad(t) for t in TIMES]
+    watched.seen = (TIMES, position_NJ, watched.seen[2])
+    watched.seen[2][(TIMES > 1.5) & (TIMES < 1.6), joint] = 0.1
+    return watched
+
+
+def test_a_joint_that_gives_way_to_what_it_is_pressed_on_may_slide_towards_its_command_and_is_named() -> None:
+    row = judge(pressed(lambda t: 0.03 - 0.02 * (t > 1.55)))
+    assert (row["slid"], row["rest_s"]) == ("right_waist", 0.0)
+    assert judge(Watched(lambda t: max(0.0, 0.5 - t)))["slid"] == ""
+
+
+@pytest.mark.parametrize("watched", [
+    pressed(lambda t: 0.0),
+    pressed(lambda t: 0.010 - 0.005 * (t > 1.55)),
+    pressed(lambda t: 0.03 + 0.01 * (t > 1.55)),
+    pressed(lambda t: 0.03 - 0.05 * (t > 1.55)),
+    pressed(lambda t: 0.03 - 0.02 * (t > 1.55), speed_of_t=lambda t: -0.1 * (t < 0.9)),
+    pressed(lambda t: 0.03 - 0.02 * (t > 1.55), speed_of_t=lambda t: -0.1 * (1.2 < t < 1.3)),
+], ids=["free", "hardly held off", "away from its command", "past its command", "told to move until shortly before",
+        "told to move after that"])
+def test_no_other_joint_may_move_after_it_is_due(watched: Watched) -> None:
+    with pytest.raises(Failed, match=r"right_waist still moving 1\.58 s"):
         judge(watched)
 
 
@@ -287,6 +318,19 @@ def test_every_relayed_topic_ends_at_the_relays() -> None:
     assert list(dict(remappings(FULL_SPEC, "world_action"))) == [PLAN_TOPIC]
     assert FULL_SPEC.joint_state_topic in sensors
     assert {camera.topic for camera in FULL_SPEC.cameras} <= set(sensors)
+
+
+def test_the_faults_of_pictures_can_be_given_to_another_process() -> None:
+    given: dict[str, Any] = {}
+    stage = SimpleNamespace(spec=FULL_SPEC, spoil=given.__setitem__)
+    topics = {camera.topic for camera in FULL_SPEC.cameras}
+    for name, scenario in SCENARIOS.items():
+        if name.startswith(("camera", "clock")):
+            scenario.inject(stage)  # type: ignore[arg-type]
+            made = [pickle.loads(pickle.dumps(make)) for topic, make in given.items() if topic in topics]
+            assert made, name
+            assert all(isinstance(make()(image(7)), list) for make in made), name
+            given.clear()
 
 
 def test_what_latches_must_rest_and_every_scenario_has_a_summary() -> None:

@@ -27,8 +27,10 @@ from starry_ros.ros.chaos_faults import GOES_ON, GONE, RECORDED, RESTS, SCENARIO
 from starry_ros.ros.chaos_judge import IN_FLIGHT_S, RESTING_RAD_S, Failed, along_plans, rest_in_time, within_limits
 from starry_ros.ros.chaos_theatre import READY_S, RESTING_FOR_S, RESUME_S, Theatre
 from starry_ros.ros.graph import Graph, build_graph
+from starry_ros.ros.picture_relay import PictureRelay
 from starry_ros.ros.relay import remappings
 from starry_ros.ros.run import ros_session
+from starry_ros.ros.transport import share_no_memory
 from starry_ros.ros.up import Supervisor, open_log, stop_signals
 from starry_ros.types import Record
 
@@ -41,8 +43,8 @@ MOST_SURPRISED = 1
 REFUSED_SHARE = 0.5
 """Of the plans that must not be followed, as many must have been counted: only four wait in the middleware's queue for
 an executor that a busy machine holds up."""
-COLUMNS = ("scenario", "run", "passed", "rest_s", "due_s", "worst_asked", "worst_acceleration", "worst_velocity",
-           "resumed_s", "surprised", "problem")
+COLUMNS = ("scenario", "run", "passed", "rest_s", "due_s", "slid", "worst_asked", "worst_acceleration",
+           "worst_velocity", "resumed_s", "surprised", "problem")
 
 
 class SurprisedError(Failed):
@@ -179,13 +181,15 @@ def chaos_command(args: argparse.Namespace) -> int:
         logs = args.logs or Path(scratch) / "logs"
         nodes = [node.name for node in graph.nodes]
         with (
-            stop_signals() as stopped, open_log(logs, nodes) as log, Supervisor(graph, log) as supervisor,
-            ros_session(signals=False),
+            stop_signals() as stopped, open_log(logs, nodes) as log, PictureRelay(spec) as pictures,
+            Supervisor(graph, log) as supervisor,
         ):
-            try:
-                _play_all(Theatre(spec, supervisor, stopped), names, args.times, rows)
-            except Failed as problem:
-                raise StarryError("starry chaos", str(problem), fix="try --logs DIR and see there") from problem
+            share_no_memory()  # from here on: what was started before does
+            with ros_session(signals=False):
+                try:
+                    _play_all(Theatre(spec, supervisor, stopped, pictures), names, args.times, rows)
+                except Failed as problem:
+                    raise StarryError("starry chaos", str(problem), fix="try --logs DIR and see there") from problem
     print_table(rows, COLUMNS)
     passed = all(row["passed"] for row in rows)
     if args.json is not None:

@@ -18,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 from starry_ros.msg import ActionChunk
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros import chaos_messages as change
-from starry_ros.ros.relay import PLAN_TOPIC, Fault
+from starry_ros.ros.relay import PLAN_TOPIC, MakeFault
 
 GOES_ON, RESTS, GONE = "goes_on", "rests", "gone"
 FAULT, PLAN_END, LOOK_AHEAD_END = "the fault", "the last plan", "the last look-ahead"
@@ -43,7 +43,7 @@ class Stage(Protocol):
 
     spec: RobotSpec
 
-    def spoil(self, topic: str, fault: Fault | None) -> None:
+    def spoil(self, topic: str, make: MakeFault | None) -> None:
         """Put a fault on a relayed topic, or take it away."""
 
     def send(self, node: str, number: signal.Signals) -> None:
@@ -101,14 +101,14 @@ class Scenario:
     diagnosed: tuple[str, str] | None = None
 
 
-def _camera(make: Callable[[], Fault], camera: int = 1) -> dict[str, Any]:
+def _camera(make: MakeFault, camera: int = 1) -> dict[str, Any]:
     return {
-        "inject": lambda stage: stage.spoil(stage.spec.cameras[camera].topic, make()),
+        "inject": lambda stage: stage.spoil(stage.spec.cameras[camera].topic, make),
         "clear": lambda stage: stage.spoil(stage.spec.cameras[camera].topic, None),
     }
 
 
-def _blind(make: Callable[[], Fault]) -> Scenario:
+def _blind(make: MakeFault) -> Scenario:
     """No further plan is made: the arms finish the last one, and nobody expects them to move any more."""
     return _unplanned(**_camera(make), told=BLIND)
 
@@ -117,17 +117,17 @@ def _unplanned(**how: Any) -> Scenario:
     return Scenario(RESTS, counts_from=PLAN_END, stopped_by=("planner_lost",), latched=True, **how)
 
 
-def _joints(make: Callable[[], Fault], reason: str, within_s: float = REST_AFTER_WATCH_S) -> Scenario:
+def _joints(make: MakeFault, reason: str, within_s: float = REST_AFTER_WATCH_S) -> Scenario:
     return Scenario(
-        RESTS, lambda stage: stage.spoil(stage.spec.joint_state_topic, make()),
+        RESTS, lambda stage: stage.spoil(stage.spec.joint_state_topic, make),
         lambda stage: stage.spoil(stage.spec.joint_state_topic, None), within_s, stopped_by=(reason,), latched=True,
     )
 
 
-def _commands(make: Callable[[], Fault] | None) -> Callable[[Stage], None]:
+def _commands(make: MakeFault | None) -> Callable[[Stage], None]:
     def put(stage: Stage) -> None:
         for arm in stage.spec.arms:
-            stage.spoil(arm.command_topic, make() if make is not None else None)
+            stage.spoil(arm.command_topic, make)
 
     return put
 
@@ -154,7 +154,7 @@ def _chunks(edit: Callable[[ActionChunk], None], *told: str) -> Scenario:
 
 def _swap_plans(stage: Stage) -> None:
     """Every plan is overtaken by the next one, on its way to the executor."""
-    stage.spoil(PLAN_TOPIC, change.reordered())
+    stage.spoil(PLAN_TOPIC, change.reordered)
     stage.during(4.0, lambda: None, 0.1)
     stage.spoil(PLAN_TOPIC, None)
 
@@ -164,9 +164,9 @@ def _clock_jump(by_s: float) -> Scenario:
     def shift(stage: Stage, robot_s: float, nodes_s: float) -> None:
         sensors = {stage.spec.joint_state_topic: JointState, **{camera.topic: Image for camera in stage.spec.cameras}}
         for topic, kind in sensors.items():
-            stage.spoil(topic, change.shifted(kind, robot_s)() if robot_s else None)
+            stage.spoil(topic, change.shifted(kind, robot_s) if robot_s else None)
         for arm in stage.spec.arms:
-            stage.spoil(arm.command_topic, change.shifted(JointTrajectory, nodes_s)() if nodes_s else None)
+            stage.spoil(arm.command_topic, change.shifted(JointTrajectory, nodes_s) if nodes_s else None)
 
     return Scenario(
         RESTS, lambda stage: shift(stage, -by_s, by_s), lambda stage: shift(stage, 0.0, 0.0),

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.chaos_faults import FAULT, LOOK_AHEAD_END, REST_AFTER_END_S, Scenario
@@ -43,6 +44,11 @@ UNPLANNED = {"rad": 0.15, "m": 0.02}
 drives swing past it. Plans that must not be followed lead 0.3 rad away."""
 IN_FLIGHT_S = 0.1
 """Look-aheads that pass so long after a node was killed were sent before."""
+PRESSED, SLACK = {"rad": 0.015, "m": 0.0015}, {"rad": 0.003, "m": 0.0003}
+"""How far from its standing command a joint must be to count as held off by what it touches (free ones are 0.0002 rad
+off), and how far it may be seen outside the way back, in its own unit."""
+STOOD_S = 0.2
+"""For so long commands must have stood by then: drives, 0.05 s behind, are within a fiftieth of where they were off."""
 Motions = tuple[F64, F64, F64]
 """Times [N], positions [N, J], velocities [N, J]."""
 
@@ -78,15 +84,38 @@ class Witness:
 
 
 def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
-    """When the arms came to rest after the fault, and when they had to, in s. Raises Failed if they were late."""
+    """When the arms came to rest after the fault, and when they had to, in s; and which joint slid on after that, being
+    pressed on something. Raises Failed if they were late.
+    """
     times_N, _, velocity_NJ = witness.seen
-    moving_NJ, due_s = np.abs(velocity_NJ) > RESTING_RAD_S, witness.due_s(scenario)
-    last = np.flatnonzero(moving_NJ.any(axis=1))[-1:]
-    rest_s = float(times_N[last[0]] - witness.since_s) if len(last) else 0.0
+    after_s_N, due_s = times_N - witness.since_s, witness.due_s(scenario)
+    moving_NJ = np.abs(velocity_NJ) > RESTING_RAD_S
+    slid_J = (moving_NJ & (after_s_N > due_s)[:, None]).any(axis=0)
+    if slid_J.any():
+        slid_J &= _slides_back(witness, due_s)
+    last = np.flatnonzero(moving_NJ[:, ~slid_J].any(axis=1))[-1:]
+    rest_s = float(after_s_N[last[0]]) if len(last) else 0.0
     if rest_s > due_s:
-        joint = witness.spec.joint_names[int(moving_NJ[last[0]].argmax())]
+        joint = witness.spec.joint_names[int(np.where(slid_J, 0, moving_NJ[last[0]]).argmax())]
         raise Failed(f"{joint} still moving {rest_s:.2f} s after the fault, due after {due_s:.2f} s")
-    return {"rest_s": rest_s, "due_s": due_s}
+    slid = [witness.spec.joint_names[joint] for joint in np.flatnonzero(slid_J)]
+    return {"rest_s": rest_s, "due_s": due_s, "slid": " ".join(slid)}
+
+
+def _slides_back(witness: Witness, due_s: float) -> NDArray[np.bool_]:
+    """[J] Which joints, whenever they are seen to move after `due_s`, do nothing but give way to what had kept them off
+    a command that has stood for a while: they were away from it, and stay between there and where they are told to be.
+    """
+    times_N, position_NJ, _ = witness.seen
+    told_N, told_NJ, speed_NJ = witness.asked
+    after_N = times_N - witness.since_s > due_s
+    asked = [np.interp(times_N[after_N], told_N, told_J) for told_J in told_NJ.T]
+    off_NJ = position_NJ[after_N] - np.array(asked).T
+    held_J, slack_J = _by_unit(witness.spec, PRESSED), _by_unit(witness.spec, SLACK)
+    back_NJ = off_NJ * np.sign(off_NJ[0])
+    between_J = ((back_NJ > -slack_J) & (back_NJ < back_NJ[0] + slack_J)).all(axis=0)
+    stands = bool((np.abs(speed_NJ[told_N - witness.since_s > due_s - STOOD_S]) < RESTING_RAD_S).all())
+    return between_J & (back_NJ[0] > held_J) & stands
 
 
 def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool = False) -> Record:

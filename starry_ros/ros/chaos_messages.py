@@ -27,13 +27,14 @@ LEADS_ELSEWHERE_RAD = 0.3
 
 
 def edited(kind: Any, change: Callable[[Any], None]) -> Callable[[], Fault]:
-    """Makes faults that change every message of a type."""
-    def fault(data: bytes) -> list[bytes]:
-        message = deserialize_message(data, kind)
-        change(message)
-        return [serialize_message(message)]
+    """Makes faults that change every message of a type. `change` must be one that another process can be given."""
+    return partial(partial, _edit, kind, change)
 
-    return lambda: fault
+
+def _edit(kind: Any, change: Callable[[Any], None], data: bytes) -> list[bytes]:
+    message = deserialize_message(data, kind)
+    change(message)
+    return [serialize_message(message)]
 
 
 def dropped() -> Fault:

@@ -18,8 +18,9 @@ from starry_ros.ros.chaos_faults import DISK_FULL
 from starry_ros.ros.chaos_judge import RESTING_RAD_S, Failed, Witness
 from starry_ros.ros.chaos_messages import NOT_OURS
 from starry_ros.ros.flood import start_flood
+from starry_ros.ros.picture_relay import PictureRelay
 from starry_ros.ros.qos import PLAN, SAFETY, STATE
-from starry_ros.ros.relay import PLAN_TOPIC, Fault, Relays
+from starry_ros.ros.relay import PLAN_TOPIC, ArmRelays, MakeFault
 from starry_ros.ros.running_graph import RunningGraph
 from starry_ros.ros.up import Supervisor
 
@@ -34,9 +35,11 @@ SETTLE_S = 0.5
 class Theatre(RunningGraph):
     """The running graph and the means to disturb it; the `Stage` of the faults."""
 
-    def __init__(self, spec: RobotSpec, supervisor: Supervisor, stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, spec: RobotSpec, supervisor: Supervisor, stopped: Callable[[], bool], pictures: PictureRelay
+    ) -> None:
         super().__init__(spec, supervisor, stopped)
-        self.relays = Relays(spec)
+        self.relays, self._pictures = ArmRelays(spec), pictures
         self._chunks = self.operator.create_publisher(ActionChunk, PLAN_TOPIC, PLAN)
         self._estops = self.operator.create_publisher(Bool, "estop", SAFETY)
         self.operator.create_subscription(ExecutorStatus, "executor_status", self._on_status, STATE)
@@ -57,11 +60,11 @@ class Theatre(RunningGraph):
 
     # What faults use
 
-    def spoil(self, topic: str, fault: Fault | None) -> None:
-        if fault is None:
-            self.relays.faults.pop(topic, None)
+    def spoil(self, topic: str, make: MakeFault | None) -> None:
+        if topic in self._pictures.topics:
+            self._pictures.spoil(topic, make)
         else:
-            self.relays.faults[topic] = fault
+            self.relays.spoil(topic, make)
 
     def send(self, node: str, number: signal.Signals) -> None:
         self.supervisor.children[node].send(number)

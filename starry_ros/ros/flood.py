@@ -24,6 +24,7 @@ from starry_ros.ros.parent import end_with_parent
 from starry_ros.ros.qos import LATCHED, PLAN, SAFETY, SENSOR
 from starry_ros.ros.relay import PLAN_TOPIC
 from starry_ros.ros.run import ros_session
+from starry_ros.ros.transport import sharing_environment
 
 EVERY_S = 0.01
 """Between bursts: 90 MB of pictures, 2,000 plans and 100 of everything else a second."""
@@ -35,7 +36,9 @@ HEARD_S = 10.0
 def start_flood(duration_s: float) -> subprocess.Popen[bytes]:
     """Start the process; it ends by itself, with 0 if somebody was there to hear it."""
     command = [sys.executable, "-m", "starry_ros.ros.flood", str(duration_s)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end_with_parent())
+    return subprocess.Popen(
+        command, env=sharing_environment(), stdin=subprocess.DEVNULL, preexec_fn=end_with_parent()
+    )
 
 
 def _flood(duration_s: float) -> bool:

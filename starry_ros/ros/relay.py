@@ -2,7 +2,8 @@
 
 Messages pass as bytes; a fault is a function from a message's bytes to those to send instead, none or several. What the
 simulated robot itself says of its joints, and of what its controllers ask of them, is kept: scenarios judge by that. So
-is when the plans and look-aheads end that have passed: deadlines count from there.
+is when the plans and look-aheads end that have passed: deadlines count from there. Pictures pass through a process of
+their own (`picture_relay.py`).
 
 Shapes: J joints in contract order, K steps of a plan.
 """
@@ -21,18 +22,20 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from starry_ros.errors import InputError
 from starry_ros.msg import ActionChunk
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.convert import stamp_ns
-from starry_ros.ros.qos import COMMAND, PLAN, SENSOR, STATE
+from starry_ros.ros.qos import COMMAND, PLAN, STATE
 from starry_ros.timing import NS_PER_S
 from starry_ros.types import F64
 
 Fault = Callable[[bytes], list[bytes]]
+MakeFault = Callable[[], Fault]
+"""A function that another process can be given: one of a module, or `functools.partial` of one."""
 Motion = tuple[float, F64, F64]
 """Stamp in s, positions [J] and velocities [J]."""
 SIM_SIDE, NODE_SIDE = "sim_side", "node_side"
@@ -52,46 +55,73 @@ class Passed:
     position_KJ: F64 | None = None
 
 
-class Relays(Node):
-    """All sensor and command topics of a robot. Spins in a thread of its own."""
+class Relay(Node):
+    """Passes topics on, through the fault of each if it has one. Spins in a thread of its own once begun."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._faults: dict[str, Fault] = {}
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self)
+        self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
+
+    def relay(
+        self, kind: Any, topic: str, side: str, qos: Any, watch: Callable[[bytes], None] = lambda _: None
+    ) -> None:
+        """Pass a topic on. `watch` is shown each message before its fault is."""
+        out = self.create_publisher(kind, topic, qos)
+
+        def passed(data: bytes) -> None:
+            watch(data)
+            fault = self._faults.get(topic)
+            for message in [data] if fault is None else fault(data):
+                out.publish(message)
+
+        self.create_subscription(kind, f"{side}/{topic}", passed, qos, raw=True)
+
+    def spoil(self, topic: str, make: MakeFault | None) -> None:
+        """Put a fault on a topic, or take it away."""
+        if make is None:
+            self._faults.pop(topic, None)
+        else:
+            self._faults[topic] = make()
+
+    def begin(self) -> None:
+        """Spin until the session ends."""
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for that."""
+        self._thread.join()
+
+    def _spin(self) -> None:
+        while rclpy.ok():
+            try:
+                self._executor.spin_once(timeout_sec=0.2)
+            except Exception:
+                if rclpy.ok():
+                    raise
+                return  # the session has ended under a call
+
+
+class ArmRelays(Relay):
+    """Joint states, commands and plans of a robot, and what is known from them."""
 
     def __init__(self, spec: RobotSpec) -> None:
-        super().__init__("chaos_relays")
+        super().__init__("arm_relays")
         self._spec = spec
-        self.faults: dict[str, Fault] = {}
         self.heard: deque[Motion] = deque(maxlen=20_000)
         self.asked: deque[Motion] = deque(maxlen=20_000)
         self.plan: ActionChunk | None = None
         self.plans: deque[Passed] = deque(maxlen=200)
         self.look_aheads: deque[Passed] = deque(maxlen=2_000)
-        for camera in spec.cameras:
-            self._relay(Image, camera.topic, SIM_SIDE, SENSOR)
-            self._relay(CameraInfo, camera.info_topic, SIM_SIDE, SENSOR)
-        self._relay(JointState, spec.joint_state_topic, SIM_SIDE, STATE)
+        self.relay(JointState, spec.joint_state_topic, SIM_SIDE, STATE, partial(self._keep, self.heard))
         asked = partial(self._keep, self.asked)
         self.create_subscription(JointState, "ground_truth/reference", asked, STATE, raw=True)
         for arm in spec.arms:
-            self._relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND)
-        self._relay(ActionChunk, PLAN_TOPIC, NODE_SIDE, PLAN)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self)
-        self._thread = threading.Thread(target=self._spin, name="relays", daemon=True)
-        self._thread.start()
-
-    def _relay(self, kind: Any, topic: str, side: str, qos: Any) -> None:
-        out = self.create_publisher(kind, topic, qos)
-        watch: dict[Any, Callable[[bytes], None]] = {
-            JointState: partial(self._keep, self.heard), JointTrajectory: self._on_command, ActionChunk: self._on_plan,
-        }
-
-        def passed(data: bytes) -> None:
-            if kind in watch:
-                watch[kind](data)
-            fault = self.faults.get(topic)
-            for message in [data] if fault is None else fault(data):
-                out.publish(message)
-
-        self.create_subscription(kind, f"{side}/{topic}", passed, qos, raw=True)
+            self.relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND, self._on_command)
+        self.relay(ActionChunk, PLAN_TOPIC, NODE_SIDE, PLAN, self._on_plan)
+        self.begin()
 
     def _keep(self, motions: deque[Motion], data: bytes) -> None:
         message = deserialize_message(data, JointState)
@@ -119,15 +149,6 @@ class Relays(Node):
     def now_s(self) -> float:
         """ROS time."""
         return float(self.get_clock().now().nanoseconds / NS_PER_S)
-
-    def _spin(self) -> None:
-        while rclpy.ok():
-            try:
-                self._executor.spin_once(timeout_sec=0.2)
-            except Exception:
-                if rclpy.ok():
-                    raise
-                return  # the session has ended under a call
 
     def since(self, stamp_s: float) -> tuple[F64, F64, F64]:
         """Times [N] and the simulated robot's positions and velocities [N, J] after a stamp."""

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 from builtin_interfaces.msg import Time
 from rosgraph_msgs.msg import Clock as ClockMsg
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import Marker, MarkerArray
@@ -34,9 +34,10 @@ from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
 from starry_ros.ros.frames import FramePublisher
 from starry_ros.ros.markers import cube_marker
 from starry_ros.ros.params import ROBOT, Parameter, declare
-from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, SENSOR, STATE
+from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
+from starry_ros.ros.sim_cameras import Cameras
 from starry_ros.ros.worker import Calls, Worker
 from starry_ros.sim.cell import BLOCK_HALF_M, Cell
 from starry_ros.sim.choices import COLOURS
@@ -69,6 +70,7 @@ class SimRobotNode(StarryNode):
         self._edge = EdgeClock(self.get_clock())
         self._commands: queue.SimpleQueue[tuple[str, Trajectory | F64]] = queue.SimpleQueue()
         self._simulation: Simulation | None = None
+        self._dropped = 0
         self._frames = {camera.name: 0 for camera in self._spec.cameras}
         self._last_frame_ns = dict.fromkeys(self._frames, 0)
         self._camera_rate = Every(self._spec.rates.camera_hz)
@@ -82,11 +84,11 @@ class SimRobotNode(StarryNode):
     def _make_interfaces(self) -> None:
         self._clock_topic = self.create_publisher(ClockMsg, "/clock", CLOCK)
         self._states = self.create_publisher(JointState, self._spec.joint_state_topic, STATE)
-        self._cameras = {
-            camera.name: (self.create_publisher(Image, camera.topic, SENSOR),
-                          self.create_publisher(CameraInfo, camera.info_topic, SENSOR))
+        topics = {
+            camera.name: (self.resolve_topic_name(camera.topic), self.resolve_topic_name(camera.info_topic))
             for camera in self._spec.cameras
         }
+        self._cameras = Cameras(topics, self.fail)
         self._reference = self.create_publisher(JointState, "ground_truth/reference", STATE)
         self._success = self.create_publisher(Bool, "ground_truth/success", LATCHED)
         self._placed = self.create_publisher(String, "ground_truth/placed", LATCHED)
@@ -100,8 +102,9 @@ class SimRobotNode(StarryNode):
         Diagnostics(self, self._health, self._spec.name)
 
     def close(self) -> None:
-        """End the physics thread."""
+        """End the physics thread and the cameras."""
         self._worker.close()
+        self._cameras.close()
 
     # In the executor's thread
 
@@ -128,8 +131,8 @@ class SimRobotNode(StarryNode):
         if simulation is None:
             return Health(WARN, "loading")
         driver = simulation.driver
-        values: dict[str, object] = {"lost_s": seconds(driver.lost_ns), "skipped_pictures": simulation.cameras.skipped,
-                                     "limited_ticks": driver.limited_ticks}
+        values: dict[str, object] = {"lost_s": seconds(driver.lost_ns), "limited_ticks": driver.limited_ticks,
+                                     "skipped_pictures": simulation.cameras.skipped + self._dropped}
         for camera, count in self._frames.items():
             values |= {f"{camera}.published": count, f"{camera}.last_ns": self._last_frame_ns[camera]}
         counts = dict(driver.rejected)  # the physics thread adds to it
@@ -197,11 +200,12 @@ class SimRobotNode(StarryNode):
             return False
         name, image, model = picture
         stamp, frame_id = self._edge.stamp(rig.time_ns), self._spec.camera(name).frame_id
-        image_topic, info_topic = self._cameras[name]
-        image_topic.publish(image_message(image, stamp, frame_id))
-        info_topic.publish(camera_info_message(model, stamp, frame_id))
-        self._frames[name] += 1
-        self._last_frame_ns[name] = stamp_ns(stamp)
+        info = camera_info_message(model, stamp, frame_id)
+        if self._cameras.show(name, image_message(image, stamp, frame_id), info):
+            self._frames[name] += 1
+            self._last_frame_ns[name] = stamp_ns(stamp)
+        else:
+            self._dropped += 1
         return True
 
 

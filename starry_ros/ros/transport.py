@@ -3,7 +3,8 @@
 Fast DDS guards the shared memory that each process reads from with locks that every writer to it takes. A process that
 is frozen at a lock, by a debugger, a container's freezer or a full disk of swap, holds up whoever else writes there: a
 robot's driver was seen to stand for 1 s for a planner that was frozen again and again. So the executor and the planner
-use UDP alone. Shared memory is for what is large: pictures, between cameras, packer, overlays and recorder.
+use UDP alone, and so does the simulated robot, whose cameras have a process of their own (`sim_cameras.py`). Shared
+memory is for what is large: pictures, between cameras, packer, overlays and recorder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from starry_ros.paths import share_dir
 DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 """That of Fast DDS 3 (Kilted) and that of 2 (Jazzy)."""
 RANGE_VARIABLE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
-APART = ("action_executor", "world_action")
+APART = ("action_executor", "world_action", "sim_robot")
+_shared: dict[str, str] = {}
+"""What was said of the middleware before this process was told to use UDP alone."""
 
 
 def dds_environment() -> dict[str, str]:
@@ -28,17 +31,31 @@ def dds_environment() -> dict[str, str]:
 def keep_apart(node: str) -> None:
     """Before DDS is loaded: let this process use UDP alone if it is a node to keep apart and the profile is ours.
 
-    A node that was started by hand, without a profile, gets ours. For the range LOCALHOST, ROS 2 adds shared memory by
-    itself: there the profile says what that range says.
+    A node that was started by hand, without a profile, gets ours.
     """
     os.environ |= dds_environment()
+    if node in APART:
+        share_no_memory()
+
+
+def share_no_memory() -> None:
+    """Before DDS is loaded: let this process, and those that it starts from now on, use UDP alone; not where the
+    profile is the user's own. For the range LOCALHOST, ROS 2 adds shared memory by itself: there the profile says what
+    that range says.
+    """
     given = Path(os.environ[DDS_PROFILE_VARIABLES[1]])
-    if node not in APART or given.resolve() != Path(_profile("fastdds.xml")).resolve():
+    if given.resolve() != Path(_profile("fastdds.xml")).resolve():
         return
+    _shared.update({name: os.environ[name] for name in (*DDS_PROFILE_VARIABLES, RANGE_VARIABLE) if name in os.environ})
     local = os.environ.get(RANGE_VARIABLE) == "LOCALHOST"
     os.environ |= dict.fromkeys(DDS_PROFILE_VARIABLES, _profile(f"fastdds_udp{'_localhost' if local else ''}.xml"))
     if local:
         os.environ[RANGE_VARIABLE] = "SYSTEM_DEFAULT"
+
+
+def sharing_environment() -> dict[str, str]:
+    """Environment of a child that shares memory also where this process does not."""
+    return {**os.environ, **_shared}
 
 
 def _profile(name: str) -> str:

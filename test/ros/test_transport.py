@@ -33,7 +33,7 @@ while time.monotonic() < end_s:
 print(len(heard), any("/dev/shm/fast" in line for line in Path("/proc/self/maps").read_text().splitlines()))
 rclpy.shutdown()
 """
-NAMES = (*APART, "canvas_packer", "sim_robot")
+NAMES = (*APART, "canvas_packer", "recorder")
 
 
 @pytest.mark.parametrize("discovery", ["LOCALHOST", "SUBNET"])
@@ -53,7 +53,7 @@ def test_a_profile_of_the_user_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(dds_environment().values()) == {"/mine.xml"}
 
 
-@pytest.mark.parametrize(("node", "profile"), [(APART[0], "fastdds_udp.xml"), ("sim_robot", "fastdds.xml")])
+@pytest.mark.parametrize(("node", "profile"), [(APART[0], "fastdds_udp.xml"), ("canvas_packer", "fastdds.xml")])
 def test_a_node_that_is_started_by_hand_gets_our_profile(
     node: str, profile: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,60 @@
+"""The cameras of the simulated robot are a process of their own, with real DDS."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from conftest import World
+from sensor_msgs.msg import Image, JointState
+
+from starry_ros.ros.qos import SENSOR, STATE
+
+
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().split(") ")[1][0] != "Z"
+
+
+def cameras_of(robot: int) -> int:
+    """The one child of the simulated robot."""
+    children = [task / "children" for task in Path(f"/proc/{robot}/task").iterdir()]
+    (found,) = [int(pid) for file in children for pid in file.read_text().split()]
+    return found
+
+
+def test_joint_states_go_on_while_the_cameras_stand_and_neither_outlives_the_robot(world: World, spec: Any) -> None:
+    robot = world.start("sim_robot").process.pid
+    pictures = world.listen(Image, spec.cameras[0].topic, SENSOR)
+    states = world.listen(JointState, spec.joint_state_topic, STATE)
+    world.until(lambda: pictures and states, 60.0, "pictures and joint states")
+    cameras = cameras_of(robot)
+
+    os.kill(cameras, signal.SIGSTOP)
+    world.spin(0.3)
+    pictures.clear()
+    states.clear()
+    world.spin(2.0)
+    assert not pictures
+    assert len(states) > 40, "50 a second"
+    os.kill(cameras, signal.SIGCONT)
+    world.until(lambda: pictures, what="pictures again")
+    world.until(lambda: float(world.values("sim_robot").get("skipped_pictures", 0)) > 0, what="a word on dropped ones")
+
+    os.kill(robot, signal.SIGKILL)
+    end_s = time.monotonic() + 10.0
+    while alive(cameras) and time.monotonic() < end_s:
+        time.sleep(0.05)
+    assert not alive(cameras)
+
+
+def test_a_robot_without_its_cameras_ends_and_says_so(world: World, spec: Any) -> None:
+    robot = world.start("sim_robot")
+    pictures = world.listen(Image, spec.cameras[0].topic, SENSOR)
+    world.until(lambda: pictures, 60.0, "pictures")
+    os.kill(cameras_of(robot.process.pid), signal.SIGKILL)
+    assert robot.process.wait(20.0) == 1
+    assert "BrokenPipeError" in robot.text()
