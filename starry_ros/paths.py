@@ -41,9 +41,14 @@ def model_dir(model: str) -> Path:
     """Folder of a model, given a name in `models` or a path to a folder: one of ours, or one laid out as published."""
     shipped, given = share_dir() / "models" / model, Path(model).expanduser()
     for path in (given, shipped):
-        if (path / "config.json").is_file() or (path / "transformer" / "config.json").is_file():
+        if holds_model(path):
             return path
     raise CheckpointError("model", "is unknown", got=model, expected=model_names(), fix="give one, or a model folder")
+
+
+def holds_model(path: Path) -> bool:
+    """Whether a folder is that of a model: one of ours, or one laid out as published."""
+    return (path / "config.json").is_file() or (path / "transformer" / "config.json").is_file()
 
 
 def model_names() -> list[str]:

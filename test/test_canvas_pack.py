@@ -164,6 +164,13 @@ def test_corrupt_compressed_images_are_refused(suffix: str) -> None:
         decode_compressed("head", good[:8] + bytes(len(good) - 28) + good[-20:])
 
 
+def test_a_picture_that_promises_gigabytes_is_refused() -> None:
+    whole = cv2.imencode(".jpg", coded(64, 48))[1].tobytes()
+    frame = whole.index(b"\xff\xc0")  # marker, length, bits, then height and width
+    with pytest.raises(InputError, match="cannot be decoded"):
+        decode_compressed("head", whole[: frame + 5] + b"\xff\xf0\xff\xf0" + whole[frame + 9 :])
+
+
 def test_a_missing_camera_leaves_the_fill_colour_and_is_marked_invalid() -> None:
     layout = layout_for(320, 240)
     packer, images = CanvasPacker(layout, (1, 2, 3)), views(layout)

@@ -16,8 +16,11 @@ from test_data_wire import HEADER, LAYOUT, SPEC, Wire, sent
 
 from starry_ros.cli import main
 from starry_ros.data.contacts import ContactEvent, annotate, dropped, grasps, label_frames, surface
+from starry_ros.data.depth import millimetres
 from starry_ros.data.lerobot_read import LeRobotReader
 from starry_ros.data.mcap_read import read_mcap
+from starry_ros.data.mcap_tape import read_tape
+from starry_ros.data.recording import Recording, resampled, to_episode
 from starry_ros.data.store import read_episode
 from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.types import CameraModel
@@ -158,11 +161,67 @@ def test_depth_comes_in_as_metres_of_the_nearest_pixel_never_as_a_mean(tmp_path,
     depth = np.round(np.random.default_rng(0).uniform(0.3, 2.0, (240, 320)), 3)
     record(tmp_path / "a.mcap", None, depth_image(depth, encoding, padding=4))
     [made] = read_mcap(tmp_path / "a.mcap", SPEC)
-    assert np.allclose(made.depths["head"], depth, atol=1e-6)
+    assert np.allclose(depths_of(made), depth, atol=1e-6)
     twice = np.repeat(np.repeat(depth, 3, axis=0), 3, axis=1)
     record(tmp_path / "b.mcap", None, depth_image(twice, encoding))
     [made] = read_mcap(tmp_path / "b.mcap", SPEC)
-    assert np.allclose(made.depths["head"], depth, atol=1e-6)
+    assert np.allclose(depths_of(made), depth, atol=1e-6)
+
+
+def depths_of(made: Recording) -> list[np.ndarray | None]:
+    """The head camera's depth of every frame."""
+    return [made.depths["head"].at(frame) for frame in range(len(made.time_s_T))]
+
+
+def drive(path: Path, depth_s: list[float], frames: int = 20) -> None:
+    """A robot that stands at 10 frames a second; depth images come at times of their own, the first of 1 mm, and so on.
+
+    Depth carries stamps, and is recorded in the order in which it is given.
+    """
+    with Wire(path) as wire:
+        wire.epoch(0.0, 1)
+        for frame in range(frames):
+            wire.joints(0.1 * frame, SPEC.limit("home"))
+            wire.images(0.1 * frame)
+        for number, at_s in enumerate(depth_s):
+            image = depth_image(np.full((24, 32), (number + 1) / 1000), "16UC1")
+            stamp = {"sec": 1000 + int(at_s), "nanosec": round(at_s % 1 * 1e9)}
+            wire.send("/head/depth/image_raw", "Image", 0.001 * number,
+                      {**image, "header": {"stamp": stamp, "frame_id": ""}})
+
+
+def test_a_frame_has_no_depth_where_no_depth_image_is_near_enough(tmp_path):
+    drive(tmp_path / "a.mcap", [0.0, 0.1, 0.2, 1.5])
+    [made] = read_mcap(tmp_path / "a.mcap", SPEC)
+    seen = depths_of(made)
+    with_depth = [frame for frame, depth in enumerate(seen) if depth is not None]
+    assert set(with_depth) - {3, 14, 16} == {0, 1, 2, 15}, "at 0.1 s either way it may be"
+    assert [round(1000 * float(seen[frame].max())) for frame in (0, 1, 2, 15)] == [1, 2, 3, 4]
+    assert len(to_episode(made, SPEC)["events_TEVF"]) == 20
+    slow = resampled(made, 0.5)
+    assert [depth is None for depth in depths_of(slow)] == [False, True, True, False]
+
+
+def test_of_depth_at_a_cameras_rate_is_kept_what_the_models_rate_needs(tmp_path):
+    times = [0.02 * i for i in range(96)]
+    drive(tmp_path / "a.mcap", times)
+    kept = read_tape(tmp_path / "a.mcap", SPEC).depths["head"]
+    assert np.allclose([at - 1000 for at, _ in kept], times[::3])
+    assert {image.dtype for _, image in kept} == {np.dtype(np.uint16)}
+    [made] = read_mcap(tmp_path / "a.mcap", SPEC)
+    nearest = [times.index(min(times[::3], key=lambda at, frame=frame: abs(at - 0.1 * frame))) for frame in range(20)]
+    assert [round(1000 * float(depth.max())) - 1 for depth in depths_of(made)] == nearest
+
+
+def test_a_depth_image_stamped_in_the_future_keeps_none_away(tmp_path):
+    drive(tmp_path / "a.mcap", [0.0, 500.0, *(0.1 * i for i in range(1, 20))])
+    [made] = read_mcap(tmp_path / "a.mcap", SPEC)
+    assert [round(1000 * float(depth.max())) for depth in depths_of(made)] == [1, *range(3, 22)]
+
+
+def test_depth_is_kept_in_whole_millimetres_and_no_depth_as_none():
+    depth = np.array([[0.3004, 65.0, 100.0], [np.nan, np.inf, -1.0]], np.float32)
+    assert millimetres(depth).tolist() == [[300, 65000, 65535], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(("kind", "unit_m"), [(pa.uint16(), 0.001), (pa.float32(), 1.0)])
@@ -170,9 +229,9 @@ def test_depth_of_a_lerobot_data_set_comes_in_as_metres_and_labels_with_it(tmp_p
     depth_m = np.round(np.random.default_rng(1).uniform(0.3, 2.0, (12, 24, 32)), 3)
     write_lerobot(tmp_path / "in", [0.02])
     add_depth(tmp_path / "in", (depth_m / unit_m).tolist(), kind)
-    made = LeRobotReader(tmp_path / "in", SPEC).recording(0).depths
-    assert set(made) == {"head"}
-    assert np.allclose(made["head"], depth_m.repeat(10, axis=1).repeat(10, axis=2), atol=1e-6)
+    made = LeRobotReader(tmp_path / "in", SPEC).recording(0)
+    assert set(made.depths) == {"head"}
+    assert np.allclose(depths_of(made), depth_m.repeat(10, axis=1).repeat(10, axis=2), atol=1e-6)
     assert bring(tmp_path / "in", tmp_path / "out") == 0
     assert "labelled_with_depth" in read_episode(tmp_path / "out/episodes/000000.npz")
 

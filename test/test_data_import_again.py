@@ -127,6 +127,22 @@ def test_an_episode_is_named_after_its_number_in_the_data_set(tmp_path):
     assert [jaw_of(tmp_path / "out", f"{number:06d}") for number in (2, 3, 4)] == pytest.approx([0.0, 0.01, 0.02])
 
 
+def test_episodes_that_a_data_set_no_longer_holds_are_removed(tmp_path, capsys):
+    write_lerobot(tmp_path / "in", [0.01, 0.02, 0.03, 1.0])
+    assert bring(tmp_path / "in", tmp_path / "out", "--skip-bad") == 1
+    assert names(tmp_path / "out") == ["000000", "000001", "000002"]
+    write_lerobot(tmp_path / "in", [0.01, 0.02])
+    capsys.readouterr()
+    assert bring(tmp_path / "in", tmp_path / "out", "--skip-bad") == 0
+    assert names(tmp_path / "out") == ["000000", "000001"]
+    assert "skipped" not in capsys.readouterr().err
+    assert set(json.loads((tmp_path / "out/import.json").read_text())["done"]) == {"episode 0", "episode 1"}
+    (tmp_path / "in/meta/episodes.jsonl").write_text("")
+    assert bring(tmp_path / "in", tmp_path / "out") == 2
+    assert "lists no episodes" in capsys.readouterr().err
+    assert names(tmp_path / "out") == ["000000", "000001"]
+
+
 def test_a_file_that_is_copied_again_is_brought_in(tmp_path):
     good, broken = tmp_path / "in" / "a.mcap", tmp_path / "in" / "b.mcap"
     export_mcap(good, painted(0), SPEC)

@@ -1,5 +1,6 @@
 """Several data folders as one."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -58,4 +59,19 @@ def test_folders_of_different_robots_are_refused_by_name(folders, tmp_path):
     (other / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(DataError, match="contract_hash"):
         merge([folders[0], other], tmp_path / "c", SPEC)
+    assert not (tmp_path / "c").exists()
+
+
+def test_folders_of_another_robot_than_the_one_that_is_named_are_refused_before_anything_is_written(folders, tmp_path):
+    with pytest.raises(DataError, match=r"a: holds data of another robot than twin.*give the --robot of these data"):
+        merge(folders, tmp_path / "c", dataclasses.replace(SPEC, name="twin"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_truncated_episode_is_named_and_leaves_no_half_filled_folder(folders, tmp_path):
+    broken = folder_of(tmp_path / "broken", (6, 8))
+    path = episode_path(broken, 1)
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(DataError, match=r"broken/episodes/000001\.npz: cannot be read.*Fix: make it again, or"):
+        merge([folders[0], broken], tmp_path / "c", SPEC)
     assert not (tmp_path / "c").exists()

@@ -235,6 +235,16 @@ def test_a_jaw_that_stands_still_on_something_has_grasped_it_and_one_that_shuts_
     assert grasps(SPEC, position, None, 0.1) == [held]
 
 
+def test_an_arm_that_was_sent_no_commands_grasps_by_its_jaw_alone():
+    position, command = jaw_story()
+    position[:, 6] = command[:, 6] = position[:, 13]
+    left, right = sorted(grasps(SPEC, position, command, 0.1), key=lambda grasp: grasp.arm)
+    assert (left.arm, right.arm) == ("left", "right")
+    assert (left.start, left.end) == (right.start, right.end)
+    command[5, 0] += 0.01
+    assert [grasp.arm for grasp in grasps(SPEC, position, command, 0.1)] == ["right"], "told, and not to press"
+
+
 def test_contacts_lie_between_the_finger_pads():
     position, command = jaw_story()
     robot, cell = RobotKinematics(SPEC), Cell(SPEC)

@@ -21,7 +21,8 @@ from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.cli import main
 from starry_ros.data.lerobot_format import arrow
 from starry_ros.data.lerobot_read import LeRobotReader, Mapping
-from starry_ros.data.mcap_read import _complete, _Tape, read_mcap
+from starry_ros.data.mcap_read import _complete, read_mcap
+from starry_ros.data.mcap_tape import Tape
 from starry_ros.data.mcap_write import export_mcap
 from starry_ros.data.recording import Recording, resampled, to_episode
 from starry_ros.data.store import episode_files, read_episode, write_episode
@@ -276,7 +277,7 @@ def test_times_in_single_precision_lose_no_frame(frames):
 
 
 def test_frames_without_all_images_are_left_out_and_a_long_gap_is_refused():
-    tape, times = _Tape(), 0.08 * np.arange(30)
+    tape, times = Tape(), 0.08 * np.arange(30)
     image = np.zeros((2, 2, 3), np.uint8)
     tape.images = {"head": [(at, image) for at in times], "left_wrist": [(at + 0.02, image) for at in times]}
     tape.images["right_wrist"] = [(at, image) for i, at in enumerate(times) if not 10 < i < 15]

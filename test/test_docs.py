@@ -14,7 +14,7 @@ from starry_ros.cli import GROUPS, VERBS, build_parser
 from starry_ros.ros.graph import ARGUMENTS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "models" / "tiny" / "MODEL_CARD.md"]
 CODE = re.compile(r"`([^`\n]+)`")
 COMMAND = re.compile(r"(?:^|[\s;(|&]|--)starry ((?:[a-z][\w-]*)(?: [^#;|&)]*)?)")
 FOLDERS = ("config/", "docs/", "launch/", "models/", "msg/", "srv/", "starry_ros/", "test/")
@@ -93,4 +93,19 @@ def test_the_readme_has_a_row_for_every_room() -> None:
 
 def test_every_page_is_reached_from_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in text] == []
+    assert [page.name for page in PAGES[1:] if str(page.relative_to(ROOT)) not in text] == []
+
+
+NAMES = {"place": "place_block_pad", "stack": "stack_blocks_two", "hand over": "handover_block", "tray": "lift_tray",
+         "two blocks": "place_dual_blocks", "drawer": "put_block_drawer", "button": "press_button"}
+
+
+@pytest.mark.parametrize(("row", "column"), [("one shipped model", 4), ("the same, hard setting", 6)])
+def test_the_readme_tells_the_successes_of_the_model_card(row: str, column: int) -> None:
+    lines = PAGES[-1].read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|") for line in lines if re.match(r"\| `\w+` \| (right|both)", line)]
+    card = {task[1].strip(" `"): float(task[column]) for task in cells}
+    told = next(line for line in PAGES[0].read_text(encoding="utf-8").splitlines() if line.startswith(f"| {row}"))
+    found = re.findall(rf"({'|'.join(NAMES)})[a-z ]* (\d\.\d\d)", told)
+    assert {NAMES[name]: float(share) for name, share in found} == card
+    assert f"mean {sum(card.values()) / len(card):.2f}" in told

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import os
 from pathlib import Path
 from xml.etree import ElementTree
@@ -106,10 +105,19 @@ def test_parameters_survive_the_command_line_with_their_types() -> None:
 def test_paths_do_not_depend_on_the_folder_of_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "robot.yaml").write_text("")
     (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     node = build_graph({"robot": "robot.yaml", "model": "mine"}).node("world_action")
     assert node.parameters["robot"] == str(tmp_path / "robot.yaml")
     assert node.parameters["model"] == str(tmp_path / "mine")
+
+
+def test_a_name_stays_a_name_where_a_folder_is_called_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("tiny", "bimanual_sim"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    node = build_graph({"robot": "bimanual_sim", "model": "tiny"}).node("world_action")
+    assert (node.parameters["robot"], node.parameters["model"]) == ("bimanual_sim", "tiny")
 
 
 def test_a_namespace_moves_the_topics_of_rviz() -> None:
@@ -163,7 +171,6 @@ def test_parameter_files_hold_declared_parameters_at_their_defaults(name: str) -
 def test_values_of_the_graph_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         NodeSpec("x").respawn = True  # type: ignore[misc]
-    assert json.dumps([argument.name for argument in ARGUMENTS])
 
 
 def test_rviz_that_is_not_installed_is_said_before_anything_starts(

@@ -74,6 +74,33 @@ def test_figures_are_those_of_the_session(recording: Recording) -> None:
     assert summary(figures)["stall_share"] == pytest.approx(0.01)
 
 
+def odd_commands(writer: Writer) -> None:
+    """Trajectories as an executor of another maker may send them: a joint short, or accelerations only at times."""
+    names = [joint.name for joint in SPEC.arms[0].joints]
+
+    def send(joints: list[str], accelerations: list[list[float]]) -> None:
+        points = [
+            JointTrajectoryPoint(positions=[0.0] * len(joints), accelerations=row,
+                                 time_from_start=Duration(sec=0, nanosec=20_000_000 * (1 + index)))
+            for index, row in enumerate(accelerations)
+        ]
+        command = JointTrajectory(joint_names=joints, points=points)
+        command.header.stamp = to_stamp(1_700_000_000_000_000_000 + 2 * S)
+        writer.write("/left_arm_controller/joint_trajectory", 2.0, command)
+
+    send(names[:6], [[0.0] * 6] * 3)
+    send(names, [[0.0] * 7, [], [0.0] * 7])
+    send(names, [[0.0] * 6] * 3)
+    send([], [[], []])
+
+
+def test_trajectories_that_say_nothing_of_jerk_are_passed_over(tmp_path: Path) -> None:
+    write_session(tmp_path / "a.mcap", plans=1, more=odd_commands)
+    figures = measure(Recording(tmp_path / "a.mcap"), SPEC)
+    assert figures.jerk_share.value == []
+    assert figures.jerk_joint == {}
+
+
 def test_the_worst_moments_are_apart_ordered_and_hold_the_fault() -> None:
     figures = Figures(seconds=20.0, modes=[(0.0, "RUN", ""), (9.0, "FAULT", "tracking")])
     figures.latency = Series([1.0, 5.0, 9.2], [0.1, 0.9, 2.0])

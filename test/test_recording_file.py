@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mcap.reader import make_reader
+from mcap.stream_reader import StreamReader
+from mcap.writer import IndexType, Writer
 
 from starry_ros.errors import DataError
 from starry_ros.paths import model_dir
 from starry_ros.recording.lost import tally
 from starry_ros.recording.reader import Recording
-from starry_ros.recording.recover import recover
+from starry_ros.recording.recover import _Copy, recover
 from starry_ros.recording.ring import Ring
 from starry_ros.recording.session_file import METADATA, Channel, Record, SessionFile, describe, model_hashes
 
@@ -80,7 +82,32 @@ def test_a_file_cut_anywhere_gives_back_everything_before_the_last_sync(tmp_path
         assert heard == [note(index).data for index in range(len(heard))]
         assert done.messages == len(heard)
         assert not done.whole
-    assert recover(path).whole
+    done = recover(path)
+    assert done.whole
+    assert (done.path, done.messages) == (path, 200)
+    assert not path.with_name("a.recovered.mcap").exists(), "a second copy would be imported beside the first"
+
+
+def without_contents(source: Path, target: Path) -> Path:
+    """A copy of a file whose writer made no table of contents, as the format allows."""
+    nothing = dict.fromkeys(("repeat_channels", "repeat_schemas", "use_statistics", "use_summary_offsets"), False)
+    with source.open("rb") as file, target.open("wb") as output:
+        writer, copy = Writer(output, index_types=IndexType.NONE, **nothing), _Copy()
+        writer.start(profile="ros2")
+        for record in StreamReader(file).records:
+            copy.take(writer, record)
+        writer.finish()
+    return target
+
+
+def test_a_file_without_a_table_of_contents_is_given_one(tmp_path: Path) -> None:
+    write(tmp_path / "a.mcap", 50).close()
+    bare = without_contents(tmp_path / "a.mcap", tmp_path / "b.mcap")
+    with pytest.raises(DataError, match="has no index"):
+        Recording(bare)
+    done = recover(bare)
+    assert (done.whole, done.path.name, done.messages) == (False, "b.recovered.mcap", 50)
+    assert Recording(done.path).counts == {"/note": 50}
 
 
 def test_a_damaged_middle_gives_back_what_came_before_it(tmp_path: Path) -> None:
@@ -155,5 +182,6 @@ def test_gaps_in_a_publishers_count_are_lost_messages_and_several_publishers_are
     file.close()
     found = {one.topic: (one.messages, one.lost) for one in tally(Recording(path))}
     assert found == {"/one": (5, 4), "/restarted": (4, None), "/unknown": (2, None), "/whole": (3, 0)}
+    path.write_bytes(path.read_bytes()[:-1])
     recovered = Recording(recover(path).path)
     assert {one.topic: (one.messages, one.lost) for one in tally(recovered)} == found

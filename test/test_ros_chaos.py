@@ -139,8 +139,27 @@ def pressed(off_rad: Any, speed_of_t: Any = lambda _: 0.0) -> Watched:
 
 def test_a_joint_that_gives_way_to_what_it_is_pressed_on_may_slide_towards_its_command_and_is_named() -> None:
     row = judge(pressed(lambda t: 0.03 - 0.02 * (t > 1.55)))
-    assert (row["slid"], row["rest_s"]) == ("right_waist", 0.0)
-    assert judge(Watched(lambda t: max(0.0, 0.5 - t)))["slid"] == ""
+    assert (row["pressed"], row["rest_s"]) == ("right_waist", 0.0)
+    assert judge(Watched(lambda t: max(0.0, 0.5 - t)))["pressed"] == ""
+
+
+def test_arms_that_rest_pressed_on_something_may_be_stopped_for_that() -> None:
+    def rests(off_rad: float, joint: str) -> Any:
+        watched = Watched(mode="FAULT", reason="tracking_error")
+        watched.seen[1][:, FULL_SPEC.joint_names.index(joint)] += off_rad
+        return judge(watched, stopped_by=("planner_lost",))
+
+    assert rests(0.03, "right_waist")["pressed"] == "right_waist"
+    for off, joint in ((0.01, "right_waist"), (-0.01, "right_gripper")):
+        with pytest.raises(Failed, match="not stopped by planner_lost, but FAULT tracking_error"):
+            rests(off, joint)
+
+
+def test_what_is_not_heard_of_the_commands_excuses_nothing() -> None:
+    watched = pressed(lambda t: 0.03 - 0.02 * (t > 1.55))
+    watched.told = tuple(part[:60] for part in watched.told)
+    with pytest.raises(Failed, match="what is asked of the joints was not heard"):
+        judge(watched)
 
 
 @pytest.mark.parametrize("watched", [

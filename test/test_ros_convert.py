@@ -153,7 +153,8 @@ def test_a_chunk_survives_the_round_trip(spec: RobotSpec, clock: EdgeClock) -> N
 
 @pytest.mark.parametrize(
     "change",
-    [{"positions": [0.0] * 15}, {"positions": []}, {"joint_names": []}, {"step_s": 0.0}, {"step_s": float("nan")}],
+    [{"positions": [0.0] * 15}, {"positions": []}, {"joint_names": []}, {"step_s": 0.0}, {"step_s": float("nan")},
+     {"step_s": 1e-10}],
 )
 def test_a_chunk_that_is_no_table_is_refused(spec: RobotSpec, clock: EdgeClock, change: dict[str, Any]) -> None:
     message = convert.chunk_message(chunk(spec), clock)

@@ -1,5 +1,7 @@
 """The closed loop without ROS: timing, success and failure, forced cases."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import COLOURS, KINDS, TASKS, LoopConfig
+from starry_ros.sim.driver import Scene
 from starry_ros.sim.expert_policy import ExpertPolicy, chunk_at
 from starry_ros.sim.loop import run_episode
 from starry_ros.sim.tasks import task_of
@@ -60,20 +63,47 @@ def standing(_count: int) -> np.ndarray:
     return np.tile(SPEC.limit("home"), (16, 1))
 
 
-def test_the_expert_succeeds_through_the_executor(blind):
+def test_the_expert_succeeds_through_the_executor_and_goes_on_for_as_long_as_it_is_told(blind):
     result = run_episode(ExpertPolicy(blind), blind, Case(1))
     assert result.success
     assert result.failure == ""
     assert 2.0 < result.duration_s < 8.0
     assert result.stall_share == 0.0
     assert not result.refused
-
-
-def test_an_episode_goes_on_after_success_for_as_long_as_it_is_told(blind):
-    usual = run_episode(ExpertPolicy(blind), blind, Case(1))
     longer = run_episode(ExpertPolicy(blind), blind, Case(1), LoopConfig(after_s=1.5))
     assert longer.success
-    assert longer.duration_s == pytest.approx(usual.duration_s + 1.5, abs=0.03)
+    assert longer.duration_s == pytest.approx(result.duration_s + 1.5, abs=0.03)
+
+
+class LetsGo:
+    """The expert until it holds something; from then on its hands stand open where they were."""
+
+    def __init__(self, cell: Cell, task: str) -> None:
+        self._cell, self._expert, self._open_J = cell, ExpertPolicy(cell, task), None
+        self.reset = self._expert.reset
+
+    def plan(self, canvas, state) -> Plan:
+        plan = self._expert.plan(canvas, state)
+        if self._open_J is None and self._cell.held("right"):
+            self._open_J = state.position_J.copy()
+            self._open_J[list(SPEC.gripper_indices)] = SPEC.limit("upper")[list(SPEC.gripper_indices)]
+        if self._open_J is None:
+            return plan
+        return replace(plan, chunk=replace(plan.chunk, positions_KJ=np.tile(self._open_J, (16, 1))))
+
+
+@pytest.mark.parametrize("task", ["place_block_pad", "stack_blocks_two", "place_dual_blocks"])
+def test_what_was_held_and_lies_at_the_end_was_dropped_whatever_the_task_calls_it(blind, task):
+    result = run_episode(LetsGo(blind, task), blind, Case(0, task=task), LoopConfig(limit_s=5.0))
+    assert result.failure == "dropped"
+
+
+def test_a_sentence_that_is_swapped_has_the_words_of_its_setting(blind):
+    for setting, words in (("easy", task_of("place_block_pad").templates), (
+            "hard", task_of("place_block_pad").hard_templates)):
+        scene = Scene(blind)
+        scene.reset("place_block_pad", setting, 3)
+        assert scene.ask_for("blue") in {template.format("blue") for template in words}
 
 
 def test_the_same_case_gives_the_same_episode_whatever_came_before(blind):

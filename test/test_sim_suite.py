@@ -36,15 +36,13 @@ def cell():
     cell.close()
 
 
-def play(cell: Cell, task: str, seed: int, setting: str = "easy", until: str = "") -> bool:
-    """The expert alone, without the closed loop; stops at a stage if asked to."""
+def play(cell: Cell, task: str, seed: int, setting: str) -> bool:
+    """The expert alone, without the closed loop."""
     layout, target, _ = evaluation_case(seed, task, setting)
     expert, check, ramp = make_expert(task, cell), make_check(task, target), Ramp(SPEC)
     cell.reset(layout)
     while cell.sim_time_s < task_of(task).time_limit_s:
         scene = expert.look(cell)
-        if until and expert.stage(scene, target) == until:
-            return False
         cell.apply(ramp.toward(cell.command_J, expert.follow(cell.command_J, expert.motion(scene, target))))
         cell.advance(TICK_S)
         if check.update(cell):
@@ -75,10 +73,10 @@ def test_every_sentence_names_its_target_and_hard_ones_are_never_trained_on(task
             assert named_target(sentence(target, i, task, unseen=True), task) == target
 
 
-@pytest.mark.parametrize("setting", ["easy", "hard"])
+@pytest.mark.parametrize(("setting", "seed"), [("easy", 1), ("hard", 7)])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_expert_does_the_task(cell, task, setting):
-    assert [play(cell, task, seed, setting) for seed in (1, 7)] == [True, True]
+def test_the_expert_does_the_task(cell, task, setting, seed):
+    assert play(cell, task, seed, setting)
 
 
 @pytest.mark.parametrize("task", NEW)

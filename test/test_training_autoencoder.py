@@ -1,4 +1,4 @@
-"""Which frames tell how good an autoencoder is."""
+"""Which frames tell how good an autoencoder is, and what one may start from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from starry_ros.training.train_autoencoder import HELD_OUT, load_frames
+from starry_ros.errors import ConfigError
+from starry_ros.training.budgets import AutoencoderTraining
+from starry_ros.training.train_autoencoder import HELD_OUT, load_frames, train_autoencoder
+from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
 
 FRAMES = 40
 
@@ -32,3 +35,12 @@ def test_quality_is_measured_on_frames_of_all_held_out_episodes_alike(frames: in
     counts = {int(episode): int((episode_N == episode).sum()) for episode in np.unique(episode_N)}
     assert list(counts) == list(range(0, 240, 20))
     assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_an_autoencoder_of_another_canvas_is_no_start_and_nothing_is_written(tmp_path: Path) -> None:
+    other = Autoencoder(AutoencoderConfig(height_px=32, width_px=16, latent_channels=4, widths=(8, 8, 8)))
+    save_autoencoder(tmp_path / "other", other, {})
+    with pytest.raises(ConfigError, match=r"--init: was trained on another canvas; got \(32, 16\); expected \(16, 16"):
+        train_autoencoder(write(tmp_path / "data", 2), tmp_path / "run", AutoencoderTraining(steps=1, batch=2),
+                          init=tmp_path / "other")
+    assert not (tmp_path / "run").exists()

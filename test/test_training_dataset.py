@@ -24,6 +24,7 @@ from starry_ros.training.dataset import (
     fresh_sentence,
     in_other_words,
     load_demonstrations,
+    read_episodes,
     rivals,
 )
 
@@ -246,6 +247,27 @@ def test_no_or_damaged_episodes_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"00000\.npz.*cannot be read"):
         load(folder, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("name", ["position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "empty_closed_T", "stage_T",
+                                  "text_T", "texts"])
+def test_an_episode_that_lacks_an_array_is_named_with_it(name: str, tmp_path: Path) -> None:
+    path = write_episodes(tmp_path / "data", (3, 4)) / "episodes" / "00001.npz"
+    with np.load(path) as file:
+        np.savez(path, **{key: value for key, value in file.items() if key != name})
+    with pytest.raises(DataError, match=rf"00001\.npz: lacks {name}\. Fix: .*--video"):
+        load(tmp_path / "data", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_folder_of_images_alone_is_no_folder_of_demonstrations(tmp_path: Path) -> None:
+    path = write_episodes(tmp_path / "data", (3,)) / "episodes" / "00000.npz"
+    with np.load(path) as file:
+        np.savez(path, canvas_THWC=file["canvas_THWC"])
+    with pytest.raises(DataError, match=r"00000\.npz: lacks position_TJ, command_TJ, .*texts\. Fix: .*--video"):
+        load(tmp_path / "data", tmp_path / "cache")
+    with pytest.raises(DataError, match=r"00000\.npz: lacks command_TJ\."):
+        list(read_episodes(tmp_path / "data", ("command_TJ",)))
 
 
 def test_every_task_of_merged_data_is_drawn_equally_often(data: Demonstrations) -> None:

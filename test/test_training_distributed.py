@@ -24,7 +24,7 @@ from starry_ros.training.losses import total
 from starry_ros.training.train import Trainer
 from starry_ros.wam.checkpoint import save_checkpoint
 
-STEPS, EPISODES = 3, 5
+STEPS, EPISODES, LONGEST_S = 3, 5, 120.0
 WORDS = ("--steps", str(STEPS), "--batch", "4", "--learning-rate", "0.2", "--prefix", "2", "--eval-every", "2",
          "--eval-episodes", str(EPISODES), "--precision", "fp32")
 
@@ -91,7 +91,8 @@ def test_two_processes_train_as_one_with_the_mean_of_their_gradients(
     begun = {name: value.clone() for name, value in alone.model.state_dict().items()}
     wanted = by_hand(alone)
     for process in processes:
-        process.join()
+        process.join(LONGEST_S)
+        process.kill()  # one that waits for the other for ever
         assert process.exitcode == 0
     zero, one = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
     assert all(torch.equal(one[name], value) for name, value in zero.items()), "both have the same weights"

@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,10 +26,11 @@ from starry_ros.training.arguments import (
     add_calibrate_command_arguments,
     add_evaluate_command_arguments,
 )
-from starry_ros.training.evaluate import evaluate, untrained_copy, write_strip
+from starry_ros.training.evaluate import evaluate, untrained_copy
 from starry_ros.training.measure import Quality
 from starry_ros.training.report_page import write_page
 from starry_ros.training.score import Score, row
+from starry_ros.training.strips import Strips
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import preset
@@ -122,7 +125,7 @@ def test_an_untrained_copy_keeps_the_shape_and_changes_the_weights(model, tmp_pa
 def test_all_policies_see_the_same_episodes_and_report_in_order(model, tmp_path):
     rows = evaluate(
         model, SPEC, 1, seed=4, policies=("model", "expert", "untrained"), runtime="torch",
-        config=LoopConfig(limit_s=0.9), strips=tmp_path,
+        config=LoopConfig(limit_s=0.9), strips=Strips(tmp_path),
     )
     assert [found["policy"] for found in rows] == ["model", "expert", "untrained"]
     colour = evaluation_case(4)[1]
@@ -139,7 +142,7 @@ def test_strips_show_the_frames_side_by_side(tmp_path):
     import cv2
 
     frames = tuple(np.full((192, 160, 3), (10 * i, 0, 255 - 10 * i), dtype=np.uint8) for i in range(3))
-    write_strip(tmp_path, score(5, False, failure="timeout", frames=frames))
+    Strips(tmp_path).write(score(5, False, failure="timeout", frames=frames))
     picture = cv2.imread(str(tmp_path / "model_place_block_pad_easy_normal_0005_failure.png"))[..., ::-1]
     assert picture.shape == (212, 480, 3)
     assert [picture[5, 5 + 160 * i].tolist() for i in range(3)] == [[10 * i, 0, 255 - 10 * i] for i in range(3)]
@@ -163,6 +166,33 @@ def test_an_ablation_blanks_its_inputs_and_nothing_else(model):
         assert seen[graph]["x"].all()
     with pytest.raises(ConfigError, match="no_hands"):
         ablate(runtime, "no_hands")
+
+
+def test_without_its_history_a_model_still_knows_the_steps_that_are_committed(model):
+    checkpoint = load_checkpoint(model, SPEC)
+    runtime, seen = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), {}
+    for graph in ("imagine", "act"):
+        runtime.engines[graph] = lambda arrays, graph=graph: seen.__setitem__(graph, arrays) or {}
+    ablate(runtime, "no_history")
+    c = runtime.config
+    none_NP = np.zeros((c.layers, 1, c.heads, c.history_actions, c.head_dim), np.float32)
+
+    def told(graph):
+        runtime.engines[graph]({"executed_valid": runtime.actions.valid})
+        return seen[graph]["executed_valid"].reshape(c.history_slots, c.history_actions)
+
+    known = np.zeros(c.history_actions, np.float32)
+    known[:3] = 1
+    for slot in range(2 * c.history_slots):  # the ring goes round
+        with runtime.supposing(np.zeros((c.history_actions, c.joints), np.float32), known):
+            for graph in ("imagine", "act"):
+                assert told(graph)[slot % c.history_slots].tolist() == known.tolist()
+                assert told(graph).sum() == 3
+        runtime.actions.write(none_NP, none_NP, step=slot)
+        assert not told("act").any()
+    runtime.branch()
+    runtime.actions.write(none_NP, none_NP, step=99)
+    assert not told("act").any(), "what is supposed to have happened is history too"
 
 
 def test_every_ablation_names_inputs_that_its_graphs_have(model):
@@ -195,7 +225,7 @@ def test_several_models_stand_in_one_table_and_expert_and_untrained_play_once(mo
     (second / "config.json").write_bytes((model / "config.json").read_bytes())
 
     def stand_in(folder, *_, policies, strips, **__):
-        played.append((folder, tuple(policies), strips))
+        played.append((folder, tuple(policies), strips.folder if strips else None))
         return [row(policy, [score(0, True)]) for policy in policies]
 
     monkeypatch.setattr(evaluate_module, "evaluate", stand_in)
@@ -217,6 +247,30 @@ def test_several_models_stand_in_one_table_and_expert_and_untrained_play_once(mo
     assert capsys.readouterr().out.startswith("policy"), "one model needs no column"
 
 
+def test_pictures_of_every_loop_have_names_of_their_own_and_the_page_shows_no_older_ones(tmp_path, monkeypatch):
+    frames = (np.zeros((192, 160, 3), np.uint8),)
+
+    def stand_in(jobs, workers):
+        return [replace(score(job.case.seed, False, failure="timeout", frames=frames), policy=job.policy)
+                for job in jobs]
+
+    monkeypatch.setattr(evaluate_module, "run_scores", stand_in)
+    old = tmp_path / "pictures" / "expert_lift_tray_easy_normal_0000_failure.png"
+    old.parent.mkdir()
+    old.write_bytes(b"")
+    parser = argparse.ArgumentParser()
+    add_evaluate_command_arguments(parser)
+    words = ["--policy", "expert", "--episodes", "1", "--seed", "7", "--report", str(tmp_path), "--latency", "0.2"]
+    loops = ["0.45", "--mode", "sync", "async_naive"]
+    for more, names in (([], [""]), (loops, ["_sync_0.2s", "_sync_0.45s", "_async_naive_0.2s", "_async_naive_0.45s"])):
+        evaluate_module.evaluate_command(parser.parse_args([*words, *more]))
+        wanted = {f"pictures/expert_place_block_pad_easy_normal{name}_0007_failure.png" for name in names}
+        shown = re.findall(r"\]\((.*?)\)", (tmp_path / "report.md").read_text())
+        assert len(shown) == len(wanted)
+        assert set(shown) == wanted
+        assert all((tmp_path / path).stat().st_size for path in wanted)
+
+
 @pytest.mark.parametrize("task", ["all", "lift_tray"])
 def test_a_forced_case_that_a_task_lacks_is_refused_before_anything_is_played(task, monkeypatch):
     monkeypatch.setattr(evaluate_module, "run_scores", lambda jobs, workers: pytest.fail("played"))
@@ -227,6 +281,28 @@ def test_a_forced_case_that_a_task_lacks_is_refused_before_anything_is_played(ta
         evaluate_module.evaluate_command(args)
     with pytest.raises(ConfigError, match=r"case closed_jaw: .*got press_button"):
         evaluate(None, SPEC, 1, case="closed_jaw", policies=("expert",), task="press_button")
+
+
+def test_a_suite_brings_its_settings_and_another_one_is_refused_before_anything_is_played(monkeypatch):
+    played = []
+    monkeypatch.setattr(evaluate_module, "evaluate", lambda *_, setting, **__: played.append(setting) or [])
+    monkeypatch.setattr(evaluate_module, "print_table", lambda rows, columns: None)
+    parser = argparse.ArgumentParser()
+    add_evaluate_command_arguments(parser)
+
+    def play(*words):
+        evaluate_module.evaluate_command(parser.parse_args(["--policy", "expert", *words]))
+        settings = set(played)
+        played.clear()
+        return settings
+
+    for suite, setting in (("recovery", "hard"), ("easy", "hard"), ("hard", "easy")):
+        with pytest.raises(ConfigError, match=f"--setting: is not that of suite {suite}.*got {setting}"):
+            play("--suite", suite, "--setting", setting)
+        assert not played
+    assert play("--suite", "hard") == play("--suite", "hard", "--setting", "hard") == {"hard"}
+    assert play("--suite", "recovery") == play() == {"easy"}
+    assert play("--setting", "hard") == {"hard"}
 
 
 def test_every_suite_holds_cases_that_its_tasks_have():

@@ -1,6 +1,8 @@
 """A tiny data set: arrays, labels, resuming."""
 
 import json
+import os
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -108,6 +110,48 @@ def test_a_second_call_resumes_and_changes_nothing(folder):
     before, meta = path.stat().st_mtime_ns, json.loads((folder / "meta.json").read_text())
     assert generate(folder, Source("place_block_pad", SEED, ROBOT), 1) == meta
     assert path.stat().st_mtime_ns == before
+
+
+def test_what_a_folder_is_made_from_is_noted_once(folder):
+    source, before = folder / "source.json", (folder / "source.json").stat()
+    generate(folder, Source("place_block_pad", SEED, ROBOT), 1)
+    assert (source.stat().st_mtime_ns, source.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+
+
+def test_an_unreadable_note_of_what_a_folder_is_made_from_is_named(folder, tmp_path):
+    out = tmp_path / "data"
+    shutil.copytree(folder, out)
+    for damage in (b"", (folder / "source.json").read_bytes()[:-9], b"\xff{}"):
+        (out / "source.json").write_bytes(damage)
+        with pytest.raises(DataError, match=r"source\.json: cannot be read"):
+            generate(out, Source("place_block_pad", SEED, ROBOT), 1)
+
+
+def test_a_call_that_is_cut_off_leaves_the_meta_json_that_was_there(folder, tmp_path, monkeypatch):
+    out = tmp_path / "data"
+    shutil.copytree(folder, out)
+    whole = (out / "meta.json").read_bytes()
+    (out / "episodes" / "000001.npz").write_bytes((out / "episodes" / "000000.npz").read_bytes())
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        generate(out, Source("place_block_pad", SEED, ROBOT), 2)
+    assert (out / "meta.json").read_bytes() == whole
+
+
+def test_a_call_for_fewer_motions_counts_all_episodes_that_lie_there(folder, episode, tmp_path):
+    """Training takes every file, so meta.json has to speak of every file."""
+    out = tmp_path / "data"
+    shutil.copytree(folder, out)
+    (out / "episodes" / "000001.npz").write_bytes((out / "episodes" / "000000.npz").read_bytes())
+    meta = generate(out, Source("place_block_pad", SEED, ROBOT), 1)
+    assert (meta["episodes"], meta["frames"]) == (2, 2 * len(episode["time_s_T"]))
+    assert meta["data_hash"] != json.loads((folder / "meta.json").read_text())["data_hash"]
+    assert json.loads((out / "meta.json").read_text()) == meta
+    assert meta == generate(out, Source("place_block_pad", SEED, ROBOT), 2)
 
 
 def test_other_data_in_the_folder_are_left_alone(folder):

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from starry_ros.training import train
 from starry_ros.training.store import STATE
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 
-STEPS = 30
+STEPS, LONGEST_S = 30, 120.0
 CUTS = (1, 3, 3, 4, 6, 7, 8)
 """Which of the files that it would put in their places each process is killed at.
 
@@ -50,6 +51,16 @@ def saved(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, bytes]]:
     return load_file(run / STATE), {path.name: path.read_bytes() for path in (run / "checkpoint").iterdir()}
 
 
+def ended(process: Any) -> int | None:
+    """The exit code of a process that ends by itself; it is killed if it does not."""
+    process.join(LONGEST_S)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"a training has not ended within {LONGEST_S} s")
+    code: int | None = process.exitcode
+    return code
+
+
 def kill_at_random(run: Path, draw: random.Random, *paths: Path) -> None:
     """Start the run, wait until it has saved once more, and kill it within the next five steps or so."""
     state = run / STATE
@@ -58,9 +69,9 @@ def kill_at_random(run: Path, draw: random.Random, *paths: Path) -> None:
     while process.is_alive() and state.stat().st_mtime_ns == before:
         time.sleep(0.002)
     time.sleep(draw.uniform(0.0, 0.3))
+    assert process.is_alive(), "it has to be at work when it is killed"
     process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL, "it has to be at work when it is killed"
+    assert ended(process) == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -72,16 +83,15 @@ def test_a_training_killed_at_every_file_and_at_random_moments_ends_with_the_bit
     save_checkpoint(model, make_checkpoint())
     straight = start(work, data, whole, model, 0)
     for number in CUTS:
-        process = start(work, data, broken, model, number)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
-    draw = random.Random(time.time_ns())
+        assert ended(start(work, data, broken, model, number)) == -signal.SIGKILL
+    seed = time.time_ns()
+    print(f"killed at moments drawn by seed {seed}")  # shown where the test fails
+    draw = random.Random(seed)
     for _ in range(2):
         kill_at_random(broken, draw, data, broken, model)
     last = start(work, data, broken, model, 0)
     for process in (straight, last):
-        process.join()
-        assert process.exitcode == 0
+        assert ended(process) == 0
     (wanted, files), (got, others) = saved(whole), saved(broken)
     assert wanted.keys() == got.keys()
     assert all(torch.equal(got[name], value) for name, value in wanted.items())

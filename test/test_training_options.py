@@ -326,4 +326,3 @@ def test_views_compose_what_they_say(folder: Path) -> None:
     tile = LAYOUT.tiles[0]
     camera = CameraModel(tile.camera, 320, 240, 210.0, 205.0, 150.0, 120.0, np.eye(4))
     assert canvas_intrinsics(camera, LAYOUT)[0] == pytest.approx(105.0)
-    assert dataclasses.replace(CONFIG, layout="rgbd").layout == "rgbd"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from wam_kit import CONFIG, JOINTS, LAYOUT, MIDDLE_J, SPEC, LetterEncoder, make_canvas, make_checkpoint, make_state
 
+from starry_ros.training.forward import _kept_actions
 from starry_ros.training.losses import velocity_loss
 from starry_ros.training.prefix import (
     ASTRAY_SHARE,
@@ -18,6 +22,7 @@ from starry_ros.training.prefix import (
     prefix_lengths,
     unknown_loss,
 )
+from starry_ros.wam.kv_cache import Ring
 from starry_ros.wam.model import Ropes
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session
@@ -42,6 +47,22 @@ def test_training_gives_the_model_the_keys_that_serving_writes(known: int) -> No
     assert (valid == (np.arange(CONFIG.history_actions) < known)).all()
     assert np.array_equal(trained.bias[0, 0, 0].numpy() == 0, valid == 1)
     assert ring.valid.sum() == 0, "and serving forgets them"
+
+
+@pytest.mark.parametrize("seen", [CONFIG.history_slots - 1, CONFIG.history_slots])
+def test_training_shows_as_many_executed_actions_as_serving_keeps_beside_a_prefix(seen: int) -> None:
+    """In serving a prefix is written over the actions of the oldest slot, once all are in use."""
+    known, ring = 2, Ring(1, 1, 4, CONFIG.history_slots, CONFIG.history_actions)
+    slot = np.zeros((1, 1, 1, CONFIG.history_actions, 4), dtype=np.float32)
+    for _ in range(seen):
+        ring.write(slot, slot)
+    ring.write(slot, slot, np.arange(CONFIG.history_actions) < known)
+    valid = np.ones((2, seen, CONFIG.history_actions), dtype=np.float32)
+    batch = SimpleNamespace(executed_valid_BRU=valid, known_B=np.array([0, known]))
+    model = SimpleNamespace(config=replace(CONFIG, prefix_steps=4))
+    without, with_prefix = _kept_actions(model, batch).sum((1, 2)).tolist()  # type: ignore[arg-type]
+    assert without == valid[0].sum()
+    assert with_prefix + known == ring.valid.sum()
 
 
 def test_known_steps_are_not_learned() -> None:

@@ -24,7 +24,7 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.loop import run_episode
-from starry_ros.sim.tasks import drawn_case, task_of
+from starry_ros.sim.tasks import TASKS, drawn_case, task_of
 from starry_ros.training import rl_rollout, train_rl
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.rl_rollout import (
@@ -406,15 +406,16 @@ def test_statistics_of_drawn_plans_do_not_depend_on_how_many_went_well(start):
     assert found[0]["ratio_off"] == pytest.approx(math.exp(0.5) - 1, rel=0.05)
 
 
-def test_every_task_asks_for_everything_in_turn(folder, tmp_path):
-    tasks = ("handover_block", "place_dual_blocks")
-    trainer = RlTrainer(folder, SPEC, dataclasses.replace(CONFIG, scouts=24, tasks=tasks), tmp_path)
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_every_task_asks_for_everything_in_turn(folder, tmp_path, count):
+    tasks = TASKS[-count:]
+    trainer = RlTrainer(folder, SPEC, dataclasses.replace(CONFIG, scouts=12 * count, tasks=tasks), tmp_path)
     asked = {task: set() for task in tasks}
     for job in trainer._scouts(0):
         asked[job.case.task].add(drawn_case("train", job.case.seed, job.case.task, "easy")[1])
-    assert {task: found == set(task_of(task).targets) for task, found in asked.items()} == dict.fromkeys(tasks, True)
-    counts = [job.case.task for job in trainer._scouts(1)]
-    assert counts.count(tasks[0]) == counts.count(tasks[1]) == 12
+    assert asked == {task: set(task_of(task).targets) for task in tasks}
+    played = [job.case.task for job in trainer._scouts(1)]
+    assert [played.count(task) for task in tasks] == [12] * count
 
 
 def test_a_run_is_not_resumed_from_another_model_although_its_frozen_tensors_are_the_same(folder, tmp_path):

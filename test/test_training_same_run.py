@@ -264,6 +264,11 @@ def test_states_are_not_gone_on_with_by_other_options(data: Path, model: Path, t
     assert (tmp_path / "run" / "states.safetensors").read_bytes() != weights
 
 
+def test_states_do_not_learn_from_one_episode_which_is_held_out(data: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"data: too few episodes.*got 1; expected at least 2"):
+        train_states_on(data, tmp_path, model, "--batch", "2", "--device", "cpu", "--steps", "2")
+
+
 def test_a_folder_without_a_saved_state_is_no_run(data: Path, model: Path, tmp_path: Path) -> None:
     assert begun_run(tmp_path) is None
     begin(data, tmp_path / "run", model)

@@ -10,12 +10,13 @@ import pytest
 from wam_kit import JOINTS, LAYOUT, SPEC, STEP_NS, LetterEncoder, make_checkpoint
 
 from starry_ros.canvas.pack import CanvasPacker
+from starry_ros.canvas.paths import LENGTH
 from starry_ros.sim.cell import BlockPose, Cell, Layout
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.loop import observe
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.training.policies import policy_of
-from starry_ros.training.scene_policy import ScenePolicy
+from starry_ros.training.scene_policy import ScenePolicy, at_steps
 from starry_ros.types import ActionChunk, RobotState
 from starry_ros.wam.load import choose_geometry
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
@@ -53,6 +54,17 @@ def test_grounded_plans_begin_with_what_is_commanded_until_they_are_in_force(cel
     assert len(seen) == 2, "a scene for every frame"
     assert np.allclose(after.positions_KJ[:4], before.positions_KJ[4:8], atol=1e-12)
     assert not np.allclose(after.positions_KJ[4], before.positions_KJ[8], atol=1e-4)
+
+
+def test_paths_of_the_hands_have_a_point_a_step_as_in_training_however_rarely_plans_come() -> None:
+    def hand(at_s: float) -> np.ndarray:
+        return np.array([[0.1 * at_s, 0.5, 0.0], [0.0, -0.2 * at_s, 1.0]])
+
+    rare = [(at_s, hand(at_s)) for at_s in np.arange(0.0, 3.3, 0.4)]
+    path_TA3 = at_steps(rare, 0.1)
+    newest_s = rare[-1][0]
+    assert np.allclose(path_TA3, [hand(newest_s - 0.1 * k) for k in range(LENGTH)][::-1])
+    assert np.allclose(at_steps(rare[:2], 0.1), [hand(at_s) for at_s in (0.0, 0.1, 0.2, 0.3, 0.4)])
 
 
 def test_naive_plans_begin_where_the_arms_are(cell: Cell) -> None:

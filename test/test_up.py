@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from starry_ros.ros.graph import Graph, NodeSpec
-from starry_ros.ros.up import Child, Supervisor
+from starry_ros.ros.up import Child, Supervisor, open_log
 
 ROOT = Path(__file__).parents[1]
 Lines = list[tuple[str, str]]
@@ -63,6 +63,14 @@ def test_lines_of_the_children_carry_their_names(tmp_path: Path) -> None:
     with running(lines, script(tmp_path, "talker", body)) as supervisor:
         poll_until(supervisor, lambda: ("talker", "three") in lines)
     assert [line for _, line in lines if line in ("one", "two", "three")] == ["one", "two", "three"]
+
+
+def test_a_disk_that_is_full_ends_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "arm.log").symlink_to("/dev/full")
+    with open_log(tmp_path, ["arm", "head"]) as log:
+        log("arm", "nobody will read this")
+        log("head", "but this")
+    assert (tmp_path / "head.log").read_text() == "but this\n"
 
 
 def test_a_polite_child_is_gone_after_the_block(tmp_path: Path) -> None:

@@ -67,7 +67,10 @@ def decode_compressed(camera: str, data: Buffer) -> U8:
     """Decode a JPEG or PNG to RGB [H, W, 3]. Raises InputError if the data are empty, truncated or not an image."""
     flat = np.frombuffer(data, dtype=np.uint8)
     _refuse_truncated(camera, flat)
-    image = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # a header that promises a picture of gigabytes
+        image = None
     if image is None:
         raise InputError(f"camera {camera}", "compressed image cannot be decoded", got=f"{flat.size} bytes")
     return cast(U8, image)[..., ::-1]

@@ -59,15 +59,19 @@ class ContactEvent:
 
 
 def grasps(spec: RobotSpec, position_TJ: F32, command_TJ: F32 | None, step_s: float) -> list[Grasp]:
-    """When each arm held something, in order of time."""
+    """When each arm held something, in order of time.
+
+    An arm whose commands are its positions throughout was sent none, or none was recorded: then its jaw alone counts.
+    """
     found = []
     for arm in spec.arms:
-        jaw = spec.arm_slice(arm.name).stop - 1
+        part = spec.arm_slice(arm.name)
+        jaw = part.stop - 1
         lower, upper = arm.joints[-1].lower, arm.joints[-1].upper
         share_T = (position_TJ[:, jaw].astype(np.float64) - lower) / (upper - lower)
         speed_T = np.abs(np.gradient(share_T, step_s)) if len(share_T) > 1 else np.zeros_like(share_T)
         holds_T = (speed_T < STILL_SHARE_S) & (share_T > SHUT_SHARE) & (share_T < WIDE_SHARE)
-        if command_TJ is not None:
+        if command_TJ is not None and not np.array_equal(command_TJ[:, part], position_TJ[:, part]):
             told_T = (command_TJ[:, jaw].astype(np.float64) - lower) / (upper - lower)
             holds_T &= told_T < share_T - PRESS_SHARE
         found += [Grasp(arm.name, start, end) for start, end in _spans(holds_T, step_s)]

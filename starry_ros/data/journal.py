@@ -44,6 +44,16 @@ class Journal:
         """
         return self._notes.get(unit) == [] and self._prints.get(unit, print_) == print_
 
+    def others(self, units: Iterable[str]) -> list[str]:
+        """Units that were done with, but are not of these."""
+        return sorted(set(self._notes) - set(units))
+
+    def forget(self, unit: str) -> None:
+        """As if a unit had never been done."""
+        del self._notes[unit]
+        self._prints.pop(unit, None)
+        self._write()
+
     def number(self, unit: str) -> int:
         """A unit's number, which it keeps: a new unit takes the next free one."""
         if unit not in self._numbers:

@@ -6,6 +6,8 @@
 | position_TJ, velocity_TJ, command_TJ | observation.state, observation.velocity, observation.command |
 | command_TJ one frame on | action: where the joints are sent next |
 | everything else | starry.<array>, flattened; `meta/starry.json` holds the shapes |
+
+The four features of joints hold the driver's values: those of a joint of `sign: -1` are turned round.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ VERSION = "v3.0"
 IMAGES = "observation.images."
 STATE, VELOCITY, COMMAND, ACTION = "observation.state", "observation.velocity", "observation.command", "action"
 FEATURE_OF = {"position_TJ": STATE, "velocity_TJ": VELOCITY, "command_TJ": COMMAND}
+DRIVER_SIGN = "driver_sign"
+"""Marks in OWN_FILE that the features of joints hold the driver's values; without it they are the contract's."""
 OWN = "starry."
 OWN_FILE, INFO_FILE, STATS_FILE = "meta/starry.json", "meta/info.json", "meta/stats.json"
 TASKS_FILE = "meta/tasks.parquet"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from starry_ros.data.depth import DepthTrack, millimetres
 from starry_ros.data.journal import fingerprint
 from starry_ros.data.lerobot_format import (
     ACTION,
     COMMAND,
+    DRIVER_SIGN,
     EPISODES_DIR,
     FEATURE_OF,
     IMAGES,
@@ -45,6 +47,7 @@ from starry_ros.types import F32, U8, Record
 
 KNOWN_VERSIONS = ("v3.0", "v2.1", "v2.0")
 DEPTHS = "observation.depth."
+NEEDED = ("fps", "features", "data_path")
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,15 @@ class LeRobotReader:
         if version not in KNOWN_VERSIONS:
             raise DataError(str(folder), "is of another version", got=version, expected=list(KNOWN_VERSIONS),
                             fix="convert it with lerobot")
+        _refuse_lack(folder / INFO_FILE, list(self.info), NEEDED)
         self.hz = float(self.info["fps"])
         self._grouped = version == "v3.0"
         self._shrinker = Shrinker(spec)
         self._features: Record = self.info["features"]
         own = folder / OWN_FILE
         self._own: Record = read_json(own) if own.exists() else {}
+        drivers = not self._own or self._own.get(DRIVER_SIGN)
+        self._sign_J = spec.limit("sign") if drivers else np.ones(len(spec.joints))
         self._tasks = self._read_tasks()
         self.rows = self._read_rows()
         self._camera_features = {camera.name: self._camera_feature(camera.name) for camera in spec.cameras}
@@ -93,7 +99,8 @@ class LeRobotReader:
             rows = _json_lines(self.folder / "meta/tasks.jsonl")
             return {int(row["task_index"]): str(row["task"]) for row in rows}
         table = _read_table(self.folder / TASKS_FILE).to_pydict()
-        column = next(name for name in TASK_COLUMNS if name in table)
+        column = next((name for name in TASK_COLUMNS if name in table), TASK_COLUMNS[-1])
+        _refuse_lack(self.folder / TASKS_FILE, list(table), ("task_index", column))
         return {int(i): str(text) for i, text in zip(table["task_index"], table[column], strict=True)}
 
     def _read_rows(self) -> list[Record]:
@@ -144,22 +151,33 @@ class LeRobotReader:
         )
 
     def _joints(self, where: str, table: Any, feature: str) -> F32:
-        """A feature's rows [T, J] in contract order, rad and m."""
+        """A feature's rows [T, J] in contract order and sign, rad and m, or rad/s and m/s."""
         if feature not in table.column_names:
             raise DataError(where, f"has no feature {feature}", got=table.column_names)
         rows = _rows(table, feature)
         if self._own.get("contract_hash") == self.spec.content_hash:
-            return rows.astype(np.float32)
-        rows = self._ordered(where, feature, rows.astype(np.float64))
+            return self._turned(rows).astype(np.float32)
+        told = self._ordered(where, feature, rows.astype(np.float64))
+        rows = self._turned(told)
         grippers = list(self.spec.gripper_indices)
         others = [i for i in range(rows.shape[1]) if i not in grippers]
         if self.mapping.degrees:
             rows[:, others] = np.radians(rows[:, others])
         if self.mapping.gripper_range is not None:
-            low, high = self.mapping.gripper_range
-            lower, upper = self.spec.limit("lower")[grippers], self.spec.limit("upper")[grippers]
-            rows[:, grippers] = lower + (rows[:, grippers] - low) / (high - low) * (upper - lower)
+            rows[:, grippers] = self._opened(told[:, grippers], velocity=feature == VELOCITY)
         return rows.astype(np.float32)
+
+    def _turned(self, rows_TJ: NDArray[Any]) -> NDArray[Any]:
+        """Joints in contract order, from the data's sign to the contract's."""
+        turned: NDArray[Any] = self._sign_J * rows_TJ
+        return turned
+
+    def _opened(self, told_TG: NDArray[np.float64], velocity: bool) -> NDArray[np.float64]:
+        """Grippers in m, or m/s, by what the data say where they are closed and open: which way they turn, too."""
+        low, high = self.mapping.gripper_range or (0.0, 1.0)
+        lower_G, upper_G = (self.spec.limit(name)[list(self.spec.gripper_indices)] for name in ("lower", "upper"))
+        scale_G = (upper_G - lower_G) / (high - low)
+        return told_TG * scale_G if velocity else lower_G + (told_TG - low) * scale_G
 
     def _ordered(self, where: str, feature: str, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         names = _flat_names(self._features[feature].get("names"))
@@ -187,14 +205,14 @@ class LeRobotReader:
         )
         return np.stack([self._shrinker.shrink(where, camera, image) for image in images])
 
-    def _depths(self, where: str, table: Any) -> dict[str, F32]:
-        """Depth features at the contract's size, in m."""
+    def _depths(self, where: str, table: Any) -> dict[str, DepthTrack]:
+        """Depth features at the contract's size, one image a frame."""
         features = {camera.name: DEPTHS + camera.name for camera in self.spec.cameras}
         return {
-            camera: np.stack([
-                self._shrinker.sample(where, camera, _metres(f"{where}, {feature}", rows))
+            camera: DepthTrack([
+                millimetres(self._shrinker.sample(where, camera, _metres(f"{where}, {feature}", rows)))
                 for rows in table.column(feature).to_pylist()
-            ])
+            ], np.arange(table.num_rows))
             for camera, feature in features.items() if feature in table.column_names
         }
 
@@ -205,9 +223,17 @@ class LeRobotReader:
         found: Arrays = {}
         for name, form in self._own["arrays"].items():
             feature = FEATURE_OF.get(name, OWN + name)
-            found[name] = _rows(table, feature).reshape(-1, *form["shape"]).astype(form["dtype"])
+            rows = _rows(table, feature)
+            rows = self._turned(rows) if name in FEATURE_OF else rows
+            found[name] = rows.reshape(-1, *form["shape"]).astype(form["dtype"])
         rest = json.loads(row.get("starry/episode") or "{}")
         return {**found, **{name: np.array(value) for name, value in rest.items()}}
+
+
+def _refuse_lack(path: Path, found: list[str], needed: Sequence[str]) -> None:
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise DataError(str(path), f"lacks {missing}", got=found, fix="convert the data set with lerobot")
 
 
 def _metres(where: str, rows: Any) -> F32:
@@ -240,8 +266,9 @@ def _flat_names(names: Any) -> list[str]:
 def _embedded(folder: Path, where: str, table: Any, feature: str) -> Iterator[U8]:
     """Images that lie in the table as PNG or JPEG bytes, or beside it as files."""
     for frame, item in enumerate(table.column(feature).to_pylist()):
-        data = item["bytes"] if item.get("bytes") else _bytes(folder / str(item.get("path")))
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        held = item or {}
+        data = held.get("bytes") or (_bytes(folder / str(held["path"])) if held.get("path") else b"")
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
         if image is None:
             raise DataError(where, f"{feature}: frame {frame} is not an image")
         yield np.ascontiguousarray(image[..., ::-1])

@@ -23,6 +23,7 @@ from starry_ros.data.lerobot_format import (
     COMMAND,
     DATA_PATH,
     DEFAULT_FEATURES,
+    DRIVER_SIGN,
     EPISODES_DIR,
     FEATURE_OF,
     FILE_OF,
@@ -95,7 +96,7 @@ def _own(shapes: Arrays, spec: RobotSpec, layout: CanvasLayout, episodes: int) -
     arrays = {name: {"dtype": str(array.dtype), "shape": list(array.shape[1:])} for name, array in shapes.items()}
     return {
         "contract_hash": spec.content_hash, "layout_hash": layout.layout_hash, "robot": spec.name, "arrays": arrays,
-        "episodes": episodes,
+        "episodes": episodes, DRIVER_SIGN: True,
     }
 
 
@@ -118,7 +119,7 @@ def _write_group(
             views = views_of(arrays["canvas_THWC"].astype(np.uint8), layout)
             for camera, writer in writers.items():
                 writer.add(views[camera])
-            columns.append(_columns(arrays, index, hz, state))
+            columns.append(_columns(arrays, index, spec, state))
             rows.append(_episode_row(arrays, index, place, begin_s, hz, views, columns[-1], state))
     finally:
         for writer in writers.values():
@@ -132,16 +133,18 @@ def _write_group(
     part.rename(table)
 
 
-def _columns(arrays: Arrays, index: int, hz: float, state: _State) -> dict[str, NDArray[Any]]:
+def _columns(arrays: Arrays, index: int, spec: RobotSpec, state: _State) -> dict[str, NDArray[Any]]:
     """Every feature of an episode but its images, one row a frame."""
     texts = sentences(arrays)
     state.tasks += [text for text in dict.fromkeys(texts) if text not in state.tasks]
     frames = np.arange(len(texts))
-    command = arrays["command_TJ"].astype(np.float32)
     columns = {
         FEATURE_OF.get(name, OWN + name): _storable(arrays[name])
         for name in frame_names(arrays) if name not in ("canvas_THWC", "text_T")
     }
+    sign_J, hz = spec.limit("sign").astype(np.float32), 1 / spec.action.step_s
+    columns |= {feature: sign_J * columns[feature] for feature in FEATURE_OF.values() if feature in columns}
+    command = columns[COMMAND].astype(np.float32)
     return {
         **columns, ACTION: np.concatenate([command[1:], command[-1:]]), "timestamp": (frames / hz).astype(np.float32),
         "frame_index": frames, "episode_index": np.full(len(frames), index), "index": state.frames + frames,

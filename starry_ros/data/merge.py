@@ -10,11 +10,11 @@ import os
 import shutil
 from pathlib import Path
 
-from starry_ros.data.store import episode_files, episode_path, write_meta
+from starry_ros.data.store import episode_files, episode_path, read_episode, write_meta
 from starry_ros.errors import DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.training.summary import read_meta
+from starry_ros.training.summary import check_contract, read_meta
 from starry_ros.types import Record
 
 MUST_AGREE = ("contract_hash", "layout_hash", "frame_hz")
@@ -23,7 +23,8 @@ MUST_AGREE = ("contract_hash", "layout_hash", "frame_hz")
 def merge(folders: list[Path], out: Path, spec: RobotSpec) -> Record:
     """Put the episodes of `folders` into `out`; returns its meta.json.
 
-    Raises DataError if `out` holds anything, or if the folders are not of one robot, canvas and rate.
+    Raises DataError, before anything is written, if `out` holds anything, if the folders are not of one robot, canvas
+    and rate, those of `spec`, or if an episode is broken.
     """
     if out.exists() and any(out.iterdir()):
         raise DataError(str(out), "is not empty", fix="choose another folder")
@@ -32,7 +33,11 @@ def merge(folders: list[Path], out: Path, spec: RobotSpec) -> Record:
         found = {str(folder): meta.get(name) for folder, meta in zip(folders, metas, strict=True)}
         if len(set(found.values())) != 1:
             raise DataError("starry data merge", f"the folders differ in {name}", got=found)
+    for folder in folders:
+        check_contract(folder, spec)
     files = [path for folder in folders for path in episode_files(folder)]
+    for path in files:
+        _check_whole(path)
     (out / "episodes").mkdir(parents=True)
     for index, path in enumerate(files):
         _link(path.resolve(), episode_path(out, index))
@@ -47,6 +52,13 @@ def _parts(folder: Path, meta: Record) -> list[Record]:
     whole = {"data_hash": meta.get("data_hash"), "seed": meta.get("seed"), "tasks": meta.get("tasks", []),
              "episodes": len(episode_files(folder))}
     return list(meta.get("merged_from", [whole]))
+
+
+def _check_whole(path: Path) -> None:
+    try:
+        read_episode(path)
+    except DataError as error:
+        raise DataError(str(path), error.what, fix="make it again, or delete it") from error
 
 
 def _link(source: Path, target: Path) -> None:

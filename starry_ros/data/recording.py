@@ -16,6 +16,7 @@ from starry_ros.canvas.layout import CanvasLayout, t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.data.calibration import CALIBRATION, calibration_array
 from starry_ros.data.contacts import DepthAt, annotate, future_plan
+from starry_ros.data.depth import DepthTrack
 from starry_ros.data.store import Arrays, frame_names
 from starry_ros.errors import ContractError, DataError
 from starry_ros.kinematics.robot import RobotKinematics, check_aspect
@@ -33,7 +34,7 @@ GRID_TOLERANCE_S = 0.004
 
 @dataclass(frozen=True)
 class Recording:
-    """`views` hold each camera shrunk to its place on the canvas; `depths` [T, H, W] in m, at the contract's size.
+    """`views` hold each camera shrunk to its place on the canvas; `depths` those of cameras that have any.
 
     `command_TJ` may be unknown. `calibration` is as recorded, of any size.
     `known` are arrays of `store` that came with the recording, such as value labels; they are kept as they are.
@@ -46,7 +47,7 @@ class Recording:
     texts: Sequence[str]
     command_TJ: F32 | None = None
     velocity_TJ: F32 | None = None
-    depths: dict[str, F32] = field(default_factory=dict)
+    depths: dict[str, DepthTrack] = field(default_factory=dict)
     calibration: dict[str, CameraModel] = field(default_factory=dict)
     known: Arrays = field(default_factory=dict)
 
@@ -131,7 +132,8 @@ def to_episode(recording: Recording, spec: RobotSpec, kind: str = "recorded") ->
 
 def _depth_at(recording: Recording) -> DepthAt | None:
     def depth_at(frame: int, camera: str) -> F32 | None:
-        return recording.depths[camera][frame] if camera in recording.depths else None
+        track = recording.depths.get(camera)
+        return None if track is None else track.at(frame)
 
     return depth_at if recording.depths else None
 
@@ -140,7 +142,8 @@ def _check(recording: Recording, spec: RobotSpec) -> None:
     where, joints = recording.where, len(spec.joints)
     missing = sorted({camera.name for camera in spec.cameras} - set(recording.views))
     if missing:
-        raise DataError(where, f"lacks cameras {missing}", got=sorted(recording.views), fix="map them with --camera")
+        raise DataError(where, f"lacks cameras {missing}", got=sorted(recording.views),
+                        fix="record every camera of the contract under its name there")
     for name, array in (("joint positions", recording.position_TJ), ("commands", recording.command_TJ)):
         if array is None:
             continue
@@ -168,7 +171,7 @@ def _check_limits(where: str, what: str, rows_TJ: F32, slack_share: float, spec:
         raise DataError(
             where, f"{what} {spec.joint_names[joint]} leaves the contract's limits",
             got=f"{values.min():.3g} to {values.max():.3g}", expected=f"{lower[joint]:.3g} to {upper[joint]:.3g}",
-            fix="check joint order, sign and unit (--gripper-range scales grippers)",
+            fix="check joint order, sign and unit; for LeRobot data --degrees and --gripper-range convert units",
         )
 
 
@@ -216,7 +219,7 @@ def resampled(recording: Recording, step_s: float) -> Recording:
         recording, time_s_T=grid, position_TJ=position, command_TJ=blend(recording.command_TJ),
         velocity_TJ=blend(recording.velocity_TJ), texts=[recording.texts[int(i)] for i in latest],
         views={name: view[latest] for name, view in recording.views.items()},
-        depths={name: depth[latest] for name, depth in recording.depths.items()},
+        depths={name: depth.taken(latest) for name, depth in recording.depths.items()},
         known={name: array[latest] if name in frame_names(recording.known) else array
                for name, array in recording.known.items()},
     )

@@ -17,6 +17,7 @@ from starry_ros.data.journal import (
     tell_bad,
     work_through,
 )
+from starry_ros.data.lerobot_format import INFO_FILE
 from starry_ros.data.lerobot_read import LeRobotReader, Mapping
 from starry_ros.data.lerobot_write import export_lerobot
 from starry_ros.data.mcap_read import mcap_episodes
@@ -38,6 +39,7 @@ from starry_ros.training.summary import check_contract
 from starry_ros.types import Record
 
 EPISODES_A_FILE = 1000
+EPISODE = "episode"
 NAMED = 5
 """Episodes that an error names where many have the same fault."""
 
@@ -45,18 +47,25 @@ NAMED = 5
 def import_lerobot(folder: Path, out: Path, spec: RobotSpec, mapping: Mapping, skip_bad: bool = False) -> list[str]:
     """Bring every episode of a LeRobot data set into `out`; returns what is wrong with those that were skipped.
 
-    What was skipped before is tried again, and what has changed since is brought in anew. DataError if `out` holds
-    episodes of another source or mapping.
+    What was skipped before is tried again, what has changed since is brought in anew, and what is gone is removed.
+    DataError if `out` holds episodes of another source or mapping, or if there are no episodes.
     """
     reader = LeRobotReader(folder, spec, mapping)
-    journal = Journal(out, "import", _claim(str(folder.resolve()), spec, dataclasses.asdict(mapping)))
     numbers = [int(row["episode_index"]) for row in reader.rows]
+    if not numbers:
+        raise DataError(str(folder), "lists no episodes", fix="copy its folder meta again")
+    shape = dataclasses.asdict(mapping) | ({"sign": "driver"} if (spec.limit("sign") < 0).any() else {})
+    journal = Journal(out, "import", _claim(str(folder.resolve()), spec, shape))
+    units = [f"{EPISODE} {number}" for number in numbers]
+    for unit in journal.others(units):
+        episode_path(out, int(unit.removeprefix(EPISODE))).unlink(missing_ok=True)
+        journal.forget(unit)
 
     def bring(index: int) -> None:
         _store(episode_path(out, numbers[index]), reader.recording(index), spec)
 
     prints = [reader.fingerprint(index) for index in range(len(reader))]
-    return work_through([f"episode {number}" for number in numbers], bring, skip_bad, journal, prints=prints)
+    return work_through(units, bring, skip_bad, journal, prints=prints)
 
 
 def import_mcap(
@@ -177,15 +186,13 @@ def import_command(args: argparse.Namespace) -> int:
     spec = load_robot_spec(robot_file(args.robot))
     files = _mcap_files(args.sources)
     if files:
+        _refuse_lerobot_options(args)
         bad = import_mcap(files, args.out, spec, args.instruction, args.skip_bad)
-    elif len(args.sources) == 1:
+    else:
         cameras = dict(_pair(text) for text in args.camera)
         gripper_range = tuple(args.gripper_range) if args.gripper_range else None
         mapping = Mapping(cameras, args.by_position, args.degrees, gripper_range)  # type: ignore[arg-type]
         bad = import_lerobot(args.sources[0], args.out, spec, mapping, args.skip_bad)
-    else:
-        got = [str(source) for source in args.sources]
-        raise ConfigError("starry data import", "takes one LeRobot folder, or MCAP files", got=got)
     return finish(args.out, spec, bad, tasks=[args.task] if args.task else [])
 
 
@@ -198,13 +205,38 @@ def finish(out: Path, spec: RobotSpec, bad: Sequence[str], **more: object) -> in
 
 
 def _mcap_files(sources: Sequence[Path]) -> list[Path]:
-    """The MCAP files among, or in the folders of, `sources`."""
-    found: list[Path] = []
-    for source in sources:
-        if not source.exists():
-            raise DataError(str(source), "does not exist")
-        found += sorted(source.glob("*.mcap")) if source.is_dir() else [source] if source.suffix == ".mcap" else []
-    return found
+    """The MCAP files among, or in the folders of, `sources`; none if they are one LeRobot data set.
+
+    DataError on a source that is, or holds, nothing to import.
+    """
+    found = {source: _mcap_files_of(source) for source in sources}
+    if len(sources) == 1 and (sources[0] / INFO_FILE).exists():
+        return []
+    for source, files in found.items():
+        if (source / INFO_FILE).exists():
+            raise DataError(str(source), "is a LeRobot data set beside other sources",
+                            expected="one LeRobot data set, or MCAP files", fix="import it by a command of its own")
+        if not files:
+            raise DataError(str(source), "holds nothing to import", expected=f"*.mcap, or {INFO_FILE} of a LeRobot "
+                            "data set", fix="name the files, or the folder that holds them")
+    return [path for files in found.values() for path in files]
+
+
+def _mcap_files_of(source: Path) -> list[Path]:
+    if not source.exists():
+        raise DataError(str(source), "does not exist")
+    if source.is_dir():
+        return sorted(source.glob("*.mcap"))
+    return [source] if source.suffix == ".mcap" else []
+
+
+def _refuse_lerobot_options(args: argparse.Namespace) -> None:
+    given = {"--camera": args.camera, "--by-position": args.by_position, "--degrees": args.degrees,
+             "--gripper-range": args.gripper_range}
+    named = ", ".join(name for name, value in given.items() if value)
+    if named:
+        raise ConfigError(named, "acts on LeRobot data sets alone", got="MCAP files",
+                          fix="leave it out: in MCAP files topics and joints have the contract's names, rad and m")
 
 
 def _pair(text: str) -> tuple[str, str]:

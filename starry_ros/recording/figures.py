@@ -209,12 +209,16 @@ class _Watch:
                 self._figures.diagnosed[f"{status.name}: {status.message}"] += 1
 
     def command(self, arm: str, message: Any) -> None:
-        """Jerk of the commanded curve: change of acceleration between points, as a share of each joint's limit."""
+        """Jerk of the commanded curve: change of acceleration between points, as a share of each joint's limit.
+
+        A trajectory that lacks a joint, or a point's accelerations, as one that was refused, says nothing of jerk.
+        """
         begin_ns = stamp_ns(message.header.stamp)
-        if len(message.points) < 2 or not len(message.points[0].accelerations):
+        names, given = [joint.name for joint in self._spec.joints[self._spec.arm_slice(arm)]], list(message.joint_names)
+        told = all(len(point.accelerations) == len(given) for point in message.points)
+        if len(message.points) < 2 or not told or not set(names) <= set(given):
             return
-        names = [joint.name for joint in self._spec.joints[self._spec.arm_slice(arm)]]
-        order = [list(message.joint_names).index(name) for name in names]
+        order = [given.index(name) for name in names]
         times = np.array([begin_ns + stamp_ns(point.time_from_start) for point in message.points]) / NS
         accelerations = np.array([point.accelerations for point in message.points])[:, order]
         share_NJ = np.abs(np.diff(accelerations, axis=0)) / np.diff(times)[:, None] / self._jerk_limit[arm]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mcap.exceptions import McapError
-from mcap.records import Attachment, Channel, Message, Metadata, Schema
+from mcap.records import Attachment, Channel, Message, Metadata, Schema, Statistics
 from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 
@@ -21,7 +21,7 @@ LARGEST_RECORD_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Recovered:
-    """What came of it. `whole` says that the file had not been damaged at all."""
+    """What came of it. `whole` says that the file needed no copy: `path` is the file itself."""
 
     path: Path
     messages: int
@@ -30,7 +30,7 @@ class Recovered:
 
 
 def recover(path: Path) -> Recovered:
-    """Write `<name>.recovered.mcap` beside the file. Raises DataError on what is no MCAP file."""
+    """Write `<name>.recovered.mcap` beside the file, unless it is whole. Raises DataError on what is no MCAP file."""
     target = path.with_name(f"{path.stem}.recovered.mcap")
     state = _Copy()
     try:
@@ -42,10 +42,14 @@ def recover(path: Path) -> Recovered:
             writer.finish()
     except OSError as error:
         raise DataError(str(path), "cannot be recovered", got=error.strerror) from error
-    if not state.messages and not state.whole:
+    span_s = (state.last_ns - state.first_ns) / 1e9
+    if state.whole:
+        target.unlink()
+        return Recovered(path, state.messages, span_s, whole=True)
+    if not state.messages:
         target.unlink()
         raise DataError(str(path), "holds no message that can be read", fix="nothing can be recovered")
-    return Recovered(target, state.messages, (state.last_ns - state.first_ns) / 1e9, state.whole)
+    return Recovered(target, state.messages, span_s, whole=False)
 
 
 class _Copy:
@@ -53,9 +57,14 @@ class _Copy:
 
     def __init__(self) -> None:
         self.messages = self.first_ns = self.last_ns = 0
-        self.whole = False
+        self.ended = self.indexed = False
         self._schemas: dict[int, int] = {0: 0}
         self._channels: dict[int, int] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file has its end, and the table of contents that readers need."""
+        return self.ended and self.indexed
 
     def take(self, writer: Any, record: object) -> None:
         """Write one record; what the writer makes by itself is left out."""
@@ -75,12 +84,14 @@ class _Copy:
             writer.add_attachment(record.create_time, record.log_time, record.name, record.media_type, record.data)
         elif isinstance(record, Metadata):
             writer.add_metadata(record.name, record.metadata)
+        elif isinstance(record, Statistics):
+            self.indexed = True
 
 
 def _until_the_break(source: Any, state: _Copy) -> Iterator[object]:
     """Records up to the first one that is cut off or damaged."""
     try:
         yield from StreamReader(source, record_size_limit=LARGEST_RECORD_BYTES).records
-        state.whole = True
+        state.ended = True
     except (McapError, struct.error, EOFError, ValueError, RuntimeError, MemoryError):
         return

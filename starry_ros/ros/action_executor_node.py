@@ -44,10 +44,20 @@ from starry_ros.ros.convert import (
 )
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.params import ROBOT, Parameter, declare
-from starry_ros.ros.planners import Planners
 from starry_ros.ros.qos import COMMAND, LATCHED, PLAN, SAFETY, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
+from starry_ros.ros.speakers import Planners, Speakers
+from starry_ros.ros.stop_causes import (
+    PRESSED,
+    SECOND_OWNER,
+    SILENT,
+    TWO_DRIVERS,
+    TWO_ESTOPS,
+    TWO_HEARTBEATS,
+    TWO_PLANNERS,
+    StopCauses,
+)
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
 from starry_ros.types import ActionChunk as Plan
 from starry_ros.types import RobotState
@@ -67,8 +77,7 @@ PARAMETERS = (
     Parameter("estop_timeout_s", 0.5, "A required estop is silent after so long, in seconds.", 0.05, 10.0),
     Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms at start, in seconds.", 0.0, 30.0),
 )
-SECOND_OWNER, TWO_PLANNERS = "second_owner", "two_planners"
-MALFORMED = "malformed"
+MALFORMED, SEQUENCE = "malformed", "publication_sequence_number"
 PILE = 4
 """So many plans that wait are a pile."""
 LATE_S = 0.03
@@ -101,8 +110,8 @@ class ActionExecutorNode(StarryNode):
         self._accepted = self._epoch = 0
         self._malformed: Counter[str] = Counter()
         self._unheard: set[str] = set()
-        self._estop_pressed, self._estop_ns = False, None  # type: bool, int | None
-        self._second_owner, self._planners, self._clocks = False, Planners(), ClockWatch(self._own_step_s())
+        self._causes, self._estop_ns = StopCauses(), None  # type: StopCauses, int | None
+        self._planners, self._drivers, self._clocks = Planners(), Speakers(), ClockWatch(self._own_step_s())
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._rest_J: Any = None
@@ -126,7 +135,7 @@ class ActionExecutorNode(StarryNode):
         self.create_subscription(WorldActionStatus, "world_action_status", self._on_session, STATE)
         self._hear(JointState, self._spec.joint_state_topic, self._on_state, STATE)
         self._hear(Bool, "estop", self._on_estop, SAFETY)
-        self._hear(Empty, "heartbeat", lambda _: self._control.heartbeat(self._edge.now_ns()), SAFETY)
+        self._hear(Empty, "heartbeat", lambda *_: self._control.heartbeat(self._edge.now_ns()), SAFETY)
         for name in ("arm", "hold", "stop", "reset_fault"):
             self.create_service(Trigger, name, self._service(name))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -142,15 +151,16 @@ class ActionExecutorNode(StarryNode):
             self._unheard.add(topic)
             self.get_logger().error(f"{topic} is offered as best effort and cannot be heard: publish it reliable")
 
-        def heard(message: Any) -> None:
+        def heard(message: Any, info: Mapping[str, Any]) -> None:
             self._unheard.discard(topic)
-            on_message(message)
+            on_message(message, info)
 
         events = SubscriptionEventCallbacks(incompatible_qos=unheard)
         self.create_subscription(kind, topic, heard, qos, event_callbacks=events)
 
-    def _on_state(self, message: JointState) -> None:
+    def _on_state(self, message: JointState, info: Mapping[str, Any]) -> None:
         now_ns = self._edge.now_ns()
+        self._drivers.hear(info.get(SEQUENCE), now_ns)
         try:
             self._newest = state_of(self._spec, message, self._edge)
         except InputError as error:
@@ -185,7 +195,7 @@ class ActionExecutorNode(StarryNode):
         now_ns = self._edge.now_ns()
         if message.contract_hash != self._spec.content_hash:
             return
-        self._planners.hear(message.epoch, info.get("publication_sequence_number"), now_ns)
+        self._planners.hear_epoch(message.epoch, info.get(SEQUENCE), now_ns)
         if message.instruction_id:
             self._control.set_instruction(message.instruction_id, now_ns)
         if message.epoch != self._epoch and self._control.status(now_ns).epoch != message.epoch:
@@ -193,21 +203,21 @@ class ActionExecutorNode(StarryNode):
         self._epoch = message.epoch
         self._advice.hear(message.rung, max(message.surprise, default=None), now_ns)
 
-    def _on_estop(self, message: Bool) -> None:
-        self._estop_pressed, self._estop_ns = message.data, self._edge.now_ns()
-        self._apply_estop()
+    def _on_estop(self, message: Bool, _info: Mapping[str, Any]) -> None:
+        self._estop_ns = self._edge.now_ns()
+        self._causes.put(PRESSED, message.data)
+        self._apply_estop(self._estop_ns)
 
-    def _apply_estop(self) -> None:
-        """Pressed, silent for too long, or another node commands the same arms: each means stop."""
-        now_ns, limit_s = self._edge.now_ns(), self._values["estop_timeout_s"]
-        heard = self._estop_ns is not None and seconds(now_ns - self._estop_ns) <= limit_s
-        silent = self._values["require_estop"] and not heard
-        self._control.set_estop(self._estop_pressed or silent or self._second_owner or self._planners.two, now_ns)
+    def _apply_estop(self, now_ns: int) -> None:
+        """Stop for every cause that holds."""
+        heard = self._estop_ns is not None and seconds(now_ns - self._estop_ns) <= self._values["estop_timeout_s"]
+        self._causes.put(SILENT, self._values["require_estop"] and not heard)
+        self._control.set_estop(self._causes.any, now_ns)
 
     def _silence(self) -> str:
-        """Which required inputs say nothing, in words for whoever wants to arm."""
+        """Which required inputs say nothing, and who speaks who must not, in words for whoever wants to arm."""
         blocking = set(self._control.status(self._edge.now_ns()).conditions)
-        if self._estop_pressed or self._second_owner or self._planners.two:
+        if self._causes.reason or self._causes.holds(PRESSED):
             blocking.discard(Event.ESTOP_PRESSED)
         silent = {"estop": Event.ESTOP_PRESSED, "heartbeat": Event.HEARTBEAT_LOST}
         words = [
@@ -215,7 +225,7 @@ class ActionExecutorNode(StarryNode):
             for topic, condition in silent.items() if condition in blocking and topic not in self._unheard
         ]
         words += [f"; {topic} is offered as best effort: publish it reliable" for topic in sorted(self._unheard)]
-        return "".join(words)
+        return "".join(words) + self._causes.words
 
     def _service(self, name: str) -> object:
         def answer(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -244,23 +254,35 @@ class ActionExecutorNode(StarryNode):
             self._commands = {
                 arm.name: self.create_publisher(self._kind, arm.command_topic, COMMAND) for arm in self._spec.arms
             }
-        self._second_owner = bool(taken)
-        self._planners.look(self._edge.now_ns())
-        self._apply_estop()
-        if self._second_owner:
+        now_ns = self._edge.now_ns()
+        for speakers in (self._planners, self._drivers):
+            speakers.look(now_ns)
+        for cause, holds in (
+            (TWO_PLANNERS, self._planners.two), (SECOND_OWNER, bool(taken)), (TWO_DRIVERS, self._drivers.two),
+            (TWO_ESTOPS, self._speakers_of("estop") > 1),
+            (TWO_HEARTBEATS, self._values["require_heartbeat"] and self._speakers_of("heartbeat") > 1),
+        ):
+            self._causes.put(cause, holds)
+        self._apply_estop(now_ns)
+        if taken:
             self._control.let_go()
+
+    def _speakers_of(self, topic: str) -> int:
+        return self.count_publishers(self.resolve_topic_name(topic))
 
     # Outputs
 
     def _tick(self) -> None:
         now_ns = self._edge.now_ns()
+        if self._values["require_estop"]:  # silence is noticed within a tick
+            self._apply_estop(now_ns)
         if self._clocks.look(stamp_ns(self._edge.stamp(now_ns)) - now_ns):
             self._control.report(Event.CLOCK_JUMP, now_ns)
         command = self._control.step(now_ns, self._newest)
         self._judge_tick(now_ns)
         if (course := self._control.new_course()) is not None:  # planners hear of it as soon as it changes
             self._courses.publish(chunk_message(course, self._edge))
-        ours = bool(self._commands) and not self._second_owner
+        ours = bool(self._commands) and not self._causes.holds(SECOND_OWNER)
         if ours and self._streams and self._command_rate.due(now_ns):
             self._publish_commands(now_ns)
         elif ours and not self._streams and command is not None:
@@ -322,11 +344,9 @@ class ActionExecutorNode(StarryNode):
         self._statuses.publish(message)
 
     def _reason(self, status: Status) -> str:
-        if self._planners.two:
-            return TWO_PLANNERS
         if self._clocks.doubted and status.reason == Event.STATE_STALE:  # by their stamps, and this is why
             return Event.CLOCK_JUMP
-        return SECOND_OWNER if self._second_owner else status.reason
+        return self._causes.reason or status.reason
 
     def _tell(self, status: Status, now_ns: int) -> None:
         """Every stop goes to the log, with what a person would look at first."""

@@ -47,8 +47,9 @@ IN_FLIGHT_S = 0.1
 PRESSED, SLACK = {"rad": 0.015, "m": 0.0015}, {"rad": 0.003, "m": 0.0003}
 """How far from its standing command a joint must be to count as held off by what it touches (free ones are 0.0002 rad
 off), and how far it may be seen outside the way back, in its own unit."""
-STOOD_S = 0.2
-"""For so long commands must have stood by then: drives, 0.05 s behind, are within a fiftieth of where they were off."""
+STOOD_S, UNHEARD_S = 0.2, 0.1
+"""For so long commands must have stood by then: drives, 0.05 s behind, are within a fiftieth of where they were off.
+And what commands are must have been heard to within so long of the end."""
 Motions = tuple[F64, F64, F64]
 """Times [N], positions [N, J], velocities [N, J]."""
 
@@ -99,15 +100,19 @@ def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
         joint = witness.spec.joint_names[int(np.where(slid_J, 0, moving_NJ[last[0]]).argmax())]
         raise Failed(f"{joint} still moving {rest_s:.2f} s after the fault, due after {due_s:.2f} s")
     slid = [witness.spec.joint_names[joint] for joint in np.flatnonzero(slid_J)]
-    return {"rest_s": rest_s, "due_s": due_s, "slid": " ".join(slid)}
+    return {"rest_s": rest_s, "due_s": due_s, "pressed": " ".join(slid)}
 
 
 def _slides_back(witness: Witness, due_s: float) -> NDArray[np.bool_]:
     """[J] Which joints, whenever they are seen to move after `due_s`, do nothing but give way to what had kept them off
     a command that has stood for a while: they were away from it, and stay between there and where they are told to be.
+
+    Raises Failed where nothing was heard of the commands for as long.
     """
     times_N, position_NJ, _ = witness.seen
     told_N, told_NJ, speed_NJ = witness.asked
+    if told_N[-1] < times_N[-1] - UNHEARD_S:
+        raise Failed(f"what is asked of the joints was not heard for the last {times_N[-1] - told_N[-1]:.2f} s")
     after_N = times_N - witness.since_s > due_s
     asked = [np.interp(times_N[after_N], told_N, told_J) for told_J in told_NJ.T]
     off_NJ = position_NJ[after_N] - np.array(asked).T
@@ -116,6 +121,14 @@ def _slides_back(witness: Witness, due_s: float) -> NDArray[np.bool_]:
     between_J = ((back_NJ > -slack_J) & (back_NJ < back_NJ[0] + slack_J)).all(axis=0)
     stands = bool((np.abs(speed_NJ[told_N - witness.since_s > due_s - STOOD_S]) < RESTING_RAD_S).all())
     return between_J & (back_NJ[0] > held_J) & stands
+
+
+def held_off(witness: Witness) -> list[str]:
+    """Joints of the arms that something holds off the newest command; jaws stand off theirs whenever they hold."""
+    (_, position_NJ, _), (_, told_NJ, _) = witness.seen, witness.asked
+    off_J = np.abs(position_NJ[-1] - told_NJ[-1]) > _by_unit(witness.spec, PRESSED)
+    return [witness.spec.joint_names[joint] for joint in np.flatnonzero(off_J)
+            if joint not in witness.spec.gripper_indices]
 
 
 def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool = False) -> Record:

@@ -270,7 +270,7 @@ def chunk_of(message: messages.ActionChunk, clock: EdgeClock) -> ActionChunk:
     joints, count = len(message.joint_names), len(message.positions)
     if joints == 0 or count == 0 or count % joints:
         raise InputError("action chunk", "positions are not rows of joints", got=count, expected=f"rows of {joints}")
-    if not 0 < message.step_s <= LONGEST_STEP_S:
+    if not message.step_s <= LONGEST_STEP_S or nanoseconds(message.step_s) < 1:
         raise InputError("action chunk", "step is wrong", got=message.step_s, expected=f"0 to {LONGEST_STEP_S} s")
     return ActionChunk(
         chunk_id=message.chunk_id, epoch=message.epoch, instruction_id=message.instruction_id,

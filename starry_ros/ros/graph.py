@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from starry_ros.errors import ConfigError
-from starry_ros.paths import robot_file, share_dir
+from starry_ros.paths import holds_model, robot_file, share_dir
 from starry_ros.ros.transport import dds_environment
 from starry_ros.wam.choices import RUNTIMES
 
@@ -150,9 +150,10 @@ def _check(values: Mapping[str, str]) -> dict[str, str]:
 
 
 def _absolute(given: str) -> str:
-    """A name stays a name; a path is made independent of the folder that a child starts in."""
+    """A name stays a name, whatever lies here; a path is made independent of the folder that a child starts in."""
     path = Path(given).expanduser()
-    return str(path.resolve()) if path.is_dir() or path.suffix in (".yaml", ".yml") else given
+    is_path = len(path.parts) > 1 or path.suffix in (".yaml", ".yml") or holds_model(path)
+    return str(path.resolve()) if is_path else given
 
 
 def _node(name: str, parameters: Mapping[str, Any], *, respawn: bool = False) -> NodeSpec:

@@ -24,6 +24,10 @@ START_S, ANSWER_S, END_S = 60.0, 5.0, 5.0
 READY, DONE = "ready", "done"
 
 
+class RigError(Exception):
+    """What makes the faults has failed, and no node of the graph."""
+
+
 class PictureRelay:
     """Passes on what the cameras say until closed; its process also ends with this one. A context manager."""
 
@@ -39,13 +43,17 @@ class PictureRelay:
         self._expect(READY, START_S)
 
     def spoil(self, topic: str, make: MakeFault | None) -> None:
-        """Put a fault on a topic, or take it away. RuntimeError when the process does not answer."""
-        self._pipe.send((topic, make))
+        """Put a fault on a topic, or take it away. RigError when the process does not answer, or has ended."""
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.send((topic, make))
         self._expect(DONE, ANSWER_S)
 
     def _expect(self, answer: str, within_s: float) -> None:
-        if not self._pipe.poll(within_s) or self._pipe.recv() != answer:
-            raise RuntimeError(f"the relay of the pictures does not say {answer}")
+        said: object = "nothing"
+        with contextlib.suppress(EOFError, ConnectionResetError):
+            said = self._pipe.recv() if self._pipe.poll(within_s) else said
+        if said != answer:
+            raise RigError(f"the relay of the pictures says {said} instead of {answer}")
 
     def __enter__(self) -> PictureRelay:
         return self
@@ -71,5 +79,5 @@ def _serve(topics: list[tuple[str, str]], pipe: Connection) -> None:
             while True:
                 topic, make = pipe.recv()
                 relay.spoil(topic, make)
-                pipe.send(DONE)
+                pipe.send(DONE if relay.alive else "the relay has ended")
     relay.join()

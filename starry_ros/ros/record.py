@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.ranges import COUNT, NOT_NEGATIVE, POSITIVE, WHOLE
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.transport import dds_environment
+from starry_ros.ros.start import prepare
 from starry_ros.wam.choices import RUNTIMES
 
 
@@ -42,11 +41,10 @@ def record_command(args: argparse.Namespace) -> int:
         return _recover(args.recover)
     if args.simulate:
         return _simulate(args)
+    prepare("recorder")
     from starry_ros.ros.recorder_node import RecorderNode
     from starry_ros.ros.run import run
 
-    for name, value in dds_environment().items():
-        os.environ.setdefault(name, value)
     values = {"output": args.output, "robot": args.robot, "model": args.model, "ring_s": args.ring,
               "after_s": args.after}
     if args.exclude is not None:

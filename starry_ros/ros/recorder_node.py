@@ -104,7 +104,7 @@ class RecorderNode(StarryNode):
                 continue
             try:
                 found.append((topic, types[0], message_class(types[0]), full_definition(types[0])))
-            except (ImportError, AttributeError, RuntimeUnavailable):
+            except (ImportError, AttributeError, ValueError, RuntimeUnavailable):  # ValueError: no ROS name or text
                 self._unknown.add(topic)
                 self.get_logger().warning(f"{topic} is not recorded: {types[0]} is not installed")
         for topic, name, kind, definition in found:

@@ -90,6 +90,11 @@ class Relay(Node):
         """Spin until the session ends."""
         self._thread.start()
 
+    @property
+    def alive(self) -> bool:
+        """Whether messages still pass."""
+        return self._thread.is_alive()
+
     def join(self) -> None:
         """Wait for that."""
         self._thread.join()

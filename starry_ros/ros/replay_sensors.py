@@ -12,7 +12,7 @@ import rclpy
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
-from starry_ros.errors import DataError
+from starry_ros.errors import ConfigError, DataError
 from starry_ros.recording.reader import Recording
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.convert import stamp_ns, to_stamp
@@ -50,13 +50,17 @@ class SensorPlayer:
         self._publishers: dict[str, tuple[type, Any]] = {}
 
     def play(self, rate: float, wait: Callable[[float], None] = time.sleep) -> int:
-        """Publish at `rate` times the recorded speed; the number of messages. DataError when there are none."""
+        """Publish at `rate` times the recorded speed; the number of messages.
+
+        DataError when there are none, ConfigError where a robot or cameras speak already.
+        """
         present = [topic for topic in self._wanted if self._recording.counts.get(topic)]
         if not present:
             raise DataError(str(self._recording.path), "holds no sensor of this robot", expected=sorted(self._wanted))
         for topic in present:
             self._open(topic, next(self._recording.raw([topic]))[1])
         self._await_listeners(wait)
+        self._refuse_others()
         begin_ns = first_ns = count = 0
         for topic, _, received_ns, data in self._recording.raw(present):
             if not rclpy.ok():
@@ -75,6 +79,15 @@ class SensorPlayer:
             count += 1
         wait(SETTLE_S)
         return count
+
+    def _refuse_others(self) -> None:
+        """A second publisher of joint states would have an executor start from where the arms are not."""
+        names = {publisher.topic_name for _, publisher in self._publishers.values()}
+        spoken = sorted(name for name in names if self._node.count_publishers(name) > 1)
+        if spoken:
+            raise ConfigError("starry replay", "somebody publishes these topics already", got=spoken,
+                              expected="no robot and no cameras",
+                              fix="end them, or replay in a ROS_DOMAIN_ID of its own")
 
     def _await_listeners(self, wait: Callable[[float], None]) -> None:
         """Until every topic is listened to, or DISCOVERY_S have passed: what is sent before is lost."""

@@ -10,13 +10,18 @@ from starry_ros.ros.priority import yield_cores
 from starry_ros.ros.transport import keep_apart
 
 
+def prepare(node: str) -> None:
+    """What a process does for its node before DDS is loaded."""
+    yield_cores(node)
+    keep_apart(node)
+    keep_off_dead_ports()
+
+
 def main() -> None:
     """Import and run the node named by the first argument."""
     node = sys.argv.pop(1)
     try:
-        yield_cores(node)
-        keep_apart(node)
-        keep_off_dead_ports()
+        prepare(node)
         importlib.import_module(f"starry_ros.ros.{node}_node").main()
     except KeyboardInterrupt:
         raise SystemExit(0) from None

@@ -16,7 +16,8 @@ from starry_ros.paths import share_dir
 
 DDS_PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 """That of Fast DDS 3 (Kilted) and that of 2 (Jazzy)."""
-RANGE_VARIABLE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+RANGE_VARIABLE, LOCAL_VARIABLE = "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"
+PEERS_VARIABLE = "ROS_STATIC_PEERS"
 APART = ("action_executor", "world_action", "sim_robot")
 _shared: dict[str, str] = {}
 """What was said of the middleware before this process was told to use UDP alone."""
@@ -41,16 +42,22 @@ def keep_apart(node: str) -> None:
 def share_no_memory() -> None:
     """Before DDS is loaded: let this process, and those that it starts from now on, use UDP alone; not where the
     profile is the user's own. For the range LOCALHOST, ROS 2 adds shared memory by itself: there the profile says what
-    that range says.
+    that range says, but nothing of other machines (`ROS_STATIC_PEERS`): where some are named, all stays as it is.
     """
-    given = Path(os.environ[DDS_PROFILE_VARIABLES[1]])
-    if given.resolve() != Path(_profile("fastdds.xml")).resolve():
+    given, local = Path(os.environ[DDS_PROFILE_VARIABLES[1]]), _stays_on_this_machine()
+    if given.resolve() != Path(_profile("fastdds.xml")).resolve() or (local and os.environ.get(PEERS_VARIABLE)):
         return
-    _shared.update({name: os.environ[name] for name in (*DDS_PROFILE_VARIABLES, RANGE_VARIABLE) if name in os.environ})
-    local = os.environ.get(RANGE_VARIABLE) == "LOCALHOST"
+    said = (*DDS_PROFILE_VARIABLES, RANGE_VARIABLE, LOCAL_VARIABLE)
+    _shared.update({name: os.environ[name] for name in said if name in os.environ})
     os.environ |= dict.fromkeys(DDS_PROFILE_VARIABLES, _profile(f"fastdds_udp{'_localhost' if local else ''}.xml"))
     if local:
-        os.environ[RANGE_VARIABLE] = "SYSTEM_DEFAULT"
+        os.environ |= {RANGE_VARIABLE: "SYSTEM_DEFAULT", LOCAL_VARIABLE: "0"}
+
+
+def _stays_on_this_machine() -> bool:
+    """ROS 2 takes a range that it does not know for LOCALHOST, and the older variable for the last word."""
+    reaches = os.environ.get(RANGE_VARIABLE, "") in ("", "SUBNET", "OFF", "SYSTEM_DEFAULT")
+    return os.environ.get(LOCAL_VARIABLE) == "1" or not reaches
 
 
 def sharing_environment() -> dict[str, str]:

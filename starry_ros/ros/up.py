@@ -239,11 +239,12 @@ def open_log(folder: Path | None, names: list[str]) -> Iterator[Log]:
         files: dict[str, IO[str]] = {}
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(contextlib.suppress(OSError))  # of closing them on a disk that is full
             files = {name: stack.enter_context((folder / f"{name}.log").open("w", buffering=1)) for name in names}
         width = max(len(name) for name in names)
 
         def write(name: str, line: str) -> None:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):  # nobody reads, the terminal is gone, or the disk is full: nodes go on
                 text = line if name in files else f"{name:>{width}} | {line}"
                 print(text, file=files.get(name, sys.stdout), flush=True)
 

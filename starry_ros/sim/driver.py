@@ -128,6 +128,7 @@ class Scene:
         self._checks: dict[str, Check] = {}
         self._placed: dict[str, bool] = {}
         self.task = self.colour = self.instruction = ""
+        self._unseen_words = False
         self.layout = Layout({}, 0.0, 0.0)
 
     def reset(self, task: str, setting: str, seed: int, split: Split = "eval") -> str:
@@ -135,7 +136,7 @@ class Scene:
         for name, value, known in (("task", task, TASKS), ("setting", setting, SETTINGS)):
             if value not in known:
                 raise ConfigError(name, "is unknown", got=repr(value), expected=list(known))
-        self.task = task
+        self.task, self._unseen_words = task, split == "eval" and setting == "hard"
         self.layout, self.colour, self.instruction = drawn_case(split, seed, task, setting)
         self.restart()
         return self.instruction
@@ -148,8 +149,8 @@ class Scene:
         self._placed = dict.fromkeys(targets, False)
 
     def ask_for(self, colour: str) -> str:
-        """From now on another block is named; the new sentence."""
-        self.colour, self.instruction = colour, sentence(colour, task=self.task)
+        """From now on another block is named; the new sentence, in words of the episode's setting."""
+        self.colour, self.instruction = colour, sentence(colour, task=self.task, unseen=self._unseen_words)
         return self.instruction
 
     def update(self) -> None:

@@ -27,6 +27,7 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.driver import Scene, SimulatedDriver
 from starry_ros.sim.mishaps import make_mishap
+from starry_ros.sim.task import colours_in
 from starry_ros.sim.tasks import task_of
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryPoint
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
@@ -167,9 +168,8 @@ class _Episode:
         self.scene.update()
         age_s = self.executor.status(now_ns).chunk_age_s
         self._ages_s += [age_s] if age_s is not None else []
-        held = self._held()
-        self._was_held |= held == self.scene.colour
-        if self.case.kind == "swap" and held is None and self._hand_to_block() <= self._swap_at_m:
+        self._was_held |= self._holds_what_is_asked_for()
+        if self.case.kind == "swap" and not any(self._held()) and self._hand_to_block() <= self._swap_at_m:
             self._swap(now_ns)
         self._look_for_mishap(now_ns)
         if self.watcher is not None:
@@ -182,8 +182,12 @@ class _Episode:
         if self._mishap.happened and not happened:
             self._start_ns = now_ns
 
-    def _held(self) -> str | None:
-        return self.cell.held("right") or self.cell.held("left")
+    def _held(self) -> set[str | None]:
+        """What each hand holds."""
+        return {self.cell.held(arm.name) for arm in self.cell.spec.arms}
+
+    def _holds_what_is_asked_for(self) -> bool:
+        return not self._held().isdisjoint(colours_in(self.scene.colour))
 
     def _hand_to_block(self) -> float:
         """Horizontal distance from the hand to the named block, in m."""
@@ -249,7 +253,7 @@ class _Episode:
             return f"stopped: {status.reason}"
         if self.scene.placed:
             return "wrong_block"
-        return "dropped" if self._was_held and self._held() != self.scene.colour else "timeout"
+        return "dropped" if self._was_held and not self._holds_what_is_asked_for() else "timeout"
 
     def _result(self) -> EpisodeResult:
         status = self.executor.status(self.driver.time_ns)

@@ -7,6 +7,7 @@ the model uses, not what a model trained without the part would do.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from starry_ros.errors import ConfigError
 
 if TYPE_CHECKING:
     from starry_ros.wam.runtimes.base import Runtime
+    from starry_ros.wam.runtimes.runner import GraphRunner
 
 Arrays = dict[str, np.ndarray]
 Blank = Mapping[str, Callable[[np.ndarray], np.ndarray]]
@@ -37,15 +39,32 @@ ABLATIONS: Mapping[str, Mapping[str, Blank]] = {
 
 
 def ablate(runtime: Runtime, name: str) -> None:
-    """Take a part away from a runtime, for good. ConfigError on an unknown name or a model without these graphs."""
+    """Take a part away from a runtime, for good. ConfigError on an unknown name or a model without these graphs.
+
+    Committed steps stay known: they stand among the executed actions, and are no history.
+    """
     from starry_ros.wam.runtimes.runner import GraphRunner
 
     if name not in ABLATIONS:
         raise ConfigError("--ablation", "is unknown", got=name, expected=list(ABLATIONS))
     if not isinstance(runtime, GraphRunner) or not set(ABLATIONS[name]) <= set(runtime.engines):
         raise ConfigError("--ablation", "needs a model whose streams run one after the other", got=name)
+    spared: Blank = {"executed_valid": partial(_supposed_alone, runtime)}
     for graph, blanks in ABLATIONS[name].items():
-        runtime.engines[graph] = _blanked(runtime.engines[graph], blanks)
+        chosen = {given: spared.get(given, blank) for given, blank in blanks.items()}
+        runtime.engines[graph] = _blanked(runtime.engines[graph], chosen)
+
+
+def _supposed_alone(runtime: GraphRunner, valid_1N: np.ndarray) -> np.ndarray:
+    """Which executed actions are left: those of the newest slot while it holds what is supposed to be commanded next.
+
+    Then a branch is open that the frames know nothing of: see `GraphRunner.supposing`.
+    """
+    actions, left_1N = runtime.actions, np.zeros_like(valid_1N)
+    if actions.branches > runtime.frames.branches:
+        start = actions.slot_of(actions.written - 1) * actions.tokens
+        left_1N[:, start : start + actions.tokens] = valid_1N[:, start : start + actions.tokens]
+    return left_1N
 
 
 def _blanked(engine: Callable[[Arrays], Arrays], blanks: Blank) -> Callable[[Arrays], Arrays]:

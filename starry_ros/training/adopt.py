@@ -76,7 +76,7 @@ def quantiles_of_data(folder: Path, spec: RobotSpec, slots: Mapping[str, int], w
     Raises DataError on data of another robot.
     """
     check_contract(folder, spec)
-    commands_TJ = np.concatenate([arrays["command_TJ"] for arrays in read_episodes(folder)])
+    commands_TJ = np.concatenate([arrays["command_TJ"] for arrays in read_episodes(folder, ("command_TJ",))])
     q01_A, q99_A = np.zeros(width), np.ones(width)
     for joint, name in enumerate(spec.joint_names):
         low, high = np.percentile(commands_TJ[:, joint], [1, 99])

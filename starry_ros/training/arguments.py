@@ -38,7 +38,7 @@ def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", choices=SUITES, help="many tasks or cases at once, in place of --task and --case")
     parser.add_argument("--ablation", action="append", default=[], choices=ABLATIONS,
                         help="also play the model without this part; may be given several times")
-    parser.add_argument("--setting", default="easy", choices=SETTINGS, help="setting (default: %(default)s)")
+    parser.add_argument("--setting", choices=SETTINGS, help="setting (default: easy; a suite brings its own)")
     parser.add_argument("--episodes", type=COUNT, default=50, help="episodes a policy (default: %(default)s)")
     parser.add_argument("--model", nargs="+", default=["tiny"], metavar="MODEL",
                         help="model: a name in models/ or a folder; several are compared in one table (default: tiny)")

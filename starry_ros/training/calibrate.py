@@ -114,15 +114,15 @@ def calibrate_command(args: argparse.Namespace) -> int:
     held_out = [one for i, episode in enumerate(shifts) if not i % 3 for one in episode]
     calibration = calibrate(dreams, fitted, held_out, tokens_M, model.columns)
     calm, disturbed = _pushed(args, play, loop)
-    calm += held_out
     cell.close()
     slow_at = calibration.aim_mean + calibration.slow_at * calibration.aim_spread
     rows = [
-        bench_row("surprise/roc_area", roc_area(calm, disturbed) if disturbed else float("nan"), "", usual=len(calm),
-                  disturbed=len(disturbed)),
+        bench_row("surprise/roc_area", roc_area(calm + held_out, disturbed) if disturbed else float("nan"), "",
+                  usual=len(calm + held_out), disturbed=len(disturbed)),
         bench_row("surprise/slow_at", calibration.slow_at, "deviations"),
         bench_row("surprise/stop_at", calibration.stop_at, "deviations"),
-        bench_row("surprise/usual_that_slow", float(np.mean(np.array(calm) >= slow_at)), "share"),
+        bench_row("surprise/usual_that_slow", float(np.mean(np.array(calm) >= slow_at)), "share",  # held_out chose it
+                  usual=len(calm)),
         bench_row("surprise/disturbed_that_slow", float(np.mean(np.array(disturbed) >= slow_at)), "share"),
     ]
     print_table(rows, BENCH_COLUMNS)

@@ -35,6 +35,8 @@ from starry_ros.wam.gasam import Scene
 I64 = NDArray[np.int64]
 PICKING, DONE = STAGES.index("pick"), STAGES.index("done")
 FRESH_STEPS = 5
+BESIDE_IMAGES = ("position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "empty_closed_T", "stage_T")
+"""What an episode has to hold of every frame beside its picture and its sentence."""
 AUGMENT = 0x61756760
 """Tells the draws of augmentation from those of the batch, which it so leaves as they are."""
 SAME_LATENT = 1e-3
@@ -109,11 +111,11 @@ def load_demonstrations(
     small: dict[str, list[NDArray[np.generic]]] = {}
     lengths, texts = [], []
     for path in files:
-        arrays = _read(path)
+        arrays = _read(path, (*BESIDE_IMAGES, "text_T", "texts"))
         lengths.append(len(arrays["position_TJ"]))
         names = [str(text) for text in arrays["texts"]]
         texts.append([names[i] for i in arrays["text_T"]])
-        for name in ("position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "empty_closed_T", "stage_T"):
+        for name in BESIDE_IMAGES:
             small.setdefault(name, []).append(arrays[name])
     canvas, latents = cached_images(files, lengths, cache, encode, view)
     vocabulary = tuple(sorted({text for episode in texts for text in episode}))
@@ -195,9 +197,9 @@ def _all_differ(some: Sequence[str], others: Sequence[str]) -> bool:
     return len(some) == len(others) and all(a != b for a, b in zip(some, others, strict=True))
 
 
-def read_episodes(folder: Path) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Every episode's arrays but the images. Raises DataError that names the file."""
-    return (_read(path) for path in _files(folder))
+def read_episodes(folder: Path, needed: Sequence[str]) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Every episode's arrays but the images. Raises DataError that names the file, and what it lacks of `needed`."""
+    return (_read(path, needed) for path in _files(folder))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -207,12 +209,16 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _read(path: Path) -> dict[str, NDArray[np.generic]]:
+def _read(path: Path, needed: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name != "canvas_THWC"}
+            arrays = {name: file[name] for name in file.files if name != "canvas_THWC"}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(str(path), f"cannot be read: {error}", fix="delete it and generate again") from error
+    if missing := [name for name in needed if name not in arrays]:
+        raise DataError(str(path), f"lacks {', '.join(missing)}",
+                        fix="give demonstrations; episodes of images alone are for `starry train --video`")
+    return arrays
 
 
 def cached_images(

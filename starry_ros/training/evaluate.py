@@ -16,8 +16,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 
 from starry_ros.canvas.layout import t_pose_layout
@@ -27,7 +25,7 @@ from starry_ros.report import EVALUATION_COLUMNS, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cases import Case, require_case
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.choices import COLOURS, Kind, LoopConfig
+from starry_ros.sim.choices import COLOURS, SETTINGS, Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.loop import Policy, run_episode
 from starry_ros.sim.tasks import TASKS
@@ -39,6 +37,7 @@ from starry_ros.training.policies import policy_of
 from starry_ros.training.pool import run_jobs
 from starry_ros.training.report_page import write_page
 from starry_ros.training.score import Score, row
+from starry_ros.training.strips import Strips
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.choices import SpliceMethod
@@ -50,7 +49,6 @@ COLUMNS = (
     *EVALUATION_COLUMNS, *COLOURS, "mean_s", "stall", "hit", "landing_px", "imagined", "copied", "plan_p50_ms",
     "plan_p95_ms", "failures",
 )
-STRIP_FRAMES = 10
 PLAYED_ONCE = ("expert", "untrained")
 """Policies that play beside the first model only, where several are compared."""
 SUCCESSES_SHOWN = 10
@@ -142,12 +140,12 @@ def _progress(scores: Sequence[Score], total: int) -> None:
 def evaluate(
     model: Path | None, spec: RobotSpec, episodes: int, seed: int = 0, workers: int = 1, case: Kind = "normal", *,
     policies: Sequence[str] = ("model",), task: str = "place_block_pad", setting: str = "easy", runtime: str = "auto",
-    config: LoopConfig = DEFAULTS, strips: Path | None = None, geometry: str | None = None,
+    config: LoopConfig = DEFAULTS, strips: Strips | None = None, geometry: str | None = None,
 ) -> list[Record]:
     """One row a policy over the evaluation episodes `seed` .. `seed + episodes - 1`.
 
-    `model` may be None if only the expert plays; `geometry` overrides what weighs the actions' attention. `strips` is a
-    folder for pictures of the failed episodes.
+    `model` may be None if only the expert plays; `geometry` overrides what weighs the actions' attention. `strips`
+    takes pictures of the failed episodes.
     """
     if set(policies) - {"expert"} and model is None:
         raise ConfigError("evaluate", "no model was given", expected="a model folder")
@@ -163,26 +161,9 @@ def evaluate(
         scores = run_scores(jobs, workers)
     if strips is not None:
         for score in scores:
-            write_strip(strips, score)
+            strips.write(score)
     loop = {"mode": config.mode, "latency_s": config.latency_s}
     return [{**row(policy, [score for score in scores if score.policy == policy]), **loop} for policy in policies]
-
-
-def write_strip(folder: Path, score: Score) -> None:
-    """An episode's canvases side by side in one PNG, its sentence and outcome below."""
-    frames = score.result.frames
-    if not frames:
-        return
-    chosen = [frames[i] for i in np.linspace(0, len(frames) - 1, min(STRIP_FRAMES, len(frames))).round().astype(int)]
-    row_HWC = np.concatenate(chosen, axis=1)
-    strip = np.concatenate([row_HWC, np.zeros((20, *row_HWC.shape[1:]), np.uint8)])
-    case, outcome = score.result.case, score.result.failure or "success"
-    text = f"{score.policy}, seed {case.seed}: {score.result.instruction} - {outcome}"
-    cv2.putText(strip, text, (6, len(strip) - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (235, 235, 235), 1, cv2.LINE_AA)
-    folder.mkdir(parents=True, exist_ok=True)
-    end = "success" if score.result.success else "failure"
-    name = f"{score.policy}_{case.task}_{case.setting}_{case.kind}_{case.seed:04d}_{end}.png"
-    cv2.imwrite(str(folder / name), strip[..., ::-1])
 
 
 def evaluate_command(args: argparse.Namespace) -> int:
@@ -193,15 +174,14 @@ def evaluate_command(args: argparse.Namespace) -> int:
     models: dict[str, Path | None] = {"": None} if policies == ("expert",) else {
         name: model_dir(name) for name in args.model}
     several = len(models) > 1
-    strips = args.report / "pictures" if args.report else args.strips
-    rows = []
+    rows, pictures = list[Record](), list[Path]()
     loops = [LoopConfig(latency_s, args.replan, mode=mode, splice=args.splice)
              for mode, latency_s in product(args.mode, args.latency)]
     for (task, setting, case), loop, (i, name) in product(_suite(args), loops, enumerate(models)):
         found = evaluate(
             models[name], spec, args.episodes, args.seed, args.workers, case, task=task, setting=setting,
             policies=[policy for policy in policies if i == 0 or policy not in PLAYED_ONCE], runtime=args.runtime,
-            strips=strips / name.strip("/").replace("/", "_") if strips and several else strips,
+            strips=_strips(args, name if several else "", _named(loop) if len(loops) > 1 else "", pictures),
             geometry=args.geometry, config=loop,
         )
         rows += [{**r, "model": None if r["policy"] == "expert" else name} for r in found] if several else found
@@ -219,18 +199,35 @@ def evaluate_command(args: argparse.Namespace) -> int:
         write_report(args.json, rows, **meta)
     if args.report:
         write_report(args.report / "report.json", rows, **meta)
-        print(write_page(args.report, rows, sorted((args.report / "pictures").rglob("*.png")), meta))
+        print(write_page(args.report, rows, sorted(pictures), meta))
     return 0
 
 
+def _strips(args: argparse.Namespace, model: str, loop: str, written: list[Path]) -> Strips | None:
+    """Where pictures go, if any are wanted."""
+    folder = args.report / "pictures" if args.report else args.strips
+    return None if folder is None else Strips(folder / model.strip("/").replace("/", "_"), loop, written)
+
+
+def _named(loop: LoopConfig) -> str:
+    """A way of planning, for the names of pictures."""
+    return f"{loop.mode}_{loop.latency_s:g}s"
+
+
 def _suite(args: argparse.Namespace) -> Suite:
-    """What is measured: (task, setting, case). Raises ConfigError on a case that a task lacks, before any is played."""
+    """What is measured: (task, setting, case). Raises ConfigError on a case that a task lacks, or a setting that the
+    suite lacks, before any is played.
+    """
     if args.suite:
-        return SUITES[args.suite]
+        suite = SUITES[args.suite]
+        if args.setting not in (None, *(setting for _, setting, _ in suite)):
+            raise ConfigError("--setting", f"is not that of suite {args.suite}, which brings its own", got=args.setting,
+                              fix="leave out --setting, or choose another suite")
+        return suite
     tasks = TASKS if args.task == "all" else (args.task,)
     for task in tasks:
         require_case(task, args.case)
-    return tuple((task, args.setting, args.case) for task in tasks)
+    return tuple((task, args.setting or SETTINGS[0], args.case) for task in tasks)
 
 
 def _words(counts: dict[str, int]) -> str:

@@ -223,6 +223,7 @@ def _history(model: WorldActionModel, batch: Batch, stats: NormStats, ropes: Rop
         return {}
     frames, actions = [], []
     executed = torch.as_tensor(stats.state_to_model(batch.executed_BRUJ)).float()
+    happened = _kept_actions(model, batch)
     for slot in range(slots):
         then = -batch.spacing * (slot + 1)
         with torch.no_grad():
@@ -236,8 +237,16 @@ def _history(model: WorldActionModel, batch: Batch, stats: NormStats, ropes: Rop
         frames.append(Keys(keys.layers, ((1 - valid) * MASKED)[:, None, None, :]))
         steps = then + 1 + torch.arange(model.config.history_actions)
         actions.append(model.remember_actions(
-            executed[:, slot], torch.as_tensor(batch.executed_valid_BRU[:, slot]), ropes.actions(steps)))
+            executed[:, slot], happened[:, slot], ropes.actions(steps)))
     return {PAST_FRAMES: join(frames), PAST_ACTIONS: join(actions)}
+
+
+def _kept_actions(model: WorldActionModel, batch: Batch) -> Tensor:
+    """Which executed actions [B, R, U] there are: in serving a prefix is written over those of the oldest slot."""
+    valid = torch.as_tensor(batch.executed_valid_BRU).clone()
+    if model.config.prefix_steps and valid.shape[1] == model.config.history_slots:
+        valid[:, -1] *= (torch.as_tensor(batch.known_B) == 0)[:, None]
+    return valid
 
 
 def join(parts: list[Keys]) -> Keys:

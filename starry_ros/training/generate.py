@@ -30,6 +30,7 @@ from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, TICKS_PER_FRAME, Recorder, Source
 from starry_ros.training.film import films
 from starry_ros.training.pool import run_jobs
+from starry_ros.training.store import write_text
 from starry_ros.training.summary import summary
 from starry_ros.types import Record
 
@@ -109,7 +110,7 @@ def _work(source: Source, folder: str, episode: int) -> Outcome:
 
 
 def _corrected(cell: Cell, source: Source, episode: int, attempt: int) -> tuple[Recorder, str, bool]:
-    from starry_ros.training.correct import record_corrected  # needs torch, which the expert alone does not
+    from starry_ros.training.correct import record_corrected  # loads engines, which the expert alone does not need
 
     return record_corrected(cell, source, episode, attempt)
 
@@ -117,6 +118,7 @@ def _corrected(cell: Cell, source: Source, episode: int, attempt: int) -> tuple[
 def generate(out: Path, source: Source, motions: int, workers: int = 1) -> Record:
     """Write the demonstrations of `motions` motions under `out` and return the contents of its meta.json.
 
+    That counts all episodes which lie there, since training takes them all: an earlier call may have made more.
     Raises DataError if `out` holds data of another source.
     """
     spec, folder = load_robot_spec(source.robot), out / "episodes"
@@ -129,19 +131,23 @@ def generate(out: Path, source: Source, motions: int, workers: int = 1) -> Recor
         _progress(count, len(missing), outcome, time.monotonic() - started)
     made_by = {"tasks": [source.task], "setting": source.setting, "seed": source.seed,
                "versions": {"mujoco": mujoco.__version__, "numpy": np.__version__}}
-    meta = made_by | summary(files, spec)
-    (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    meta = made_by | summary(sorted(folder.glob("*.npz")), spec)
+    write_text(out / "meta.json", json.dumps(meta, indent=1) + "\n")
     return meta
 
 
 def _claim(out: Path, claim: Record) -> None:
     """Note what this folder is made from, or check that it is the same."""
     path = out / "source.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found != claim:
-            raise DataError(str(out), "holds other data", got=found, expected=claim, fix="choose another folder")
-    path.write_text(json.dumps(claim) + "\n")
+    if not path.exists():
+        write_text(path, json.dumps(claim) + "\n")
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(str(path), f"cannot be read: {error}", fix="choose another folder") from error
+    if found != claim:
+        raise DataError(str(out), "holds other data", got=found, expected=claim, fix="choose another folder")
 
 
 def _progress(count: int, total: int, outcome: Outcome, elapsed_s: float) -> None:

@@ -4,8 +4,10 @@ The served plan is the end of the sampler's ordinary differential equation, begu
 (`temperature` 0). The last step of the sampler adds a Gaussian offset to it, the same for every chunk step in model
 units, so that the arms end somewhere else and move there smoothly; plans in a row have the same one, so that they do
 not undo each other. It lies along a few directions, such as those in which the hands move without turning. Read along
-them, the mean of the executed chunk steps is a Gaussian around that of the served plan: its likelihood is exact, and
-what learns is the policy that is served, through every step of the sampler. (Noise in every step and dimension, as in
+them, the mean of the executed chunk steps is a Gaussian around that of the served plan. The likelihood of each plan is
+exact, given all that it saw, the keys of what was executed before included; plans in a row that share an offset are
+credited one by one, as if each had drawn its own. What learns is the policy that is served, through every step of the
+sampler. (Noise in every step and dimension, as in
 Flow-GRPO, arXiv 2505.05470, has hundreds of times the dimensions to share one reward among, and improves the policy
 with the noise.)
 

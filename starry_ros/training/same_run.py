@@ -110,7 +110,7 @@ def require_same_model(out: Path, begun: BegunRun, wam: WamConfig, spec: RobotSp
     if begun.contract_hash != spec.content_hash:
         differ["--robot"] = (f"{begun.contract.get('name', '?')} ({begun.contract_hash})",
                              f"{spec.name} ({spec.content_hash})")
-    if not _equal(begun.autoencoder, autoencoder.state_dict()):
+    if not same_weights(begun.autoencoder, autoencoder.state_dict()):
         differ["--autoencoder"] = (str(out / "checkpoint"), "another one")
     refuse(out, differ or fields)
 
@@ -151,6 +151,6 @@ def _shown(value: object) -> str:
     return value.mode if isinstance(value, GeometryConfig) else str(value)
 
 
-def _equal(state: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+def same_weights(state: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
     """Whether two modules have the same weights."""
     return state.keys() == others.keys() and all(torch.equal(value, others[name]) for name, value in state.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -56,10 +57,10 @@ class ScenePolicy(PlannerPolicy):
         config, now_s = self._config, self.cell.sim_time_s
         if not config.paths:
             return image_HWC
-        oldest_s = now_s - LENGTH * config.step_s
+        oldest_s = now_s - 2 * LENGTH * config.step_s
         self._hands = [*((at, hands) for at, hands in self._hands if oldest_s < at < now_s), (now_s, hands_A3)]
         cameras = [self.cell.camera_model(camera) for camera in self._layout.cameras]
-        return draw_paths(image_HWC, self._layout, cameras, np.stack([hands for _, hands in self._hands]))
+        return draw_paths(image_HWC, self._layout, cameras, at_steps(self._hands, config.step_s))
 
     def _scene(self, depth_HW: np.ndarray, hands_A3: np.ndarray, cell_px: int) -> Scene:
         cells = depth_cells(depth_HW, cell_px)
@@ -67,3 +68,15 @@ class ScenePolicy(PlannerPolicy):
         cells = np.pad(cells, ((0, 0), (0, columns - cells.shape[1])))
         cameras = [self.cell.camera_model(camera) for camera in self._layout.cameras]
         return scene_of(cells, cameras, hands_A3, self._layout)
+
+
+def at_steps(hands: Sequence[tuple[float, F64]], step_s: float) -> F64:
+    """Positions [T, A, 3] of the hands at the newest time and at up to LENGTH - 1 steps before it, oldest first.
+
+    Training has one a step; plans come more rarely, so that what lies between is interpolated.
+    """
+    times_N, flat_ND = np.array([at for at, _ in hands]), np.stack([points.ravel() for _, points in hands])
+    steps_T = times_N[-1] - step_s * np.arange(LENGTH)[::-1]
+    steps_T = steps_T[steps_T > times_N[0] - step_s / 2]
+    columns = [np.interp(steps_T, times_N, column) for column in flat_ND.T]
+    return np.stack(columns, axis=1).reshape(len(steps_T), *hands[0][1].shape)

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from starry_ros.errors import ConfigError
 from starry_ros.types import Record
 
 STATE = "state.safetensors"
@@ -90,11 +89,9 @@ def read_records(folder: Path, counter: str, done: int) -> list[Record]:
 
 
 def load_average(folder: Path) -> dict[str, Tensor]:
-    """The running average of a run's weights."""
+    """The running average of a run's weights; empty where the run keeps none, or where there is no run."""
     path = folder / STATE
-    if not path.exists():
-        raise ConfigError(str(path), "is missing", fix="name the folder of a run")
-    return _under(load_file(path), "average.")
+    return _under(load_file(path), "average.") if path.exists() else {}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -43,7 +43,8 @@ from starry_ros.training.same_run import (
     tell_changed_data,
 )
 from starry_ros.training.scenes import seen_layout
-from starry_ros.training.store import load_average, load_state, read_records, save_state, write_records
+from starry_ros.training.start import first_weights, model_folder, require_start
+from starry_ros.training.store import load_state, read_records, save_state, write_records
 from starry_ros.training.summary import check_contract, data_hash, read_meta
 from starry_ros.training.train_data import follow, given_autoencoder
 from starry_ros.training.train_options import (
@@ -56,7 +57,7 @@ from starry_ros.training.train_options import (
 )
 from starry_ros.types import Record
 from starry_ros.wam.autoencoder import Autoencoder
-from starry_ros.wam.checkpoint import CONFIG, WEIGHTS, Checkpoint, contract_fields, load_checkpoint, save_checkpoint
+from starry_ros.wam.checkpoint import Checkpoint, contract_fields, load_checkpoint, save_checkpoint
 from starry_ros.wam.config import WamConfig, preset
 from starry_ros.wam.model import WorldActionModel, pool
 from starry_ros.wam.normalise import NormStats, fit
@@ -237,6 +238,8 @@ def _prepare(args: argparse.Namespace, compute: Compute) -> Trainer:
     if begun is not None:
         require_same_model(args.out, begun, wam, spec, autoencoder)
         require_same_options(args.out, begun, args, options)
+    elif args.init is not None:
+        require_start(args.init, args.autoencoder, autoencoder)
     if rank == 0:
         if begun is not None:
             tell_changed_data(args.out, begun, args.data)
@@ -283,8 +286,8 @@ def _units(trainer: Trainer, args: argparse.Namespace, begun: BegunRun | None) -
         return begun.stats
     if args.init is None:
         return trainer.stats
-    known = [place for place in (args.init, args.init / "checkpoint") if (place / CONFIG).exists()]
-    kept = load_checkpoint(known[0]).stats if known else trainer.stats
+    place = model_folder(args.init)
+    kept = trainer.stats if place is None else load_checkpoint(place).stats
     if kept.serves(trainer.stats):
         return kept
     print(f"the data move otherwise than those of {args.init}: new units, from the data", flush=True)
@@ -297,18 +300,18 @@ def _tasks(data: Path) -> tuple[str, ...]:
 
 
 def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
-    """Begin with another run's averaged weights, of any robot; tensors that it lacks keep their initial values."""
+    """Begin with the weights of --init, of any robot; tensors that it lacks keep their initial values.
+
+    Its mean and spread of sentences stay: the weights read sentences in these units, whatever the data say.
+    """
     if args.init is not None:
-        given = load_checkpoint(args.init).model if (args.init / WEIGHTS).exists() else load_average(args.init)
         try:
-            missing, unexpected = trainer.model.load_state_dict(given, strict=False)
+            missing, unexpected = trainer.model.load_state_dict(first_weights(args.init), strict=False)
         except RuntimeError as error:
             raise ConfigError("--init", f"is of another shape: {error}", fix="train from scratch") from error
         if unexpected:
             raise ConfigError("--init", "has tensors that this model lacks", got=unexpected, fix="train from scratch")
         print(f"starts from {args.init}; new tensors: {missing}", flush=True)
-        if not args.only_geometry:
-            trainer.set_text_statistics()
     start_parts(args, trainer.model)
     trainer.average = {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
@@ -316,7 +319,7 @@ def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
 def _keep_all_but_geometry(trainer: Trainer, args: argparse.Namespace) -> None:
     """The geometry expert learns alone; the units of actions stay those that the frozen weights know."""
     freeze(args, trainer.model)
-    kept = load_checkpoint(args.init if (args.init / WEIGHTS).exists() else args.init / "checkpoint")
+    kept = load_checkpoint(model_folder(args.init) or args.init)
     if dataclasses.replace(trainer.wam, geometry=None) != dataclasses.replace(kept.config, geometry=None):
         raise ConfigError("--only-geometry", "the options describe another model than that of --init",
                           got=trainer.wam, expected=kept.config, fix="give the options that it was trained with")

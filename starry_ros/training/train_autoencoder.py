@@ -65,12 +65,13 @@ def train_autoencoder(
     `init` is an autoencoder to start from: its background stays, and its latents change little.
 
     Continues from the state in `out` if it belongs to the same data and hyperparameters. Stops early after `minutes`;
-    the same command then continues. Equal data and seed give equal weights, interrupted or not. Raises DataError.
+    the same command then continues. Equal data and seed give equal weights, interrupted or not. Raises DataError, and
+    ConfigError on an `init` of another canvas.
     """
     frames = load_frames(data_dir, training.max_frames, training.seed, view)
     identity = {"training": asdict(training), "data_hash": frames.data_hash}
     identity |= {} if init is None else {"init": str(init)}
-    model = (_new_model(frames, training.seed) if init is None else given_autoencoder(init)).to(compute.device)
+    model = _first_model(frames, training.seed, init).to(compute.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-4)
     _check_identity(out, identity)
     before = load_state(out, model, {}, optimiser)
@@ -183,10 +184,19 @@ def evaluate(model: Autoencoder, frames: Frames) -> dict[str, float]:
             "psnr_moving_background_db": psnr_db(still, moving_count)}
 
 
-def _new_model(frames: Frames, seed: int) -> Autoencoder:
-    torch.manual_seed(seed)
-    model = Autoencoder(AutoencoderConfig(*frames.median_HW3.shape[:2]))
-    model.set_background(frames.median_HW3)
+def _first_model(frames: Frames, seed: int, init: Path | None) -> Autoencoder:
+    """A new autoencoder, or the one in `init`. Raises ConfigError where that is of another canvas."""
+    size = frames.median_HW3.shape[:2]
+    if init is None:
+        torch.manual_seed(seed)
+        model = Autoencoder(AutoencoderConfig(*size))
+        model.set_background(frames.median_HW3)
+        return model
+    model = given_autoencoder(init)
+    given = model.config.height_px, model.config.width_px
+    if given != size:
+        raise ConfigError("--init", "was trained on another canvas", got=given, expected=size,
+                          fix="give one of this canvas (--layout, --robot), or leave out --init")
     return model
 
 

@@ -214,9 +214,9 @@ class RlTrainer:
                 for case in cases]
 
     def _task(self, number: int) -> str:
-        """The task of a layout: in turns that shift, for what a task asks for goes round with the seed as well."""
+        """The task of a layout: MOST_TARGETS in a row have the same, for what is asked for goes round with the seed."""
         tasks = self.config.tasks
-        return tasks[(number + number // MOST_TARGETS) % len(tasks)]
+        return tasks[number // MOST_TARGETS % len(tasks)]
 
     def _probes(self, step: int, scouts: Sequence[Rollout]) -> list[RolloutJob]:
         """Layouts that failed, each several times: the plans that are drawn lie evenly over the episode."""

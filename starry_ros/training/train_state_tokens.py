@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from starry_ros.errors import ConfigError
+from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import StatesTraining
@@ -185,10 +185,14 @@ def encode_frames(model: StateAutoencoder, data: Demonstrations, frames: I64) ->
 
 
 def load_data(args: argparse.Namespace, run_folder: Path) -> Demonstrations:
-    """The data set that the arguments name, with its latents. Raises DataError on data of another robot."""
+    """The data set that the arguments name, with its latents. Raises DataError on data of another robot, or too few."""
     check_contract(args.data, load_robot_spec(robot_file(args.robot)))
     autoencoder = given_autoencoder(args.autoencoder)
-    return load_demonstrations(args.data, args.cache or run_folder / "cache", encoder(autoencoder))
+    data = load_demonstrations(args.data, args.cache or run_folder / "cache", encoder(autoencoder))
+    if held_out(data).all():
+        raise DataError(str(args.data), "too few episodes: the first is held out", got=1, expected="at least 2",
+                        fix="give more demonstrations")
+    return data
 
 
 def _require_same_run(out: Path, training: StatesTraining) -> None:

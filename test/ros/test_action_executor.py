@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from array import array
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from std_msgs.msg import Bool
 from trajectory_msgs.msg import JointTrajectory
 
 from starry_ros.ros.convert import EdgeClock, stamp_ns, to_stamp, trajectory_of
-from starry_ros.ros.qos import COMMAND, LATCHED, STATE
+from starry_ros.ros.qos import COMMAND, LATCHED, SAFETY, STATE
 from starry_ros.sim.trajectory_controller import TrajectoryController
 
 
@@ -80,10 +81,19 @@ def test_it_says_where_the_arms_are_going_and_they_go_there(robot: Robot) -> Non
     assert end["right_waist"] - rows[0][robot.spec.joint_names.index("right_waist")] > 0.15
 
 
-def test_jumbled_joint_names_are_matched_by_name(robot: Robot) -> None:
+def test_joint_names_that_come_in_another_order_every_time_are_matched_by_name(robot: Robot) -> None:
+    draw = random.Random(0)
+
+    def jumbled(message: JointState) -> JointState:
+        order = draw.sample(range(len(message.name)), len(message.name))
+        message.name = [message.name[i] for i in order]
+        message.position = [message.position[i] for i in order]
+        return message
+
     robot.armed()
-    robot.run(0.3)
+    robot.run(1.0, jumbled)
     assert robot.mode == "RUN"
+    assert max(map(abs, robot.statuses[-1].tracking_error)) < 1e-6
 
 
 def unknown_joint(message: JointState) -> JointState:
@@ -206,6 +216,32 @@ def test_another_publisher_on_a_command_topic_is_a_fault(robot: Robot) -> None:
     assert robot.trigger("arm").success
     robot.run(1.0)
     assert all(len(heard) > before[arm] for arm, heard in robot.commands.items())
+
+
+def test_joint_states_of_two_nodes_are_a_fault(robot: Robot) -> None:
+    robot.armed()
+    stranger = robot.world.node.create_publisher(JointState, robot.spec.joint_state_topic, STATE)
+    for _ in range(25):
+        stranger.publish(robot.good_state())
+        robot.run(0.02)
+    robot.run(0.3)
+    assert (robot.mode, robot.reason) == ("FAULT", "two_drivers")
+    reply = robot.trigger("reset_fault")
+    assert not reply.success
+    assert "two nodes publish the joint states" in reply.message
+    robot.world.node.destroy_publisher(stranger)
+    robot.run(3.5)
+    assert robot.trigger("reset_fault").success
+
+
+def test_two_who_speak_for_the_emergency_stop_are_a_fault(robot: Robot) -> None:
+    robot.armed()
+    another = robot.world.node.create_publisher(Bool, "estop", SAFETY)
+    robot.run(1.0)
+    assert (robot.mode, robot.reason) == ("FAULT", "two_estops")
+    robot.world.node.destroy_publisher(another)
+    robot.run(1.0)
+    assert robot.trigger("reset_fault").success
 
 
 def test_two_planners_that_take_turns_are_a_fault_and_one_of_another_robot_is_not_heard(robot: Robot) -> None:

@@ -9,7 +9,7 @@ from sensor_msgs.msg import Image
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.ros import chaos_messages
-from starry_ros.ros.picture_relay import PictureRelay
+from starry_ros.ros.picture_relay import PictureRelay, RigError
 from starry_ros.ros.qos import SENSOR
 from starry_ros.ros.relay import SIM_SIDE
 
@@ -39,3 +39,12 @@ def test_pictures_pass_are_spoilt_for_one_camera_alone_and_the_process_ends(
         relay.spoil(head, None)
         world.until(lambda: send() and heard[0][-1].width == 8, what="a sound picture")
     assert relay.exit_code == 0
+
+
+def test_a_relay_that_has_ended_is_no_fault_of_the_graph(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(world.domain))
+    with PictureRelay(load_robot_spec(robot_file("bimanual_sim"))) as relay:
+        relay._process.kill()
+        relay._process.join()
+        with pytest.raises(RigError, match="nothing instead of done"):
+            relay.spoil("head/image_raw", chaos_messages.dropped)

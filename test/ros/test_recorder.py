@@ -123,6 +123,16 @@ def test_a_ring_writes_the_seconds_around_a_fault_and_nothing_before(world: Any,
     assert 64 <= heard[-1] < 110
 
 
+def test_sensors_are_not_replayed_into_a_graph_that_has_a_robot(world: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    write_session(path, plans=1)
+    world.node.create_publisher(JointState, "joint_states", STATE)
+    player = world.start_as("replay", ["-m", "starry_ros.cli", "replay", str(path), "--to-ros"])
+    world.until(lambda: player.process.poll() is not None, 60, "the end")
+    assert player.process.returncode == 2
+    assert "somebody publishes these topics already" in player.text()
+
+
 def test_replayed_sensors_reach_the_graph_stamped_as_if_measured_now(world: Any, tmp_path: Path, spec: Any) -> None:
     path = tmp_path / "a.mcap"
     write_session(path, plans=3)

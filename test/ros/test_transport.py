@@ -10,7 +10,16 @@ from xml.etree import ElementTree
 import pytest
 
 from starry_ros.paths import share_dir
-from starry_ros.ros.transport import APART, DDS_PROFILE_VARIABLES, RANGE_VARIABLE, dds_environment, keep_apart
+from starry_ros.ros.transport import (
+    APART,
+    DDS_PROFILE_VARIABLES,
+    LOCAL_VARIABLE,
+    PEERS_VARIABLE,
+    RANGE_VARIABLE,
+    dds_environment,
+    keep_apart,
+    sharing_environment,
+)
 
 OURS = str(share_dir() / "config" / "fastdds.xml")
 NODE = """
@@ -70,6 +79,23 @@ def test_our_profile_is_known_by_another_spelling_of_its_path(monkeypatch: pytes
         monkeypatch.setenv(name, str(share_dir() / "config" / ".." / "config" / "fastdds.xml"))
     keep_apart(APART[0])
     assert {os.environ[name] for name in DDS_PROFILE_VARIABLES} == {str(share_dir() / "config" / "fastdds_udp.xml")}
+
+
+@pytest.mark.parametrize(("said", "udp_alone"), [
+    ({RANGE_VARIABLE: "localhost"}, True), ({LOCAL_VARIABLE: "1", RANGE_VARIABLE: "SUBNET"}, True),
+    ({RANGE_VARIABLE: "LOCALHOST", PEERS_VARIABLE: "192.168.1.7"}, False),
+], ids=["a range in other letters", "the older variable", "peers elsewhere"])
+def test_whatever_keeps_ros_on_this_machine_is_understood_and_peers_elsewhere_are_not_lost(
+    said: dict[str, str], udp_alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*DDS_PROFILE_VARIABLES, RANGE_VARIABLE, LOCAL_VARIABLE, PEERS_VARIABLE):
+        monkeypatch.setenv(name, said.get(name, ""))
+    keep_apart(APART[0])
+    profile = "fastdds_udp_localhost.xml" if udp_alone else "fastdds.xml"
+    assert {os.environ[name] for name in DDS_PROFILE_VARIABLES} == {str(share_dir() / "config" / profile)}
+    if udp_alone:
+        assert (os.environ[RANGE_VARIABLE], os.environ[LOCAL_VARIABLE]) == ("SYSTEM_DEFAULT", "0")
+        assert sharing_environment()[DDS_PROFILE_VARIABLES[0]] == str(share_dir() / "config" / "fastdds.xml")
 
 
 @pytest.mark.parametrize("name", ["fastdds_udp.xml", "fastdds_udp_localhost.xml"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from starry_ros.ros.planners import Planners
+from starry_ros.ros.speakers import Planners
 from starry_ros.timing import NS_PER_S
 
 
 def told(epochs: list[int], every_s: float = 0.2) -> tuple[Planners, int]:
     planners, now_ns = Planners(), NS_PER_S
     for epoch in epochs:
-        planners.hear(epoch, None, now_ns)
+        planners.hear_epoch(epoch, None, now_ns)
         now_ns += round(every_s * NS_PER_S)
         planners.look(now_ns)
     return planners, now_ns
@@ -23,10 +23,10 @@ def test_statuses_that_take_turns_are_two_planners_until_one_is_silent() -> None
     planners, now_ns = told([3, 1, 3])
     assert planners.two
     for epoch in (1, 3, 1, 3):
-        planners.hear(epoch, None, now_ns)
+        planners.hear_epoch(epoch, None, now_ns)
         now_ns += NS_PER_S // 5
     for _ in range(20):
-        planners.hear(3, None, now_ns)
+        planners.hear_epoch(3, None, now_ns)
         now_ns += NS_PER_S // 5
         planners.look(now_ns)
     assert not planners.two
@@ -40,7 +40,7 @@ def counted(sequences: list[int | None], every_s: float = 0.1) -> bool:
     """Whether statuses of one epoch with these counts of their publishers are of two planners."""
     planners, now_ns = Planners(), NS_PER_S
     for sequence in sequences:
-        planners.hear(1, sequence, now_ns)
+        planners.hear_epoch(1, sequence, now_ns)
         now_ns += round(every_s * NS_PER_S)
     return planners.two
 
