@@ -51,7 +51,8 @@ def share_no_memory() -> None:
     _shared.update({name: os.environ[name] for name in said if name in os.environ})
     os.environ |= dict.fromkeys(DDS_PROFILE_VARIABLES, _profile(f"fastdds_udp{'_localhost' if local else ''}.xml"))
     if local:
-        os.environ |= {RANGE_VARIABLE: "SYSTEM_DEFAULT", LOCAL_VARIABLE: "0"}
+        os.environ[RANGE_VARIABLE] = "SYSTEM_DEFAULT"
+        os.environ.pop(LOCAL_VARIABLE, None)
 
 
 def _stays_on_this_machine() -> bool:
