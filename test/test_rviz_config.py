@@ -25,7 +25,8 @@ SHOWS = {  # display classes of rviz_default_plugins (Jazzy to rolling) and the 
     "rviz_default_plugins/Image": "Image", "rviz_default_plugins/Camera": "Image",
     "rviz_default_plugins/MarkerArray": "MarkerArray",
 }
-FROM_DRIVERS = {"robot_description": ("String", "LATCHED")} | {camera.topic: ("Image", "SENSOR") for camera in SPEC.cameras}
+FROM_DRIVERS = {"robot_description": ("String", "LATCHED")}
+FROM_DRIVERS |= {camera.topic: ("Image", "SENSOR") for camera in SPEC.cameras}
 NAMES = {"PLAN_MARKERS": overlay_topics.PLAN_MARKERS, "IMAGINED_BESIDE_REAL": overlay_topics.IMAGINED_BESIDE_REAL}
 
 
