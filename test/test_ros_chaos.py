@@ -20,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from starry_ros.ros import arguments, chaos
 from starry_ros.ros import chaos_messages as change_messages
-from starry_ros.ros.chaos_faults import GOES_ON, GONE, LOOK_AHEAD_END, PLAN_END, RESTS, SCENARIOS, Scenario
+from starry_ros.ros.chaos_faults import FAULT, GOES_ON, GONE, LOOK_AHEAD_END, PLAN_END, RESTS, SCENARIOS, Scenario
 from starry_ros.ros.chaos_judge import Failed, Witness, within_limits
 from starry_ros.ros.graph import build_graph
 from starry_ros.ros.relay import PLAN_TOPIC, Passed, remappings
@@ -144,15 +144,15 @@ def test_a_joint_that_gives_way_to_what_it_is_pressed_on_may_slide_towards_its_c
 
 
 def test_arms_that_rest_pressed_on_something_may_be_stopped_for_that() -> None:
-    def rests(off_rad: float, joint: str) -> Any:
+    def rests(off_rad: float, joint: str, counts_from: str = PLAN_END) -> Any:
         watched = Watched(mode="FAULT", reason="tracking_error")
         watched.seen[1][:, FULL_SPEC.joint_names.index(joint)] += off_rad
-        return judge(watched, stopped_by=("planner_lost",))
+        return judge(watched, stopped_by=("planner_lost",), counts_from=counts_from)
 
     assert rests(0.03, "right_waist")["pressed"] == "right_waist"
-    for off, joint in ((0.01, "right_waist"), (-0.01, "right_gripper")):
+    for wrong in ((0.01, "right_waist"), (-0.01, "right_gripper"), (0.03, "right_waist", FAULT)):
         with pytest.raises(Failed, match="not stopped by planner_lost, but FAULT tracking_error"):
-            rests(off, joint)
+            rests(*wrong)
 
 
 def test_what_is_not_heard_of_the_commands_excuses_nothing() -> None:

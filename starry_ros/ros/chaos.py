@@ -24,7 +24,7 @@ from starry_ros.errors import StarryError
 from starry_ros.paths import robot_file
 from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.ros.chaos_faults import GOES_ON, GONE, RECORDED, RESTS, SCENARIOS, Scenario
+from starry_ros.ros.chaos_faults import GOES_ON, GONE, PLAN_END, RECORDED, RESTS, SCENARIOS, Scenario
 from starry_ros.ros.chaos_judge import (
     IN_FLIGHT_S,
     RESTING_RAD_S,
@@ -102,9 +102,11 @@ def _judge(theatre: Theatre, scenario: Scenario) -> Record:
 
 
 def _stopped(theatre: Theatre, scenario: Scenario) -> bool:
-    """Whether it stands for what it must. Arms that rest pressed on something may be stopped for that instead."""
+    """Whether it stands for what it must. Arms that have run out of plans and rest pressed on something may be stopped
+    for that before; wherever else they are off their command, that is a failure.
+    """
     reasons = set(scenario.stopped_by)
-    if scenario.outcome == RESTS and held_off(theatre.witness()):
+    if scenario.counts_from == PLAN_END and held_off(theatre.witness()):
         reasons.add(Event.TRACKING_ERROR)
     return theatre.mode in ("STOP", "FAULT") and theatre.reason in reasons
 

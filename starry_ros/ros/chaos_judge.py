@@ -124,8 +124,12 @@ def _slides_back(witness: Witness, due_s: float) -> NDArray[np.bool_]:
 
 
 def held_off(witness: Witness) -> list[str]:
-    """Joints of the arms that something holds off the newest command; jaws stand off theirs whenever they hold."""
-    (_, position_NJ, _), (_, told_NJ, _) = witness.seen, witness.asked
+    """Joints of the arms that something holds off the newest command; jaws stand off theirs whenever they hold. None
+    where that command still moves, or was not heard.
+    """
+    (times_N, position_NJ, _), (told_N, told_NJ, speed_NJ) = witness.seen, witness.asked
+    if told_N[-1] < times_N[-1] - UNHEARD_S or np.abs(speed_NJ[-1]).max() > RESTING_RAD_S:
+        return []
     off_J = np.abs(position_NJ[-1] - told_NJ[-1]) > _by_unit(witness.spec, PRESSED)
     return [witness.spec.joint_names[joint] for joint in np.flatnonzero(off_J)
             if joint not in witness.spec.gripper_indices]
