@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+OTHER, FIFO = 0, 1
+"""`SCHED_OTHER` and `SCHED_FIFO` of Linux."""
+ASK = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"
 PROGRAM = """
 import os, sys, pathlib
 from starry_ros.ros.priority import yield_cores
@@ -61,8 +64,45 @@ def test_the_executor_alone_asks_for_short_turns(node, turn_ns):
 
 
 def test_a_process_with_a_policy_of_its_own_keeps_it():
-    program = ("import os; from starry_ros.short_turns import ask_for_short_turns; "
+    program = ("import os; from starry_ros.turns import ask_for_real_time, ask_for_short_turns; "
                "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)); "
-               "print(ask_for_short_turns(), os.sched_getscheduler(0) == os.SCHED_BATCH)")
+               "print(ask_for_short_turns(), ask_for_real_time(), os.sched_getscheduler(0) == os.SCHED_BATCH)")
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert told.split() == ["False", "True"]
+    assert told.split() == ["False", "False", "True"]
+
+
+REAL_TIME = """
+import os, sys, threading
+from starry_ros.turns import ask_for_real_time, real_time
+if sys.argv[1] == "nobody":
+    import resource
+    resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+    if os.geteuid() == 0:
+        os.setuid(65534)
+policies = []
+def tell():
+    policies.append(os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK)
+def tell_both():
+    tell()
+    thread = threading.Thread(target=tell)
+    thread.start()
+    thread.join()
+with real_time() as granted:
+    tell_both()
+tell()
+again = ask_for_real_time()
+tell_both()
+print(granted, again, *policies)
+"""
+
+
+def test_real_time_turns_are_for_the_thread_that_asks_alone_and_end_with_the_block():
+    if subprocess.run([sys.executable, "-c", ASK], check=False, capture_output=True).returncode:
+        pytest.skip("this machine grants no real-time priority")
+    told = subprocess.run([sys.executable, "-c", REAL_TIME, "-"], capture_output=True, text=True, check=True).stdout
+    assert told.split() == ["True", "True", *map(str, [FIFO, OTHER, OTHER, FIFO, OTHER])]
+
+
+def test_without_the_privilege_turns_stay_ordinary_and_nothing_fails():
+    told = subprocess.run([sys.executable, "-c", REAL_TIME, "nobody"], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "False", *[str(OTHER)] * 5]

@@ -11,6 +11,7 @@ import gc
 import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from starry_ros.bench.planning import LIMIT_S, SHARES, Played, play
 from starry_ros.bench.rehearsal import LOOK_HZ, REPLAN_S, Rehearsal, Swing, Tape
 from starry_ros.report import bench_row, print_table
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.short_turns import ask_for_short_turns
 from starry_ros.timing import NS_PER_S
+from starry_ros.turns import ask_for_short_turns, real_time
 from starry_ros.types import Record
 
 RATE_HZ = 200.0
@@ -40,8 +41,9 @@ def run(
     robot: RobotSpec, model: str = "tiny", shares: Sequence[float] = SHARES, limit_s: float = LIMIT_S,
     splices_wanted: int = SPLICES, minutes: int = GROWTH_MINUTES,
 ) -> list[Record]:
-    """Rows `control/stall_<mode>_<splice>_<percent>` (share), `/tick_jitter` (ms), `/step`, `/look_ahead`, `/submit`
-    (ms of CPU time), `/lag` (ticks), `/growth` (bytes a simulated minute), `/splice_*`, `/violations`.
+    """Rows `control/stall_<mode>_<splice>_<percent>` (share), `/tick_jitter` (ms; as the executor runs here, and
+    `/tick_jitter_short_turns` where that is by real-time priority), `/step`, `/look_ahead`, `/submit` (ms of CPU time),
+    `/lag` (ticks), `/growth` (bytes a simulated minute), `/splice_*`, `/violations`.
     """
     fast = replace(robot, rates=replace(robot.rates, control_hz=RATE_HZ))
     everywhere = replace(fast, workspace_m={axis: (-9.0, 9.0) for axis in robot.workspace_m}, arm_distance_m=-1.0)
@@ -51,25 +53,35 @@ def run(
     table = [each.row for each in played]
     print_table(table, COLUMNS)
     print()
-    return [*table, jitter, *_costs(everywhere), growth(everywhere, minutes), *splices.rows(robot, splices_wanted),
+    return [*table, *jitter, *_costs(everywhere), growth(everywhere, minutes), *splices.rows(robot, splices_wanted),
             *_fuzz(robot)]
 
 
-def _timed(spec: RobotSpec, model: str, played: list[Played], duration_s: float) -> Record:
+def _timed(spec: RobotSpec, model: str, played: list[Played], duration_s: float) -> list[Record]:
     """p99 lateness of the loop with the executor, all plans together; each row gets its own and its cost of a step."""
-    ours_s, bare_s = list[float](), list[float]()
     with beside(spec, model) as counts:
-        ask_for_short_turns()  # as `action_executor` does
-        before = {name: count.value for name, count in counts.items()}
-        for each in played:
-            rehearsal = Rehearsal(spec, Tape(spec, each.arrivals))
-            ours, bare = turns(rehearsal, round(NS_PER_S / spec.rates.control_hz), duration_s)
-            each.row.update(jitter_ms=_p99_ms(ours), bare_jitter_ms=_p99_ms(bare),
-                            step_ms=float(np.median(rehearsal.step_s)) * MS_PER_S)
-            ours_s, bare_s = ours_s + ours, bare_s + bare
-        made = {name: count.value - before[name] for name, count in counts.items()}
-    return bench_row("control/tick_jitter", _p99_ms(ours_s), "ms", _p99_ms(bare_s), **made,
-                     seconds=2 * duration_s * len(played))
+        ask_for_short_turns()
+        with real_time() as granted:  # as `action_executor` does
+            row = _jitter("control/tick_jitter", spec, played, duration_s, counts)
+        row["turns"] = "real time" if granted else "short"
+        if not granted:
+            return [row]
+        ask_for_short_turns()
+        return [row, _jitter("control/tick_jitter_short_turns", spec, [replace(each, row={}) for each in played],
+                             duration_s, counts) | {"turns": "short"}]
+
+
+def _jitter(name: str, spec: RobotSpec, played: list[Played], duration_s: float, counts: dict[str, Any]) -> Record:
+    ours_s, bare_s = list[float](), list[float]()
+    before = {kind: count.value for kind, count in counts.items()}
+    for each in played:
+        rehearsal = Rehearsal(spec, Tape(spec, each.arrivals))
+        ours, bare = turns(rehearsal, round(NS_PER_S / spec.rates.control_hz), duration_s)
+        each.row.update(jitter_ms=_p99_ms(ours), bare_jitter_ms=_p99_ms(bare),
+                        step_ms=float(np.median(rehearsal.step_s)) * MS_PER_S)
+        ours_s, bare_s = ours_s + ours, bare_s + bare
+    made = {kind: count.value - before[kind] for kind, count in counts.items()}
+    return bench_row(name, _p99_ms(ours_s), "ms", _p99_ms(bare_s), **made, seconds=2 * duration_s * len(played))
 
 
 def _p99_ms(samples_s: list[float]) -> float:

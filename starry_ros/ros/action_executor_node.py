@@ -59,6 +59,7 @@ from starry_ros.ros.stop_causes import (
     StopCauses,
 )
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
+from starry_ros.turns import PRIORITY, ask_for_real_time
 from starry_ros.types import ActionChunk as Plan
 from starry_ros.types import RobotState
 
@@ -75,6 +76,7 @@ PARAMETERS = (
     Parameter("heartbeat_timeout_s", 1.0, "A required heartbeat is silent after so long, in seconds.", 0.05, 10.0),
     Parameter("require_estop", False, "Whether an estop that is silent counts as pressed."),
     Parameter("estop_timeout_s", 0.5, "A required estop is silent after so long, in seconds.", 0.05, 10.0),
+    Parameter("real_time_priority", PRIORITY, "Priority of ticks, where the system grants it; 0 asks for none.", 0, 99),
     Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms at start, in seconds.", 0.0, 30.0),
 )
 MALFORMED, SEQUENCE = "malformed", "publication_sequence_number"
@@ -115,11 +117,18 @@ class ActionExecutorNode(StarryNode):
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
         self._rest_J: Any = None
-        self._told: Mode | None = None
+        self._told, self._real_time = None, False  # type: Mode | None, bool
         self._lateness, self._due_ns = LatencyWindow(512), 0
         self._command_rate = Every(self._values["command_hz"])
         self._status_rate = Every(self._values["status_hz"])
         self._make_interfaces()
+
+    def begin(self) -> None:
+        """Ticks go before what others compute."""
+        priority = self._values["real_time_priority"]
+        self._real_time = bool(priority) and ask_for_real_time(priority)
+        if priority and not self._real_time:
+            self.get_logger().info("no real-time priority is granted (docs/safety.md, when cores are short)")
 
     def _own_step_s(self) -> float:
         """Steps of our clock from here on are jumps; time on /clock comes in steps of its own."""
@@ -370,6 +379,7 @@ class ActionExecutorNode(StarryNode):
             "mode": status.mode, "reason": self._reason(status),
             "conditions": ",".join(status.conditions), "slack_s": status.slack_s, "stall_share": status.stall_share,
             "ticks": status.ticks, "missed_ticks": status.missed_ticks, "accepted": self._accepted,
+            "real_time": self._real_time,
             "gate_interventions": status.gate_interventions, "recalls": sum(self._control.recalls.values()),
             **{f"refused.{reason}": count for reason, count in refused.items() if count},
             **{f"border.{reason}": count for reason, count in status.borders.items() if count},

@@ -1,7 +1,7 @@
 """Who waits when the cores are busy: pictures for the model, and both for what moves the arms.
 
 Raising one's own niceness needs no privilege, nor do short turns. The executor and the robot's driver keep the niceness
-they were given; a real-time priority for them is the system's to grant (`chrt`, systemd, limits.conf).
+they were given; `action_executor` asks for a real-time priority for its ticks itself, once it spins.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from starry_ros.short_turns import ask_for_short_turns
+from starry_ros.turns import ask_for_short_turns
 
 NICENESS = {"world_action": 5, "recorder": 5, "value_map_visualizer": 10}
 """Added to the niceness of these nodes; each step is about a tenth of a share of a busy core."""

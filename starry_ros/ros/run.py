@@ -32,6 +32,9 @@ class StarryNode(Node):
         if self.executor is not None:
             self.executor.wake()
 
+    def begin(self) -> None:
+        """Called once, in the thread that spins and before it does."""
+
     def close(self) -> None:
         """Called once, before the ROS context goes. Nodes with threads or files override it."""
 
@@ -82,6 +85,7 @@ def run(
 def _spin(node: StarryNode, executor: Executor) -> int:
     executor.add_node(node)
     try:
+        node.begin()
         while node.fatal is None and rclpy.ok():
             executor.spin_once(timeout_sec=1.0)
     finally:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
+import subprocess
+import sys
 from array import array
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +23,8 @@ from starry_ros.ros.convert import EdgeClock, stamp_ns, to_stamp, trajectory_of
 from starry_ros.ros.qos import COMMAND, LATCHED, SAFETY, STATE
 from starry_ros.sim.trajectory_controller import TrajectoryController
 
+ASK = "import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))"
+
 
 @pytest.fixture(scope="module")
 def robot(shared_world: Any, spec: Any) -> Robot:
@@ -30,6 +35,19 @@ def test_it_starts_disarmed_and_sends_nothing(robot: Robot) -> None:
     robot.run(0.5)
     assert robot.mode == "DISARMED"
     assert not any(robot.commands.values())
+
+
+def test_its_ticks_alone_go_before_what_others_compute_where_the_system_grants_that(robot: Robot) -> None:
+    """By the kernel's own word on the node's threads: those of DDS stay ordinary, so that a flood starves nobody."""
+    granted = subprocess.run([sys.executable, "-c", ASK], check=False, capture_output=True).returncode == 0
+    child = robot.world.children["action_executor"]
+    policies = {int(task): os.sched_getscheduler(int(task)) & ~os.SCHED_RESET_ON_FORK
+                for task in os.listdir(f"/proc/{child.process.pid}/task")}
+    assert len(policies) > 2
+    ticking = policies.pop(child.process.pid)
+    assert ticking == (os.SCHED_FIFO if granted else os.SCHED_OTHER)
+    assert set(policies.values()) == {os.SCHED_OTHER}
+    assert granted or "no real-time priority is granted" in child.text()
 
 
 @pytest.mark.parametrize("service", ["hold", "reset_fault"])
