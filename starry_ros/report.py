@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from starry_ros.errors import ConfigError
+from starry_ros.files import write_text
 from starry_ros.paths import share_dir
 from starry_ros.types import Record
 
@@ -85,11 +86,9 @@ def write_report(path: str | Path, rows: Sequence[Mapping[str, Any]], **meta: An
     path = Path(path)
     report = _plain({"meta": {**conditions(), **meta}, "rows": list(rows)})
     text = json.dumps(report, indent=1, allow_nan=False) + "\n"
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        write_text(path, text)
     except OSError as error:
         raise ConfigError(str(path), "cannot be written", got=error.strerror, fix="choose another file") from error
 

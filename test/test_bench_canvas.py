@@ -21,7 +21,6 @@ def test_the_canvas_bench_compares_packing_with_the_obvious_way_on_the_same_pixe
         for encoding in ("rgb8", "bgr8"):
             row = rows[f"canvas/pack_{encoding}_{size}"]
             assert row["ratio"] == pytest.approx(row["baseline"] / row["value"])
-            assert row["ratio"] > 1.2, "well under the bar of 2, so that a busy machine does not fail the test"
             assert rows[f"canvas/pack_{encoding}_{size}_difference"]["value"] <= 1
     assert cv2.getNumThreads() == threads
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "starry_ros"
-BASE = {"errors", "timing", "types", "robot_spec", "paths", "report", "ranges", "turns"}
+BASE = {"errors", "timing", "types", "robot_spec", "paths", "report", "ranges", "turns", "files"}
 ALLOWED = {
     **dict.fromkeys(BASE, BASE),
     "canvas": BASE,

@@ -55,6 +55,7 @@ class Watched:
         self.looked_away_s = 0.0
         self.known = {"plans": [HERE], "look_aheads": [], **more}
         self.seen, self.told = motions(speed_of_t, position_J), asked(told_of_t)
+        self.pushed = TIMES, np.zeros((len(TIMES), len(HOME))), np.zeros((len(TIMES), len(HOME)))
         executor = SimpleNamespace(accepted=5)
         self.operator = SimpleNamespace(heard=SimpleNamespace(executor=executor, session=SimpleNamespace(reason="")))
         self.reasons, self.refusals = {"x", "joint_state_stale"}, {"not_finite": 3, "duplicate": 2}
@@ -67,7 +68,7 @@ class Watched:
         return self.refusals
 
     def witness(self) -> Witness:
-        return Witness(self.spec, 0.0, self.seen, self.told, **self.known)
+        return Witness(self.spec, 0.0, self.seen, self.told, self.pushed, **self.known)
 
     def diagnosed(self, node: str) -> str:
         return f"{node} is full"
@@ -143,16 +144,59 @@ def test_a_joint_that_gives_way_to_what_it_is_pressed_on_may_slide_towards_its_c
     assert judge(Watched(lambda t: max(0.0, 0.5 - t)))["pressed"] == ""
 
 
-def test_arms_that_rest_pressed_on_something_may_be_stopped_for_that() -> None:
-    def rests(off_rad: float, joint: str, counts_from: str = PLAN_END) -> Any:
-        watched = Watched(mode="FAULT", reason="tracking_error")
-        watched.seen[1][:, FULL_SPEC.joint_names.index(joint)] += off_rad
+def held_off(
+    off_rad: float, pushed_rad: float, joint: str = "right_waist", span_s: tuple[float, float] = (0.5, 1.0),
+    reason: str = "tracking_error",
+) -> Watched:
+    """Stopped arms; a joint was off what was asked of it for a while, and contacts held it off."""
+    watched, j = Watched(mode="FAULT", reason=reason), FULL_SPEC.joint_names.index(joint)
+    during = (span_s[0] <= TIMES) & (span_s[1] > TIMES)
+    watched.seen[1][during, j] += off_rad
+    watched.pushed[1][during, j] = pushed_rad
+    return watched
+
+
+NOT_BY_TOUCH = {
+    "nothing touched": (0.03, 0.0), "pushed the other way": (0.03, -0.05), "hardly off": (0.01, 0.05),
+    "hardly pushed": (0.03, 0.01), "a jaw that holds": (-0.005, -0.005, "right_gripper"),
+    "for a moment": (0.03, 0.05, "right_waist", (0.5, 0.57)),
+}
+
+
+def test_arms_that_rest_held_off_by_what_they_touch_may_be_stopped_for_that() -> None:
+    def rests(watched: Watched, counts_from: str = PLAN_END) -> Any:
         return judge(watched, stopped_by=("planner_lost",), counts_from=counts_from)
 
-    assert rests(0.03, "right_waist")["pressed"] == "right_waist"
-    for wrong in ((0.01, "right_waist"), (-0.01, "right_gripper"), (0.03, "right_waist", FAULT)):
+    assert rests(held_off(0.03, 0.05))["pressed"] == "right_waist"
+    assert rests(held_off(-0.03, -0.05))["pressed"] == "right_waist"
+    others = [(held_off(*wrong), PLAN_END) for wrong in NOT_BY_TOUCH.values()]
+    for watched, counts_from in [(held_off(0.03, 0.05), FAULT), *others]:
         with pytest.raises(Failed, match="not stopped by planner_lost, but FAULT tracking_error"):
-            rests(*wrong)
+            rests(watched, counts_from)
+
+
+def guarded(watched: Watched, outcome: str = GOES_ON) -> bool:
+    with pytest.raises(Failed, match="the arms did not go on: FAULT") as found:
+        judge(watched, outcome)
+    return isinstance(found.value, chaos.GuardedError)
+
+
+def test_arms_that_stop_by_a_guard_of_their_own_are_watched_again_and_by_no_other() -> None:
+    assert guarded(held_off(0.03, 0.05))
+    assert guarded(held_off(0.0, 0.0, reason="surprise_high"))
+    for wrong in NOT_BY_TOUCH.values():
+        assert not guarded(held_off(*wrong)), wrong
+    assert not guarded(held_off(0.03, 0.05, reason="joint_state_stale"))
+
+
+def test_arms_that_were_led_against_something_by_a_plan_that_was_not_the_planners_have_no_excuse() -> None:
+    led, ours = held_off(0.03, 0.05), held_off(0.03, 0.05)
+    led.seen[1][TIMES > 1.0, 0] += 0.2
+    ours.followed_ours = True
+    for watched, words in ((led, "left_waist is away from every plan"), (ours, "none of the planner's")):
+        with pytest.raises(Failed, match=words) as found:
+            judge(watched, GOES_ON)
+        assert not isinstance(found.value, chaos.GuardedError)
 
 
 def test_what_is_not_heard_of_the_commands_excuses_nothing() -> None:
@@ -245,7 +289,8 @@ def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float,
     positions, velocities = np.tile(HOME, (3, 1)), np.zeros((3, len(HOME)))
     velocities[1, j], positions[1, j] = -velocity * LIMIT[j], FULL_SPEC.limit("lower")[j] - off
     witness = Witness(
-        FULL_SPEC, 0.0, (times, positions, velocities), (times, np.tile(HOME, (3, 1)), velocities), [], [])
+        FULL_SPEC, 0.0, (times, positions, velocities), (times, np.tile(HOME, (3, 1)), velocities),
+        (times, 0 * positions, 0 * velocities), [], [])
     if words:
         with pytest.raises(Failed, match=words + ".* 1.00 s after"):
             within_limits(witness)
@@ -268,6 +313,17 @@ def test_where_commands_are_lost_what_the_arms_did_counts() -> None:
     assert row["worst_asked"] == pytest.approx(8.0)
     with pytest.raises(Failed, match="moves at"):
         judge(Watched(lambda t: 5.1 * (t < 0.02)), commands_lost=True)
+
+
+def test_a_joint_that_moves_before_it_is_armed_is_named_with_what_it_touches() -> None:
+    chaos.still(FULL_SPEC, motions(lambda _: 0.0), Watched().witness())
+    moved = motions(lambda _: 0.0)
+    moved[2][TIMES > 4.0, 3] = -0.04
+    witness = held_off(0.03, 0.05, span_s=(0.0, 9.0)).witness()
+    words = r"left_forearm_roll at 0\.040 a second after 4\.02 s, by 0\.0000 in all, \+0\.0000 off .* \+0\.0000 held"
+    with pytest.raises(Failed, match=words):
+        chaos.still(FULL_SPEC, moved, witness)
+    chaos.still(FULL_SPEC, tuple(part[:0] for part in moved), witness)
 
 
 def test_a_reason_that_is_not_told_fails() -> None:

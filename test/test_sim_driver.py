@@ -156,3 +156,24 @@ def test_a_block_put_on_the_pad_counts_after_half_a_second(cell: Cell) -> None:
 def test_an_unknown_task_or_setting_is_refused(cell: Cell, task: str, setting: str) -> None:
     with pytest.raises(ConfigError, match="is unknown"):
         Scene(cell).reset(task, setting, 0)
+
+
+def test_what_holds_an_arm_off_its_target_is_told_in_full_and_nothing_of_a_free_one(
+    driver: SimulatedDriver, spec: RobotSpec
+) -> None:
+    """A servo at rest is off its target by what pushes it over its stiffness: the hand is pressed on the table."""
+    driver.cell.apply(spec.limit("home"))
+    driver.cell.advance(0.5)
+    free_J = driver.pushed().position_J
+    shoulder, arms = spec.joint_names.index("right_shoulder"), np.delete(np.arange(14), spec.gripper_indices)
+    assert np.abs(free_J[arms]).max() < 1e-3
+    target_J = spec.limit("home")
+    while np.abs(driver.pushed().position_J[shoulder]) < 0.03:
+        target_J[shoulder] += 0.01
+        driver.cell.apply(target_J)
+        driver.cell.advance(0.1)
+        assert target_J[shoulder] < spec.limit("upper")[shoulder], "the hand never met the table"
+    driver.cell.advance(2.0)
+    pushed_J, off_J = driver.pushed().position_J, driver.state().position_J - target_J
+    assert np.abs(off_J[shoulder]) > 0.02
+    assert np.abs(pushed_J[arms] - off_J[arms]).max() < 2e-3

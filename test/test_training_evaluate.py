@@ -305,6 +305,30 @@ def test_a_suite_brings_its_settings_and_another_one_is_refused_before_anything_
     assert play("--setting", "hard") == {"hard"}
 
 
+def test_task_and_case_choose_within_a_suite_and_what_it_lacks_is_refused(monkeypatch):
+    played = []
+    monkeypatch.setattr(evaluate_module, "evaluate",
+                        lambda *args, task, setting, **_: played.append((task, setting, args[5])) or [])
+    monkeypatch.setattr(evaluate_module, "print_table", lambda rows, columns: None)
+    parser = argparse.ArgumentParser()
+    add_evaluate_command_arguments(parser)
+
+    def play(*words):
+        played.clear()
+        evaluate_module.evaluate_command(parser.parse_args(["--policy", "expert", *words]))
+        return set(played)
+
+    whole = play("--suite", "recovery")
+    assert whole == play("--suite", "recovery", "--task", "all") == set(SUITES["recovery"])
+    assert play("--suite", "recovery", "--case", "dropped") == {row for row in whole if row[2] == "dropped"}
+    one = play("--suite", "recovery", "--task", "stack_blocks_two", "--case", "dropped")
+    assert one == {("stack_blocks_two", "easy", "dropped")}
+    assert play("--suite", "hard", "--task", "lift_tray") == {("lift_tray", "hard", "normal")}
+    with pytest.raises(ConfigError, match="nothing of suite recovery; got lift_tray"):
+        play("--suite", "recovery", "--task", "lift_tray")
+    assert not played
+
+
 def test_every_suite_holds_cases_that_its_tasks_have():
     for suite in SUITES.values():
         for task, setting, kind in suite:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from starry_ros.training.pool import one_thread, run_jobs
+from starry_ros.training.pool import ONE_THREAD, Workers, one_thread, run_jobs
 
 
 def product(seed: int) -> tuple[int, bytes]:
@@ -42,3 +44,21 @@ def test_a_job_that_fails_leaves_the_threads_as_they_were() -> None:
     with pytest.raises(KeyError), one_thread():
         raise KeyError("inside")
     assert torch.get_num_threads() == 2
+
+
+def process(number: int) -> int:
+    return os.getpid() if number else 1 // number
+
+
+def test_what_a_worker_has_loaded_serves_later_calls_and_an_error_does_not_end_it() -> None:
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    with Workers(2) as workers:
+        first = set(workers.run(process, range(1, 9)))
+        with pytest.raises(ZeroDivisionError):
+            list(workers.run(process, [0]))
+        later = set(workers.run(process, range(1, 9)))
+        assert len(first | later) <= 2
+        assert os.getpid() not in first | later
+    assert {name: os.environ.get(name) for name in ONE_THREAD} == before
+    with Workers(1) as alone:
+        assert set(alone.run(process, [1, 2])) == {os.getpid()}

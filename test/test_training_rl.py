@@ -27,6 +27,7 @@ from starry_ros.sim.loop import run_episode
 from starry_ros.sim.tasks import TASKS, drawn_case, task_of
 from starry_ros.training import rl_rollout, train_rl
 from starry_ros.training.budgets import RlConfig
+from starry_ros.training.pool import HERE
 from starry_ros.training.rl_rollout import (
     Rollout,
     RolloutJob,
@@ -308,9 +309,9 @@ def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(folder, tmp_path,
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trainer = RlTrainer(folder, SPEC, played, whole)
     for _ in range(2):
-        trainer.iterate(1)
+        trainer.iterate(HERE)
     for _ in range(2):
-        RlTrainer(folder, SPEC, played, parts).iterate(1)
+        RlTrainer(folder, SPEC, played, parts).iterate(HERE)
     first, second = (load_checkpoint(folder / "checkpoint", SPEC).model for folder in (whole, parts))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], value) for name, value in load_checkpoint(folder, SPEC).model.items())
@@ -321,7 +322,7 @@ def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(folder, tmp_path,
     with torch.no_grad():
         trainer.learner.model.latent_out.weight[0, 0] += 1e-3
     with pytest.raises(CheckpointError, match="frozen tensor has changed"):
-        trainer.iterate(1)
+        trainer.iterate(HERE)
 
 
 @pytest.mark.parametrize(("change", "got", "expected"), [
@@ -330,7 +331,7 @@ def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(folder, tmp_path,
     ({"scouts": 4}, "--scouts 4", "--scouts 2"),
 ])
 def test_a_run_is_not_resumed_with_other_layouts(folder, tmp_path, played, change, got, expected):
-    RlTrainer(folder, SPEC, played, tmp_path).iterate(1)
+    RlTrainer(folder, SPEC, played, tmp_path).iterate(HERE)
     with pytest.raises(ConfigError) as refused:
         RlTrainer(folder, SPEC, dataclasses.replace(played, **change), tmp_path)
     assert (refused.value.got, refused.value.expected) == (got, expected)
@@ -364,20 +365,27 @@ def test_a_group_draws_the_plans_anew_that_turned_its_layout(folder, tmp_path, p
     assert not {job.noise_seed for job in trainer._groups(1, probes)} & {job.noise_seed for job in jobs}
 
 
-def test_only_groups_teach_and_the_probes_that_chose_them_do_not(folder, tmp_path, played, monkeypatch):
-    """A probe was chosen for its success: counted among its group it would say that any plan is good."""
+def test_the_probes_of_a_layout_teach_among_themselves_and_not_in_the_group_that_one_of_them_called_for(
+    folder, tmp_path, played, monkeypatch
+):
+    """A probe was chosen for its success: counted among that group it would say that any plan is good."""
     learnt = []
     monkeypatch.setattr(Learner, "update", lambda self, samples, rng: learnt.append(samples) or {})
     config = dataclasses.replace(played, scouts=6, groups=3, probes=5, group_size=4)
-    record = RlTrainer(folder, SPEC, config, tmp_path).iterate(1)
+    record = RlTrainer(folder, SPEC, config, tmp_path).iterate(HERE)
     outcomes = record["layouts"].values()
     assert 0 < len(outcomes) <= 3
     assert (record["scouts"], record["probes"], record["episodes"]) == (6, 15, 4 * len(outcomes))
     assert 0 < record["turned"] < 15
-    mixed = [episodes for successes, episodes in outcomes if 0 < successes < episodes]
-    assert record["samples"] == sum(mixed) > 0
-    credited = [bool(advantage) for _, advantage in learnt[0]]
-    assert credited == [True] * sum(mixed) + [False] * 3, "three scouts went well"
+    mixed = sum(episodes for successes, episodes in outcomes if 0 < successes < episodes)
+    assert record["of_probes"] > 0, "of layouts that some of the five turned"
+    assert record["of_probes"] % 5 == 0, "those that turned nothing are counted too"
+    assert record["samples"] == mixed + record["of_probes"]
+    advantages = [advantage for _, advantage in learnt[0]]
+    credited = [bool(advantage) for advantage in advantages]
+    assert credited == [True] * record["samples"] + [False] * 3, "three scouts went well"
+    assert sum(advantages[:record["of_probes"]]) == pytest.approx(0.0, abs=1e-9)
+    assert sum(advantages[record["of_probes"]:]) == pytest.approx(0.0, abs=1e-9)
 
 
 @pytest.mark.parametrize("outcome", [False, True])
@@ -387,7 +395,7 @@ def test_where_no_layout_failed_or_no_probe_turned_one_nothing_is_learnt(
     monkeypatch.setattr(train_rl, "play_rollout", lambda job: Rollout(
         job.case, 0.5, outcome, (), 2, job.noise_seed, job.drawn))
     trainer = RlTrainer(folder, SPEC, played, tmp_path)
-    record = trainer.iterate(1)
+    record = trainer.iterate(HERE)
     assert (record["probes"], record["episodes"], record["samples"]) == (0 if outcome else 8, 0, 0)
     weights = load_checkpoint(tmp_path / "checkpoint", SPEC).model
     assert all(torch.equal(weights[name], value) for name, value in load_checkpoint(folder, SPEC).model.items())
@@ -440,12 +448,11 @@ def test_a_model_that_needs_the_scene_is_given_it_while_it_plays_for_its_own_lea
     assert (found.plans, len(found.draws)) == (2, 1)
 
 
-def test_the_order_in_which_episodes_finish_changes_nothing(folder, tmp_path, monkeypatch, played):
+def test_the_order_in_which_episodes_finish_changes_nothing(folder, tmp_path, played):
     weights = []
     for name, order in (("forth", 1), ("back", -1)):
-        monkeypatch.setattr(train_rl, "run_jobs", lambda work, jobs, workers, order=order: map(work, jobs[::order]))
         trainer = RlTrainer(folder, SPEC, dataclasses.replace(played, scouts=6, groups=3), tmp_path / name)
-        trainer.iterate(2)
+        trainer.iterate(SimpleNamespace(run=lambda work, jobs, order=order: map(work, jobs[::order])))
         weights.append(trainer.learner.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -461,7 +468,7 @@ def test_layouts_and_sentences_are_of_training(folder, tmp_path):
 
 
 def test_an_iteration_that_was_cut_off_while_saving_is_forgotten(folder, tmp_path, played):
-    RlTrainer(folder, SPEC, played, tmp_path).iterate(1)
+    RlTrainer(folder, SPEC, played, tmp_path).iterate(HERE)
     metrics = tmp_path / "metrics.jsonl"
     whole = metrics.read_text()
     metrics.write_text(whole + json.dumps({"iteration": 2, "layouts": {"0": [0, 2], "1": [1, 2]}}) + "\n")

@@ -73,15 +73,16 @@ def test_a_disk_that_is_full_ends_no_graph(tmp_path: Path) -> None:
     assert (tmp_path / "head.log").read_text() == "but this\n"
 
 
-def test_a_polite_child_is_gone_after_the_block(tmp_path: Path) -> None:
+def test_a_polite_child_is_gone_after_the_block_and_was_not_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starry_ros.ros.up._GRACE_S", ((signal.SIGTERM, 60.0),))
     lines: Lines = []
     with running(lines, script(tmp_path, "polite", POLITE)) as supervisor:
         poll_until(supervisor, lambda: ("polite", "ready") in lines)
         pid = next(iter(supervisor.children.values())).pid
-        start_s = time.monotonic()
     assert pid is not None
     assert not alive(pid)
-    assert time.monotonic() - start_s < 3.0
 
 
 def test_a_child_that_is_still_starting_ends_without_a_word(tmp_path: Path) -> None:

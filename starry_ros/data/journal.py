@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from starry_ros.errors import DataError
+from starry_ros.files import write_text
 from starry_ros.types import Record
 
 Notes = Sequence[str] | None
@@ -67,11 +68,9 @@ class Journal:
         self._write()
 
     def _write(self) -> None:
-        part = self._path.with_name(f".{self._path.name}")
         content = {"from": self._claim, "done": self._notes, "prints": self._prints,
                    "numbers": self._numbers}
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.rename(self._path)
+        write_text(self._path, json.dumps(content, indent=1) + "\n")
 
     @property
     def bad(self) -> list[str]:
@@ -91,9 +90,7 @@ def claim_folder(out: Path, name: str, claim: Record, foreign: bool) -> None:
     elif foreign:
         raise DataError(str(out), "holds a data set from elsewhere", fix="choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}")
-    part.write_text(json.dumps(claim, indent=1) + "\n")
-    part.rename(path)
+    write_text(path, json.dumps(claim, indent=1) + "\n")
 
 
 def fingerprint(files: Iterable[Path]) -> str:

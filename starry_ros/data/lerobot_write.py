@@ -47,6 +47,7 @@ from starry_ros.data.lerobot_format import (
 from starry_ros.data.recording import views_of
 from starry_ros.data.store import Arrays, frame_names, sentences
 from starry_ros.data.video import CODEC, PIXEL_FORMAT, VideoWriter
+from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import Record
 
@@ -215,7 +216,7 @@ def _write_meta(out: Path, spec: RobotSpec, layout: CanvasLayout, shapes: Arrays
     pa.parquet.write_table(tasks.replace_schema_metadata({"pandas": json.dumps(_PANDAS)}), out / TASKS_FILE)
     joined = {name: joined_stats(parts) for name, parts in state.stats.items()}
     plain = {name: {key: value.tolist() for key, value in parts.items()} for name, parts in joined.items()}
-    (out / STATS_FILE).write_text(json.dumps(plain, indent=1) + "\n")
+    write_text(out / STATS_FILE, json.dumps(plain, indent=1) + "\n")
     hz = 1 / spec.action.step_s
     info = {
         "codebase_version": VERSION, "robot_type": spec.name, "total_episodes": state.episodes,
@@ -224,7 +225,7 @@ def _write_meta(out: Path, spec: RobotSpec, layout: CanvasLayout, shapes: Arrays
         "splits": {"train": f"0:{state.episodes}"}, "data_path": DATA_PATH, "video_path": VIDEO_PATH,
         "features": dict(_features(spec, layout, shapes, hz)),
     }
-    (out / INFO_FILE).write_text(json.dumps(info, indent=1) + "\n")
+    write_text(out / INFO_FILE, json.dumps(info, indent=1) + "\n")
 
 
 def _features(spec: RobotSpec, layout: CanvasLayout, shapes: Arrays, hz: float) -> Iterator[tuple[str, Record]]:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.errors import DataError
+from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.training.summary import summary
 from starry_ros.types import Record
@@ -137,7 +138,7 @@ def sentences(arrays: Arrays) -> list[str]:
 def write_meta(folder: Path, spec: RobotSpec, **more: object) -> Record:
     """Count and hash what the folder holds; write and return its meta.json."""
     meta = {"tasks": [], "setting": "", **more, **summary(episode_files(folder), spec)}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    write_text(folder / "meta.json", json.dumps(meta, indent=1) + "\n")
     return meta
 
 

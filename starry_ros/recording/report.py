@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 
 from starry_ros.errors import DataError
+from starry_ros.files import write_text
 from starry_ros.paths import robot_file
 from starry_ros.ranges import NOT_NEGATIVE
 from starry_ros.recording.figures import measure, summary
@@ -40,7 +41,7 @@ def report_command(args: argparse.Namespace) -> int:
     figures = measure(recording, spec)
     out = args.out or args.file.with_suffix(".html")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(recording, spec, figures), encoding="utf-8")
+    write_text(out, page(recording, spec, figures))
     print(f"written: {out} ({out.stat().st_size / 1024:.0f} KiB)")
     if args.screenshot is not None:
         screenshot(out.resolve().as_uri(), args.screenshot, 0.5, PAGE_PX)

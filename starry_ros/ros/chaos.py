@@ -29,8 +29,10 @@ from starry_ros.ros.chaos_judge import (
     IN_FLIGHT_S,
     RESTING_RAD_S,
     Failed,
+    Motions,
+    Witness,
     along_plans,
-    held_off,
+    pushed_off,
     rest_in_time,
     within_limits,
 )
@@ -47,23 +49,25 @@ TOLD_LOOKS, TOLD_EVERY_S = 30, 0.1
 """How often a reason is looked for, which comes ten times a second, once the arms were judged."""
 RELAYED_STATE_TIMEOUT_S = 0.4
 """Joint states come through the relays of this process, which also judges: they may be this much late."""
-MOST_SURPRISED = 1
-"""How often a scenario is played again because the arms stopped for what the model saw, and not for the fault."""
+MOST_GUARDED = 1
+"""How often a scenario is played again because a guard of the graph's own stopped the arms, and not the fault."""
 REFUSED_SHARE = 0.5
 """Of the plans that must not be followed, as many must have been counted: only four wait in the middleware's queue for
 an executor that a busy machine holds up."""
 COLUMNS = ("scenario", "run", "passed", "rest_s", "due_s", "pressed", "worst_asked", "worst_acceleration",
-           "worst_velocity", "resumed_s", "surprised", "problem")
+           "worst_velocity", "resumed_s", "guarded", "problem")
 
 
-class SurprisedError(Failed):
-    """The model found the world otherwise than it had imagined, and stopped the arms: that is its own guard at work."""
+class GuardedError(Failed):
+    """A guard of the graph's own was at work, as without the fault: the model found the world otherwise than it had
+    imagined, or an arm was held off its command by what it touched, in the simulator's own contacts.
+    """
 
 
 def play(theatre: Theatre, name: str, run: int) -> Record:
     """One scenario; the row of the report."""
     scenario = SCENARIOS[name]
-    row: Record = {"scenario": name, "run": run, "passed": False, "problem": "", "surprised": 0}
+    row: Record = {"scenario": name, "run": run, "passed": False, "problem": "", "guarded": 0}
     while True:
         try:
             theatre.in_motion()
@@ -75,8 +79,8 @@ def play(theatre: Theatre, name: str, run: int) -> Record:
         except Failed as problem:
             with contextlib.suppress(Failed):  # told is what came first
                 scenario.clear(theatre)
-            if isinstance(problem, SurprisedError) and row["surprised"] < MOST_SURPRISED:
-                row["surprised"] += 1
+            if isinstance(problem, GuardedError) and row["guarded"] < MOST_GUARDED:
+                row["guarded"] += 1
                 continue
             return row | {"problem": str(problem)}
 
@@ -93,7 +97,7 @@ def _judge(theatre: Theatre, scenario: Scenario) -> Record:
     _wait_for(theatre, lambda: not scenario.stopped_by or _stopped(theatre, scenario),
               lambda: f"not stopped by {' or '.join(scenario.stopped_by)}, but {theatre.mode} {theatre.reason}")
     if theatre.reason == Event.TRACKING_ERROR:
-        row["pressed"] = " ".join(held_off(theatre.witness()))
+        row["pressed"] = " ".join(pushed_off(theatre.witness()))
     if scenario.diagnosed is not None:
         node, begin = scenario.diagnosed
         _wait_for(theatre, lambda: theatre.diagnosed(node).startswith(begin),
@@ -103,10 +107,10 @@ def _judge(theatre: Theatre, scenario: Scenario) -> Record:
 
 def _stopped(theatre: Theatre, scenario: Scenario) -> bool:
     """Whether it stands for what it must. Arms that have run out of plans and rest pressed on something may be stopped
-    for that before; wherever else they are off their command, that is a failure.
+    for that before; where nothing that they touch holds them off their command, that is a failure.
     """
     reasons = set(scenario.stopped_by)
-    if scenario.counts_from == PLAN_END and held_off(theatre.witness()):
+    if scenario.counts_from == PLAN_END and pushed_off(theatre.witness()):
         reasons.add(Event.TRACKING_ERROR)
     return theatre.mode in ("STOP", "FAULT") and theatre.reason in reasons
 
@@ -120,18 +124,19 @@ def _arms_seen(theatre: Theatre, scenario: Scenario) -> Record:
     row = within_limits(witness, commands_lost=scenario.commands_lost, joined=scenario.joined)
     if scenario.outcome == RESTS:
         return row | rest_in_time(witness, scenario)
-    if theatre.mode not in ("RUN", "SLOW"):
-        kind = SurprisedError if theatre.reason == Event.SURPRISE_HIGH else Failed
-        raise kind(f"the arms did not go on: {theatre.mode} {theatre.reason}")
     along_plans(witness)
+    if theatre.followed_ours:
+        raise Failed("the executor followed a plan that was none of the planner's")
+    if theatre.mode not in ("RUN", "SLOW"):
+        touched = pushed_off(witness) if theatre.reason == Event.TRACKING_ERROR else []
+        kind = GuardedError if touched or theatre.reason == Event.SURPRISE_HIGH else Failed
+        raise kind(" ".join(["the arms did not go on:", theatre.mode, theatre.reason, *touched]))
     _plans_go_on(theatre)
     return row
 
 
 def _plans_go_on(theatre: Theatre) -> None:
-    """The planner's plans were followed, and none of ours: every one was refused."""
-    if theatre.followed_ours:
-        raise Failed("the executor followed a plan that was none of the planner's")
+    """The planner's plans were followed, and ours were refused."""
     _wait_for(theatre, lambda: theatre.operator.heard.executor.accepted > theatre.accepted_before,
               lambda: "no plan was followed any more")
     before = theatre.refused_before
@@ -175,9 +180,7 @@ def _resume(theatre: Theatre, scenario: Scenario) -> float:
         scenario.clear(theatre)
         theatre.until(lambda: theatre.relays.newest_s > since_s, READY_S, "joint states")
         theatre.wait(1.0)
-        _, _, velocities = theatre.relays.since(since_s)
-        if len(velocities) and np.abs(velocities).max() > RESTING_RAD_S:
-            raise Failed("the arms moved before they were armed")
+        still(theatre.spec, theatre.relays.since(since_s), theatre.witness())
         theatre.until(lambda: theatre.mode, RESUME_S, "the executor")
         theatre.arm()
     else:
@@ -187,6 +190,22 @@ def _resume(theatre: Theatre, scenario: Scenario) -> float:
     if scenario.outcome != GOES_ON:
         theatre.plan_again()
     return time.monotonic() - begin_s
+
+
+def still(spec: RobotSpec, seen: Motions, witness: Witness) -> None:
+    """Raises Failed where a joint moved, and says which, how, and whether what it touches held it off its command."""
+    times_N, position_NJ, velocity_NJ = seen
+    moved_J = np.abs(velocity_NJ).max(axis=0, initial=0.0)
+    joint = int(moved_J.argmax())
+    if moved_J[joint] <= RESTING_RAD_S:
+        return
+    at_s = float(times_N[np.abs(velocity_NJ[:, joint]).argmax()] - times_N[0])
+    asked_J = witness.asked[1][-1] if len(witness.asked[0]) else np.full(len(moved_J), np.nan)
+    pushed_J = witness.pushed[1][-1] if len(witness.pushed[0]) else np.full(len(moved_J), np.nan)
+    raise Failed(
+        f"the arms moved before they were armed: {spec.joint_names[joint]} at {moved_J[joint]:.3f} a second after "
+        f"{at_s:.2f} s, by {np.ptp(position_NJ[:, joint]):.4f} in all, {position_NJ[-1, joint] - asked_J[joint]:+.4f} "
+        f"off what is asked of it, {pushed_J[joint]:+.4f} held off by what it touches")
 
 
 def chaos_command(args: argparse.Namespace) -> int:

@@ -47,6 +47,8 @@ IN_FLIGHT_S = 0.1
 PRESSED, SLACK = {"rad": 0.015, "m": 0.0015}, {"rad": 0.003, "m": 0.0003}
 """How far from its standing command a joint must be to count as held off by what it touches (free ones are 0.0002 rad
 off), and how far it may be seen outside the way back, in its own unit."""
+PUSHED_S = 0.1
+"""For so long what a joint touches must have held it off, to explain that the arms were stopped for it."""
 STOOD_S, UNHEARD_S = 0.2, 0.1
 """For so long commands must have stood by then: drives, 0.05 s behind, are within a fiftieth of where they were off.
 And what commands are must have been heard to within so long of the end."""
@@ -60,13 +62,15 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Witness:
-    """What is known of one play, from the fault at `since_s` on: the arms' motions, what was asked of them, the plans
-    and look-aheads that passed, and how long limits delayed plans at most, in s."""
+    """What is known of one play, from the fault at `since_s` on: the arms' motions, what was asked of them, how far
+    contacts held them off that, the plans and look-aheads that passed, and how long limits delayed plans at most, in s.
+    """
 
     spec: RobotSpec
     since_s: float
     seen: Motions
     asked: Motions
+    pushed: Motions
     plans: Sequence[Passed]
     look_aheads: Sequence[Passed]
     delay_s: float = 0.0
@@ -114,8 +118,7 @@ def _slides_back(witness: Witness, due_s: float) -> NDArray[np.bool_]:
     if told_N[-1] < times_N[-1] - UNHEARD_S:
         raise Failed(f"what is asked of the joints was not heard for the last {times_N[-1] - told_N[-1]:.2f} s")
     after_N = times_N - witness.since_s > due_s
-    asked = [np.interp(times_N[after_N], told_N, told_J) for told_J in told_NJ.T]
-    off_NJ = position_NJ[after_N] - np.array(asked).T
+    off_NJ = position_NJ[after_N] - _at(times_N[after_N], told_N, told_NJ)
     held_J, slack_J = _by_unit(witness.spec, PRESSED), _by_unit(witness.spec, SLACK)
     back_NJ = off_NJ * np.sign(off_NJ[0])
     between_J = ((back_NJ > -slack_J) & (back_NJ < back_NJ[0] + slack_J)).all(axis=0)
@@ -123,16 +126,33 @@ def _slides_back(witness: Witness, due_s: float) -> NDArray[np.bool_]:
     return between_J & (back_NJ[0] > held_J) & stands
 
 
-def held_off(witness: Witness) -> list[str]:
-    """Joints of the arms that something holds off the newest command; jaws stand off theirs whenever they hold. None
-    where that command still moves, or was not heard.
+def pushed_off(witness: Witness) -> list[str]:
+    """Joints of the arms that were off what was asked of them because of what they touched: the simulator's contacts
+    held them off, the same way and as far as counts, for `PUSHED_S` on end. Jaws are, whenever they hold.
     """
-    (times_N, position_NJ, _), (told_N, told_NJ, speed_NJ) = witness.seen, witness.asked
-    if told_N[-1] < times_N[-1] - UNHEARD_S or np.abs(speed_NJ[-1]).max() > RESTING_RAD_S:
+    (times_N, position_NJ, _), (told_N, told_NJ, _), (felt_N, pushed_NJ, _) = (
+        witness.seen, witness.asked, witness.pushed)
+    if not (len(told_N) and len(felt_N)):
         return []
-    off_J = np.abs(position_NJ[-1] - told_NJ[-1]) > _by_unit(witness.spec, PRESSED)
-    return [witness.spec.joint_names[joint] for joint in np.flatnonzero(off_J)
-            if joint not in witness.spec.gripper_indices]
+    off_NJ = position_NJ - _at(times_N, told_N, told_NJ)
+    least_NJ = np.minimum(np.abs(off_NJ), _at(times_N, felt_N, pushed_NJ) * np.sign(off_NJ))
+    held_NJ = least_NJ > _by_unit(witness.spec, PRESSED)
+    return [name for joint, name in enumerate(witness.spec.joint_names)
+            if joint not in witness.spec.gripper_indices and _longest_s(times_N, held_NJ[:, joint]) >= PUSHED_S]
+
+
+def _at(times_N: F64, known_M: F64, values_MJ: F64) -> F64:
+    """Values [N, J] at other times than those at which they are known."""
+    return np.array([np.interp(times_N, known_M, values_M) for values_M in values_MJ.T]).T
+
+
+def _longest_s(times_N: F64, so_N: NDArray[np.bool_]) -> float:
+    """The longest time for which something was so on end."""
+    longest_s, since_s = 0.0, None  # type: float, float | None
+    for at_s, so in zip(times_N.tolist(), so_N.tolist(), strict=True):
+        since_s = (at_s if since_s is None else since_s) if so else None
+        longest_s = max(longest_s, 0.0 if since_s is None else at_s - since_s)
+    return longest_s
 
 
 def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool = False) -> Record:

@@ -141,9 +141,10 @@ class Theatre(RunningGraph):
     def witness(self) -> Witness:
         """What was heard since the fault."""
         relays, since_s = self.relays, self.since_s
+        plans = [plan for plan in list(relays.plans) if plan.end_s > since_s]
         return Witness(
-            self.spec, since_s, relays.since(since_s), relays.asked_since(since_s),
-            [plan for plan in list(relays.plans) if plan.end_s > since_s], list(relays.look_aheads), self._delay_s,
+            self.spec, since_s, relays.since(since_s), relays.asked_since(since_s), relays.pushed_since(since_s), plans,
+            list(relays.look_aheads), self._delay_s,
         )
 
     def diagnosed(self, node: str) -> str:

@@ -117,12 +117,14 @@ class ArmRelays(Relay):
         self._spec = spec
         self.heard: deque[Motion] = deque(maxlen=20_000)
         self.asked: deque[Motion] = deque(maxlen=20_000)
+        self.pushed: deque[Motion] = deque(maxlen=20_000)
         self.plan: ActionChunk | None = None
         self.plans: deque[Passed] = deque(maxlen=200)
         self.look_aheads: deque[Passed] = deque(maxlen=2_000)
         self.relay(JointState, spec.joint_state_topic, SIM_SIDE, STATE, partial(self._keep, self.heard))
-        asked = partial(self._keep, self.asked)
-        self.create_subscription(JointState, "ground_truth/reference", asked, STATE, raw=True)
+        for name, motions in (("reference", self.asked), ("pushed", self.pushed)):
+            keep = partial(self._keep, motions)
+            self.create_subscription(JointState, f"ground_truth/{name}", keep, STATE, raw=True)
         for arm in spec.arms:
             self.relay(JointTrajectory, arm.command_topic, NODE_SIDE, COMMAND, self._on_command)
         self.relay(ActionChunk, PLAN_TOPIC, NODE_SIDE, PLAN, self._on_plan)
@@ -162,6 +164,10 @@ class ArmRelays(Relay):
     def asked_since(self, stamp_s: float) -> tuple[F64, F64, F64]:
         """The same of what its controllers asked of the joints."""
         return self._after(stamp_s, self.asked)
+
+    def pushed_since(self, stamp_s: float) -> tuple[F64, F64, F64]:
+        """The same of how far contacts held the joints off their targets; no velocities."""
+        return self._after(stamp_s, self.pushed)
 
     def _after(self, stamp_s: float, motions: deque[Motion]) -> tuple[F64, F64, F64]:
         rows = [row for row in list(motions) if row[0] > stamp_s]

@@ -90,6 +90,7 @@ class SimRobotNode(StarryNode):
         }
         self._cameras = Cameras(topics, self.fail)
         self._reference = self.create_publisher(JointState, "ground_truth/reference", STATE)
+        self._pushed = self.create_publisher(JointState, "ground_truth/pushed", STATE)
         self._success = self.create_publisher(Bool, "ground_truth/success", LATCHED)
         self._placed = self.create_publisher(String, "ground_truth/placed", LATCHED)
         self._objects = self.create_publisher(MarkerArray, "ground_truth/objects", STATE)
@@ -184,6 +185,7 @@ class SimRobotNode(StarryNode):
             state = driver.state()
             self._states.publish(state_message(self._spec, state, self._edge))
             self._reference.publish(state_message(self._spec, driver.reference(), self._edge))
+            self._pushed.publish(state_message(self._spec, driver.pushed(), self._edge))
             self._tf.publish(state.position_J, stamp)
             scene.update()
         if self._truth_rate.due(driver.time_ns):

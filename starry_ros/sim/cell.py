@@ -223,6 +223,15 @@ class Cell:
         """The position targets in force."""
         return np.array(self.data.ctrl[self._ctrl_J])
 
+    @property
+    def pushed_J(self) -> F64:  # noqa: N802
+        """How far what each joint touches holds it off its target: the torque of contacts over the servo's stiffness.
+
+        The end of a joint's range pushes as well.
+        """
+        stiffness_J = self.model.actuator_gainprm[self._ctrl_J, 0]
+        return np.asarray(self.data.qfrc_constraint[self._qvel_J] / stiffness_J, dtype=np.float64)
+
     def state(self, now_ns: int) -> RobotState:
         """Measured joints, stamped `now_ns`. A closed empty jaw reads about 0, a jaw on a block about 0.02."""
         return RobotState(now_ns, self.data.qpos[self._qpos_J].copy(), self.data.qvel[self._qvel_J].copy())

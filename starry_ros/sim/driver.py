@@ -81,6 +81,11 @@ class SimulatedDriver:
         rest = [np.zeros_like(point.position_J) if point.velocity_J is None else point.velocity_J for point in points]
         return RobotState(self.time_ns, np.concatenate([point.position_J for point in points]), np.concatenate(rest))
 
+    def pushed(self) -> RobotState:
+        """How far contacts hold the joints off their targets at the physics instant; no velocities."""
+        pushed_J = self.cell.pushed_J
+        return RobotState(self.time_ns, pushed_J, np.zeros_like(pushed_J))
+
     def behind(self, now_ns: int) -> bool:
         """Whether a tick is due; drops a gap that is too long to catch up with."""
         gap_ns = now_ns - self.time_ns

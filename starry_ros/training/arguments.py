@@ -34,8 +34,8 @@ WAN_CHANGES = ("chunk_latents", "actions_per_latent", "history_chunks", "video_s
 
 def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry eval`."""
-    parser.add_argument("--task", default=TASKS[0], choices=("all", *TASKS), help="task (default: %(default)s)")
-    parser.add_argument("--suite", choices=SUITES, help="many tasks or cases at once, in place of --task and --case")
+    parser.add_argument("--task", choices=("all", *TASKS), help=f"task (default: {TASKS[0]}, or those of the suite)")
+    parser.add_argument("--suite", choices=SUITES, help="tasks and cases at once; --task and --case choose among them")
     parser.add_argument("--ablation", action="append", default=[], choices=ABLATIONS,
                         help="also play the model without this part; may be given several times")
     parser.add_argument("--setting", choices=SETTINGS, help="setting (default: easy; a suite brings its own)")
@@ -43,7 +43,7 @@ def add_evaluate_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", nargs="+", default=["tiny"], metavar="MODEL",
                         help="model: a name in models/ or a folder; several are compared in one table (default: tiny)")
     parser.add_argument("--policy", default="all", choices=("all", *POLICIES), help="who plays (default: %(default)s)")
-    parser.add_argument("--case", default="normal", choices=KINDS, help="forced case (default: %(default)s)")
+    parser.add_argument("--case", choices=KINDS, help="forced case (default: normal, or those of the suite)")
     parser.add_argument("--seed", type=WHOLE, default=0, help="first evaluation seed (default: %(default)s)")
     parser.add_argument("--workers", type=COUNT, default=2, help="processes (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="engine (default: %(default)s)")

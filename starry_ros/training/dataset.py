@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.errors import DataError
+from starry_ros.files import write_text
 from starry_ros.sim.choices import COLOURS, STAGES
 from starry_ros.sim.task import colours_in
 from starry_ros.sim.tasks import named_first, same_meaning
 from starry_ros.training.augment import NOTHING, Augment
 from starry_ros.training.prefix import Bender, committed, prefix_lengths
 from starry_ros.training.scenes import PLAIN, Scenes, View
-from starry_ros.training.store import write_text
 from starry_ros.training.summary import data_hash, read_meta
 from starry_ros.types import F32, U8
 from starry_ros.wam.gasam import Scene

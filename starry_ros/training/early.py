@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.loop import run_episode
 from starry_ros.training.policies import policy_of
-from starry_ros.training.store import write_text
 from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 from starry_ros.wam.session import Session

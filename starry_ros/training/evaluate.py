@@ -25,7 +25,7 @@ from starry_ros.report import EVALUATION_COLUMNS, print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.cases import Case, require_case
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.choices import COLOURS, SETTINGS, Kind, LoopConfig
+from starry_ros.sim.choices import COLOURS, KINDS, SETTINGS, Kind, LoopConfig
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.loop import Policy, run_episode
 from starry_ros.sim.tasks import TASKS
@@ -34,7 +34,7 @@ from starry_ros.training.arguments import ABLATED, POLICIES, SUITES, Suite
 from starry_ros.training.cells import kept_cell
 from starry_ros.training.measure import Meter
 from starry_ros.training.policies import policy_of
-from starry_ros.training.pool import run_jobs
+from starry_ros.training.pool import HERE, Workers
 from starry_ros.training.report_page import write_page
 from starry_ros.training.score import Score, row
 from starry_ros.training.strips import Strips
@@ -77,7 +77,8 @@ def play(job: Job) -> Score:
     """Run one job in this process."""
     spec = job.spec
     cell = kept_cell(spec)
-    key = (spec.content_hash, job.policy, job.model, job.runtime, job.case.task, job.config, job.geometry)
+    task = "" if job.model else job.case.task
+    key = (spec.content_hash, job.policy, job.model, job.runtime, task, job.config, job.geometry)
     if key not in _KEPT:
         _KEPT[key] = _policy(job, cell)
     policy, session = _KEPT[key]
@@ -113,10 +114,10 @@ def untrained_copy(folder: Path, out: Path, spec: RobotSpec, seed: int) -> Path:
     return out
 
 
-def run_scores(jobs: Sequence[Job], workers: int) -> list[Score]:
+def run_scores(jobs: Sequence[Job], workers: Workers) -> list[Score]:
     """All jobs, with one line of progress; in the order of `jobs`."""
     scores: list[Score] = []
-    for score in run_jobs(play, jobs, workers):
+    for score in workers.run(play, jobs):
         scores.append(score)
         _progress(scores, len(jobs))
     order = {(job.policy, job.case): i for i, job in enumerate(jobs)}
@@ -138,9 +139,10 @@ def _progress(scores: Sequence[Score], total: int) -> None:
 
 
 def evaluate(
-    model: Path | None, spec: RobotSpec, episodes: int, seed: int = 0, workers: int = 1, case: Kind = "normal", *,
-    policies: Sequence[str] = ("model",), task: str = "place_block_pad", setting: str = "easy", runtime: str = "auto",
-    config: LoopConfig = DEFAULTS, strips: Strips | None = None, geometry: str | None = None,
+    model: Path | None, spec: RobotSpec, episodes: int, seed: int = 0, workers: Workers = HERE,
+    case: Kind = "normal", *, policies: Sequence[str] = ("model",), task: str = "place_block_pad",
+    setting: str = "easy", runtime: str = "auto", config: LoopConfig = DEFAULTS, strips: Strips | None = None,
+    geometry: str | None = None,
 ) -> list[Record]:
     """One row a policy over the evaluation episodes `seed` .. `seed + episodes - 1`.
 
@@ -177,20 +179,22 @@ def evaluate_command(args: argparse.Namespace) -> int:
     rows, pictures = list[Record](), list[Path]()
     loops = [LoopConfig(latency_s, args.replan, mode=mode, splice=args.splice)
              for mode, latency_s in product(args.mode, args.latency)]
-    for (task, setting, case), loop, (i, name) in product(_suite(args), loops, enumerate(models)):
-        found = evaluate(
-            models[name], spec, args.episodes, args.seed, args.workers, case, task=task, setting=setting,
-            policies=[policy for policy in policies if i == 0 or policy not in PLAYED_ONCE], runtime=args.runtime,
-            strips=_strips(args, name if several else "", _named(loop) if len(loops) > 1 else "", pictures),
-            geometry=args.geometry, config=loop,
-        )
-        rows += [{**r, "model": None if r["policy"] == "expert" else name} for r in found] if several else found
+    with Workers(args.workers) as workers:
+        for (task, setting, case), loop, (i, name) in product(_suite(args), loops, enumerate(models)):
+            found = evaluate(
+                models[name], spec, args.episodes, args.seed, workers, case, task=task, setting=setting,
+                policies=[policy for policy in policies if i == 0 or policy not in PLAYED_ONCE], runtime=args.runtime,
+                strips=_strips(args, name if several else "", _named(loop) if len(loops) > 1 else "", pictures),
+                geometry=args.geometry, config=loop,
+            )
+            rows += [{**r, "model": None if r["policy"] == "expert" else name} for r in found] if several else found
     columns = COLUMNS if len(loops) == 1 else ("mode", "latency_s", *COLUMNS)
     columns = ("case", "played", *columns) if any(r["case"] != "normal" for r in rows) else columns
     columns = ("model", *columns) if several else columns
     print_table([{**r, "failures": _words(r["failures"])} for r in rows], columns)
     meta = {
-        "seed": args.seed, "case": args.case, "model": ", ".join(str(path) for path in models.values() if path) or None,
+        "seed": args.seed, "suite": args.suite, "case": args.case,
+        "model": ", ".join(str(path) for path in models.values() if path) or None,
         "runtime": args.runtime, "geometry": args.geometry, "robot": spec.name,
         "contract_hash": spec.content_hash, "layout_hash": t_pose_layout(spec).layout_hash,
         "latency_s": args.latency, "replan_s": args.replan, "mode": args.mode, "splice": args.splice,
@@ -215,19 +219,32 @@ def _named(loop: LoopConfig) -> str:
 
 
 def _suite(args: argparse.Namespace) -> Suite:
-    """What is measured: (task, setting, case). Raises ConfigError on a case that a task lacks, or a setting that the
-    suite lacks, before any is played.
+    """What is measured: (task, setting, case). Raises ConfigError on a case that a task lacks, or on a setting, task or
+    case that the suite lacks, before any is played.
     """
     if args.suite:
-        suite = SUITES[args.suite]
-        if args.setting not in (None, *(setting for _, setting, _ in suite)):
-            raise ConfigError("--setting", f"is not that of suite {args.suite}, which brings its own", got=args.setting,
-                              fix="leave out --setting, or choose another suite")
-        return suite
-    tasks = TASKS if args.task == "all" else (args.task,)
+        return _chosen(args)
+    tasks = TASKS if args.task == "all" else (args.task or TASKS[0],)
+    case = args.case or KINDS[0]
     for task in tasks:
-        require_case(task, args.case)
-    return tuple((task, args.setting or SETTINGS[0], args.case) for task in tasks)
+        require_case(task, case)
+    return tuple((task, args.setting or SETTINGS[0], case) for task in tasks)
+
+
+def _chosen(args: argparse.Namespace) -> Suite:
+    """What of a suite was asked for."""
+    suite: Suite = SUITES[args.suite]
+    wanted = (None if args.task == "all" else args.task, args.setting, args.case)
+    if args.setting not in (None, *(setting for _, setting, _ in suite)):
+        raise ConfigError("--setting", f"is not that of suite {args.suite}, which brings its own", got=args.setting,
+                          fix="leave out --setting, or choose another suite")
+    chosen = tuple(row for row in suite
+                   if all(want in (None, value) for want, value in zip(wanted, row, strict=True)))
+    if not chosen:
+        raise ConfigError("--task, --case", f"leave nothing of suite {args.suite}",
+                          got=", ".join(filter(None, (args.task, args.case))),
+                          expected="; ".join(sorted({f"{task} {case}" for task, _, case in suite})))
+    return chosen
 
 
 def _words(counts: dict[str, int]) -> str:

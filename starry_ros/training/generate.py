@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from starry_ros.errors import DataError
+from starry_ros.files import write_text
 from starry_ros.kinematics.backend import mujoco
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import load_robot_spec
@@ -30,7 +31,6 @@ from starry_ros.training.disturb import kinds_of, make_disturber
 from starry_ros.training.episodes import ATTEMPTS, EXTRA_S, TICKS_PER_FRAME, Recorder, Source
 from starry_ros.training.film import films
 from starry_ros.training.pool import run_jobs
-from starry_ros.training.store import write_text
 from starry_ros.training.summary import summary
 from starry_ros.types import Record
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from starry_ros.errors import ConfigError
+from starry_ros.files import write_text
 from starry_ros.report import conditions
 from starry_ros.types import Record
 
@@ -46,7 +47,7 @@ def write_page(folder: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequen
     page = folder / "report.md"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        page.write_text("\n".join(lines), encoding="utf-8")
+        write_text(page, "\n".join(lines))
     except OSError as error:
         raise ConfigError(str(page), "cannot be written", got=error.strerror, fix="choose another folder") from error
     return page

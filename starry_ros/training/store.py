@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from starry_ros.files import write_text
 from starry_ros.types import Record
 
 STATE = "state.safetensors"
@@ -64,13 +65,6 @@ def load_state(
         slots.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": slots, "param_groups": optimiser.state_dict()["param_groups"]})
     return Progress(int(progress["step"]), float(progress["seconds"]))
-
-
-def write_text(path: Path, text: str) -> None:
-    """A text file that is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def write_records(folder: Path, records: Sequence[Record]) -> None:

@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from starry_ros.errors import ConfigError, DataError
+from starry_ros.files import write_text
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import AutoencoderTraining
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.scenes import PLAIN, View, view_of
-from starry_ros.training.store import Progress, load_state, save_state, write_text
+from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.summary import check_contract
 from starry_ros.training.tint import tinted
 from starry_ros.training.train_data import given_autoencoder

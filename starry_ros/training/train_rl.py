@@ -2,11 +2,12 @@
 
 Layouts are played once as they are served, by scouts. Those that fail are played again by probes, each with a few plans
 in a row drawn around the served ones, somewhere else in each: where that turned a failure into a success, the plans
-matter. A group plays such a layout several times more with the same plans drawn, and these plans get the credit for how
-its episodes end, and nothing else does. An episode's return is the mean reward of its plans plus the bonus for success;
-its advantage is the return, normalised within the group. A drawn plan is an action with an exact likelihood ratio,
-clipped as in PPO; the divergence from the first weights, between Gaussians of one width, is exact too, and is also
-taken at plans of the episodes that went well.
+matter. A group plays such a layout several times more with the same plans drawn. Drawn plans get the credit for how
+their episodes end, and nothing else does. An episode's return is the mean reward of its plans plus the bonus for
+success; its advantage is the return, normalised within its group. The probes of a layout are a group among themselves:
+in the one that they called for they would say that any plan is good. A drawn plan is an action with an exact likelihood
+ratio, clipped as in PPO; the divergence from the first weights, between Gaussians of one width, is exact too, and is
+also taken at plans of the episodes that went well.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
-from starry_ros.training.pool import run_jobs
+from starry_ros.training.pool import Workers
 from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
 from starry_ros.training.rl_sampler import Draw, aims, along, log_likelihood, means
 from starry_ros.training.same_run import refuse
@@ -174,13 +175,15 @@ class RlTrainer:
         self._records = read_records(out, "iteration", self.progress.step)
         self.save()
 
-    def iterate(self, workers: int) -> Record:
+    def iterate(self, workers: Workers) -> Record:
         """One iteration: scouts, probes, groups, then the update. Returns what goes into metrics.jsonl."""
         step = self.progress.step
-        scouts = _sorted(run_jobs(play_rollout, self._scouts(step), workers))
-        probes = _sorted(run_jobs(play_rollout, self._probes(step, scouts), workers))
-        rollouts = _sorted(run_jobs(play_rollout, self._groups(step, probes), workers))
-        samples, returns = self._samples(rollouts)
+        scouts = _sorted(workers.run(play_rollout, self._scouts(step)))
+        probes = _sorted(workers.run(play_rollout, self._probes(step, scouts)))
+        rollouts = _sorted(workers.run(play_rollout, self._groups(step, probes)))
+        probed, _ = self._samples(probes)
+        grouped, returns = self._samples(rollouts)
+        samples = probed + grouped
         anchors = [(draw, 0.0) for scout in scouts if scout.success for draw in scout.draws]
         rng = np.random.default_rng([self.config.seed, step])
         statistics = self.learner.update([*samples, *anchors], rng) if samples else {}
@@ -191,7 +194,7 @@ class RlTrainer:
             "iteration": self.progress.step, "success": float(np.mean([r.success for r in scouts])),
             "dense": float(np.mean([r.dense for r in scouts])), "return": float(np.mean(returns or [0.0])),
             "scouts": len(scouts), "probes": len(probes), "turned": sum(probe.success for probe in probes),
-            "episodes": len(rollouts), "samples": len(samples), **statistics,
+            "episodes": len(rollouts), "samples": len(samples), "of_probes": len(probed), **statistics,
             "mixed": sum(0 < successes < episodes for successes, episodes in layouts.values()), "layouts": layouts,
             "frozen": self.frozen[:16],
         }
@@ -308,11 +311,12 @@ def train_rl_command(args: argparse.Namespace) -> int:
     config = RlConfig(tasks=tuple(args.task or TASKS[:1]), **{name: getattr(args, name) for name in names})
     compute = chosen_compute(args.device)
     trainer = RlTrainer(model_dir(args.model), load_robot_spec(robot_file(args.robot)), config, args.out, compute)
-    while trainer.progress.step < config.iterations:
-        record = trainer.iterate(args.workers)
-        shown = ("success", "turned", "mixed", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
-        text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
-        print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
+    with Workers(args.workers) as workers:
+        while trainer.progress.step < config.iterations:
+            record = trainer.iterate(workers)
+            shown = ("success", "turned", "mixed", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
+            text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
+            print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
     print(f"{args.out / 'checkpoint'}: {len(trainer.learner.trained)} tensors trained, the others unchanged "
           f"(sha256 {trainer.frozen[:16]})")
     return 0

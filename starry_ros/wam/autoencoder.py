@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from starry_ros.errors import CheckpointError, ConfigError
+from starry_ros.files import write_text
 from starry_ros.types import U8
 
 STRIDE_PX = 16
@@ -153,7 +154,7 @@ def save_autoencoder(folder: Path, model: Autoencoder, facts: Mapping[str, Any])
     tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
     save_file(tensors, folder / "autoencoder.safetensors")
     record = {"format_version": FORMAT_VERSION, "config": model.config.to_json_dict(), "facts": dict(facts)}
-    (folder / "autoencoder.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "autoencoder.json", json.dumps(record, indent=2) + "\n")
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:

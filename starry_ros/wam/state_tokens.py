@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from starry_ros.errors import CheckpointError, ConfigError
+from starry_ros.files import write_text
 from starry_ros.wam.detail import patchify, unpatchify
 from starry_ros.wam.layers import Stream
 from starry_ros.wam.options import StatesConfig
@@ -159,9 +160,7 @@ def save_states(folder: Path, model: StateAutoencoder, facts: Mapping[str, Any])
     save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)
     os.replace(partial, folder / _WEIGHTS)
     record = {"format_version": FORMAT_VERSION, "config": dataclasses.asdict(model.config), "facts": dict(facts)}
-    partial = folder / f"{RECORD}.partial"
-    partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, folder / RECORD)
+    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def load_states(folder: Path) -> StateAutoencoder:

@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.errors import CheckpointError
+from starry_ros.files import write_text
 from starry_ros.types import F32, F64
 from starry_ros.wam.aim import Aim, shift
 
@@ -104,7 +105,7 @@ class Calibration:
         """Write into a model folder, for the weights that are in it."""
         raw = {field.name: getattr(self, field.name) for field in fields(self)} | {"weights": _weights(folder)}
         plain = {name: value.tolist() if hasattr(value, "tolist") else value for name, value in raw.items()}
-        (folder / FILE).write_text(json.dumps(plain), encoding="utf-8")
+        write_text(folder / FILE, json.dumps(plain))
 
     @staticmethod
     def load(folder: Path) -> Calibration | None:

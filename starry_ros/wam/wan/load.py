@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from starry_ros.errors import CheckpointError
+from starry_ros.files import write_text
 from starry_ros.wam.config import StreamConfig
 from starry_ros.wam.wan.adapter import UNUSED, Source, same_names, transformer_config, transformer_sources
 from starry_ros.wam.wan.config import NARROW, WanConfig
@@ -55,7 +56,7 @@ def save_streams(model: WanModel, folder: Path) -> None:
     save_file({name: state[name].contiguous() for name in own_streams(model)}, folder / "streams.safetensors")
     sizes = {name: stream and dataclasses.asdict(stream)
              for name, stream in (("value", model.config.value), ("action", model.config.action))}
-    (folder / "config.json").write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
+    write_text(folder / "config.json", json.dumps(sizes, indent=1) + "\n")
 
 
 def stream_sizes(folder: Path) -> dict[str, StreamConfig | None]:

@@ -24,6 +24,7 @@ import numpy as np
 
 from starry_ros.canvas.layout import CanvasLayout
 from starry_ros.errors import CheckpointError
+from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import F64
 from starry_ros.wam.config import ViewConfig
@@ -132,7 +133,7 @@ def write_serving(folder: Path, spec: RobotSpec, q01_A: F64, q99_A: F64, slots: 
     record = {"format_version": FORMAT_VERSION, "contract_hash": spec.content_hash,
               "slots": dict(slots or usual_slots(spec)), "q01": q01_A.tolist(), "q99": q99_A.tolist(), **changes}
     path = folder / FILE
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(record, indent=1) + "\n")
     return path
 
 
