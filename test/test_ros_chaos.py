@@ -175,6 +175,13 @@ def test_arms_that_rest_held_off_by_what_they_touch_may_be_stopped_for_that() ->
             rests(watched, counts_from)
 
 
+def test_arms_that_no_plan_led_to_what_they_rest_on_have_no_excuse() -> None:
+    led = held_off(0.03, 0.05)
+    led.seen[1][TIMES > 1.0, 0] += 0.2
+    with pytest.raises(Failed, match="left_waist is away from every plan"):
+        judge(led, stopped_by=("planner_lost",), counts_from=PLAN_END)
+
+
 def guarded(watched: Watched, outcome: str = GOES_ON) -> bool:
     with pytest.raises(Failed, match="the arms did not go on: FAULT") as found:
         judge(watched, outcome)

@@ -107,10 +107,11 @@ def _judge(theatre: Theatre, scenario: Scenario) -> Record:
 
 def _stopped(theatre: Theatre, scenario: Scenario) -> bool:
     """Whether it stands for what it must. Arms that have run out of plans and rest pressed on something may be stopped
-    for that before; where nothing that they touch holds them off their command, that is a failure.
+    for that before; where nothing that they touch holds them off their command, or no plan led there, that is a failure.
     """
-    reasons = set(scenario.stopped_by)
-    if scenario.counts_from == PLAN_END and pushed_off(theatre.witness()):
+    reasons, witness = set(scenario.stopped_by), theatre.witness()
+    if scenario.counts_from == PLAN_END and theatre.reason == Event.TRACKING_ERROR and pushed_off(witness):
+        along_plans(witness)
         reasons.add(Event.TRACKING_ERROR)
     return theatre.mode in ("STOP", "FAULT") and theatre.reason in reasons
 
