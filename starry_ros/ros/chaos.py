@@ -107,7 +107,7 @@ def _judge(theatre: Theatre, scenario: Scenario) -> Record:
 
 def _stopped(theatre: Theatre, scenario: Scenario) -> bool:
     """Whether it stands for what it must. Arms that have run out of plans and rest pressed on something may be stopped
-    for that before; where nothing that they touch holds them off their command, or no plan led there, that is a failure.
+    for that before; where nothing that they touch holds them off, or no plan led there, that is a failure.
     """
     reasons, witness = set(scenario.stopped_by), theatre.witness()
     if scenario.counts_from == PLAN_END and theatre.reason == Event.TRACKING_ERROR and pushed_off(witness):
