@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from starry_ros.wam.choices import PlanMode, SpliceMethod
-from starry_ros.wam.planner import Planner, PlannerConfig
+from starry_ros.wam.planner import Commitment, Planner, PlannerConfig
 
 STEPS, JOINTS = 16, 3
 
@@ -17,7 +17,7 @@ def tied(method: SpliceMethod, decoded: np.ndarray, known: np.ndarray, committed
     planner = object.__new__(Planner)
     planner.method, planner.config = method, PlannerConfig(PlanMode.ASYNC_GROUNDED)
     planner.session = SimpleNamespace(spec=SimpleNamespace(action=SimpleNamespace(step_s=0.1)))  # type: ignore[assignment]
-    return planner._tied(decoded, known[:committed], known)
+    return planner._tied(decoded, Commitment(known, committed))
 
 
 @pytest.mark.parametrize(("committed", "known_steps"), [(1, 4), (3, 12), (8, 16), (5, 6), (4, 4)])

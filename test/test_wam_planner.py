@@ -106,13 +106,45 @@ def test_measured_latency_counts_from_the_stamp_of_the_observation() -> None:
         planner.observe(make_canvas(stamp_ns), make_state(stamp_ns))
         planner.plan(stamp_ns + nanoseconds(0.25), stamp_ns + nanoseconds(0.2))
     planner.observe(make_canvas(12 * STEP_NS), make_state(12 * STEP_NS))
-    assert len(planner.committed()) == 3, "0.25 s, and the executor's lead of 0.05 s"
+    assert planner.commitment().steps == 3, "0.25 s, and the executor's lead of 0.05 s"
+
+
+def test_until_an_executor_has_told_its_first_course_nothing_is_commanded() -> None:
+    """Arms that were never armed stand, whatever the plans ask for that are made for a preview."""
+    planner = make_planner(PlanMode.ASYNC_GROUNDED, latency_s=0.3)
+    observe_and_plan(planner, 0)
+    planner.session.courses.expected = True
+    planner.observe(make_canvas(4 * STEP_NS), make_state(4 * STEP_NS))
+    assert planner.commitment().steps == 0
+    executed_UJ = planner.session.executed_UJ
+    assert executed_UJ is not None
+    assert np.allclose(executed_UJ, make_state(0, offset=0.0).position_J), "they stood where they were seen"
+
+
+def test_of_a_course_that_is_over_its_end_is_known_whatever_was_planned_since() -> None:
+    """A new session forgets the courses; told again the last one, it knows where the arms stand."""
+    planner = make_planner(PlanMode.ASYNC_GROUNDED, latency_s=0.3)
+    over = replace(observe_and_plan(planner, 0).chunk, start_ns=-99 * STEP_NS)
+    planner.reset(SENTENCE)
+    planner.told(over)
+    observe_and_plan(planner, 0)
+    planner.observe(make_canvas(4 * STEP_NS), make_state(4 * STEP_NS))
+    commitment = planner.commitment()
+    assert commitment.steps == 4
+    assert np.allclose(commitment.known_KJ, over.positions_KJ[-1])
+
+
+def test_it_says_when_its_next_plan_is_due() -> None:
+    planner = make_planner(PlanMode.SYNC, execute_s=0.8, latency_s=0.3)
+    assert planner.next_ns is None
+    chunk = observe_and_plan(planner, 0).chunk
+    assert planner.next_ns == chunk.end_ns
 
 
 def test_the_naive_mode_ignores_what_was_committed() -> None:
     planner = make_planner(PlanMode.ASYNC_NAIVE, latency_s=0.3)
     observe_and_plan(planner, 0)
-    assert len(planner.committed()) == 0
+    assert planner.commitment().steps == 0
 
 
 def test_the_sync_mode_plans_when_the_executed_part_is_over_and_starts_on_arrival() -> None:
@@ -231,7 +263,7 @@ def test_the_first_plan_of_an_episode_has_nothing_to_go_on_from() -> None:
             planner.reset(SENTENCE)
         now_ns = NS_PER_S + i * 4 * STEP_NS
         planner.observe(make_canvas(now_ns), make_state(now_ns))
-        committed.append(len(planner.committed()))
+        committed.append(planner.commitment().steps)
         planner.plan(now_ns)
     assert committed == [0, 3, 3, 3, 0, 3]
 
@@ -292,7 +324,7 @@ def test_guided_inpainting_brings_the_chunk_nearer_to_what_is_committed() -> Non
         tied = planner._tied
         planner._tied = lambda positions, *rest: raw.append(np.array(positions)) or tied(positions, *rest)
         observe_and_plan(planner, 4 * STEP_NS)
-        prefix = tied(raw[0], planner.committed(), np.zeros((0, JOINTS)))
+        prefix = tied(raw[0], planner.commitment())
         return np.abs(raw[0][:3] - prefix[:3]).mean()
 
     assert first_steps(SpliceMethod.GUIDED) < 0.7 * first_steps(SpliceMethod.HARD_SWITCH)

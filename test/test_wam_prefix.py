@@ -121,4 +121,4 @@ def test_a_new_episode_of_arms_that_stand_has_nothing_to_go_on_from(told: Callab
     planner = make_planner(PlanMode.ASYNC_GROUNDED, prefix_steps=8, latency_s=0.6)
     planner.told(told())
     planner.observe(make_canvas(4 * STEP_NS), make_state(4 * STEP_NS))
-    assert len(planner.committed()) == rows
+    assert planner.commitment().steps == rows

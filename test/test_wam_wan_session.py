@@ -241,7 +241,6 @@ def test_what_was_only_supposed_changes_nothing(own_folder: Path) -> None:
             session.observe(*session.foreseen(ahead))
             session.plan()
             session.drop()
-            session._plans = 0
         for frame in range(11, 14):
             show(session, frame)
         plans.append(session.plan().chunk.positions_KJ)

@@ -266,8 +266,8 @@ class WorldActionNode(StarryNode):
     def _reset(self, text: str) -> int:
         planner = self._planning()
         self._status.epoch = planner.reset(text)
-        if self._course is not None and self._course.end_ns > self._edge.now_ns():
-            planner.told(self._course)  # a new session stops no arms: they run to the end of what is known
+        if self._course is not None:  # a new session stops no arms: they run to the end of what is known, and stay
+            planner.told(self._course)
         self._status.surprise = []
         self._status.instruction, self._status.instruction_id = text, planner.session.instruction_id
         self._say("waiting", NO_OBSERVATION)
@@ -281,7 +281,10 @@ class WorldActionNode(StarryNode):
 
     def _silent_after_ns(self) -> int:
         """When a planner that hears nothing more must say so."""
-        return self._latest_plan_ns + nanoseconds(self._values["replan_s"]) + self._gate.age_ns
+        due_ns = self._planning().next_ns
+        if due_ns is None:
+            due_ns = self._latest_plan_ns + nanoseconds(self._values["replan_s"])
+        return due_ns + self._gate.age_ns
 
     def _take_in(self, image: Image, info: CanvasInfo) -> None:
         """Plan on a canvas if a plan is due, or take it into the history, if it is fit for that."""
@@ -296,6 +299,7 @@ class WorldActionNode(StarryNode):
             reason = self._gate.refusal(canvas, state, now_ns)
             if reason is None and state is not None:
                 self._observed_ns = now_ns
+                planner.session.courses.expected = self.count_publishers("executor_course") > 0
                 planner.observe(canvas, state)
                 self._status.observations += 1
                 if due:

@@ -17,10 +17,19 @@ REMEMBERED = 128
 
 
 class Courses:
-    """The newest courses. One holds from its start until the next one's, and its last step for ever."""
+    """The newest courses. One holds from its start until the next one's, and its last step for ever.
+
+    `expected`: an executor is there that tells them, so that before the first one nothing is commanded.
+    """
 
     def __init__(self) -> None:
         self._courses: deque[ActionChunk] = deque(maxlen=REMEMBERED)
+        self.expected = False
+
+    @property
+    def awaited(self) -> bool:
+        """Whether the first one has not come yet, but will."""
+        return self.expected and not self._courses
 
     def add(self, course: ActionChunk) -> None:
         """Hear of a course; one that starts before the newest one is late, and forgotten."""

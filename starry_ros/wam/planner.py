@@ -62,6 +62,21 @@ class PlannerConfig:
     ladder: LadderConfig = field(default_factory=LadderConfig)
 
 
+@dataclass(frozen=True)
+class Commitment:
+    """What will be commanded from the moment that a plan starts from: what is known of it [<= K, J], in steps of a
+    chunk, and how many of these will have been commanded when a plan made now is in force.
+    """
+
+    known_KJ: F64
+    steps: int = 0
+
+    @property
+    def prefix(self) -> F64:
+        """The steps that the new chunk must begin with [D, J]."""
+        return self.known_KJ[: self.steps]
+
+
 class Planner:
     """One session, planned for in one mode. Not thread-safe."""
 
@@ -103,6 +118,11 @@ class Planner:
         self.monitor.forget_aim()
         self.ladder.forget_dream()
         return instruction_id
+
+    @property
+    def next_ns(self) -> int | None:
+        """When the next plan is due; None where that is at once."""
+        return self._next_ns
 
     def due(self, now_ns: int) -> bool:
         """Whether it is time to observe and plan."""
@@ -164,20 +184,21 @@ class Planner:
         """Hear what the executor makes of the plans."""
         self.session.courses.add(course)
 
-    def committed(self) -> F64:
-        """What will be commanded [D, J] from the moment that a plan starts from until a plan made now is in force.
+    def commitment(self) -> Commitment:
+        """What a plan made now is tied to: nothing but in the grounded mode.
 
-        That moment may be `lag_steps` older than the newest observation, from which latency counts. It is what the
-        executor said, or what the last chunk asked for where no executor tells its course.
+        It is what the executor said, or what the last chunk asked for where no executor tells its course. A plan may
+        start `lag_steps` before the newest observation, from which latency counts.
         """
         observed_ns = self.session.observed_ns
         if self.config.mode is not PlanMode.ASYNC_GROUNDED or observed_ns is None:
-            return self._nothing
+            return Commitment(self._nothing)
         expected_s, step_s = self.config.latency_s, self.session.spec.action.step_s
         if expected_s is None:
             expected_s = self._latency.percentile_s(self.config.latency_percentile) or 0.0
         wanted = self.session.runtime.lag_steps + math.ceil((expected_s + self.config.lead_s) / step_s - 1e-9)
-        return self._known(observed_ns)[:wanted]
+        known_KJ = self._known(observed_ns)
+        return Commitment(known_KJ, min(wanted, len(known_KJ)))
 
     def _known(self, observed_ns: int) -> F64:
         """What is known of the steps after an observation [<= K, J], as long as the last chunk lasts.
@@ -185,7 +206,7 @@ class Planner:
         In the first plan of an episode, as long as the arms move on a course that was told since it began.
         """
         last = self._running
-        if last is None:
+        if last is None or self.session.courses.awaited:
             return self._told_since(observed_ns)
         steps = self.session.runtime.config.chunk_steps
         step_s = seconds(last.step_ns)
@@ -208,38 +229,35 @@ class Planner:
         return np.stack(known) if known and len(known) == len(rows) else self._nothing
 
     def _planned(self, effort: Effort) -> Plan:
-        prefix_DJ, observed_ns = self.committed(), self.session.observed_ns
-        known_KJ = prefix_DJ if observed_ns is None else self._known(observed_ns)
+        commitment = self.commitment()
         suppose: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if len(prefix_DJ):
-            effort = self._bound(effort, prefix_DJ, known_KJ)
+        if commitment.steps:
+            effort = self._bound(effort, commitment)
             if self.method is SpliceMethod.TRAINED_PREFIX:
-                suppose = self.session.supposing(prefix_DJ[: self._most_told])
+                suppose = self.session.supposing(commitment.prefix[: self._most_told])
         with suppose:
-            return self.session.plan(
-                effort, lambda positions_KJ: self._tied(positions_KJ, prefix_DJ, known_KJ), len(prefix_DJ)
-            )
+            return self.session.plan(effort, lambda chunk_KJ: self._tied(chunk_KJ, commitment), commitment.steps)
 
-    def _bound(self, effort: Effort, prefix_DJ: F64, known_KJ: F64) -> Effort:
+    def _bound(self, effort: Effort, commitment: Commitment) -> Effort:
         """The effort with what denoising has to know of the committed steps."""
-        untold = self.method is SpliceMethod.TRAINED_PREFIX and len(prefix_DJ) > self._most_told
+        known_KJ, committed = commitment.known_KJ, commitment.steps
+        untold = self.method is SpliceMethod.TRAINED_PREFIX and committed > self._most_told
         if untold or self.method is SpliceMethod.PUT_BACK:
-            return replace(effort, known_DJ=self.session.in_model_units(prefix_DJ))
+            return replace(effort, known_DJ=self.session.in_model_units(commitment.prefix))
         if self.method is SpliceMethod.GUIDED:
             steps = self.session.runtime.config.chunk_steps
             whole = np.concatenate((known_KJ, np.repeat(known_KJ[-1:], steps - len(known_KJ), axis=0)))
-            weights_K = soft_weights(steps, len(prefix_DJ), len(known_KJ))
+            weights_K = soft_weights(steps, committed, len(known_KJ))
             return replace(effort, target_KJ=self.session.in_model_units(whole), weight_K=weights_K)
         return effort
 
-    def _tied(self, positions_KJ: F64, prefix_DJ: F64, known_KJ: F64) -> F64:
+    def _tied(self, positions_KJ: F64, commitment: Commitment) -> F64:
         """The decoded chunk behind its committed prefix; in sync mode only the part that is executed."""
-        positions = np.array(positions_KJ)
-        committed = len(prefix_DJ)
+        positions, known_KJ, committed = np.array(positions_KJ), commitment.known_KJ, commitment.steps
         if self.method is SpliceMethod.LINEAR_BLEND and committed:
             shares = np.clip((np.arange(len(known_KJ)) - committed + 1) / max(1, len(known_KJ) - committed), 0, 1)
             positions[: len(known_KJ)] = known_KJ + shares[:, None] * (positions[: len(known_KJ)] - known_KJ)
-        positions[:committed] = prefix_DJ
+        positions[:committed] = commitment.prefix
         if self.config.mode is PlanMode.SYNC:
             positions = positions[: max(1, round(self.config.execute_s / self.session.spec.action.step_s))]
         return positions

@@ -21,7 +21,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -52,18 +52,22 @@ class SessionConfig:
     min_spacing_steps: int = 4
 
 
-_Moment = tuple[int | None, int | None, RobotState | None, ActionChunk | None, int, int]
+@dataclass(frozen=True)
+class _Moment:
+    """How far an epoch has come: its first and newest observation, that one's joints and place on the grid of steps,
+    the newest chunk, and how many plans were made. A branch returns to it.
+    """
+
+    origin_ns: int | None = None
+    stamp_ns: int | None = None
+    state: RobotState | None = None
+    step: int = 0
+    last: ActionChunk | None = None
+    plans: int = 0
 
 
 class Session:
     """Plans for one robot with one runtime. Not thread-safe: one thread calls it."""
-
-    _origin_ns: int | None
-    _stamp_ns: int | None
-    _state: RobotState | None
-    _last: ActionChunk | None
-    _step: int
-    _plans: int
 
     def __init__(
         self, runtime: Runtime, stats: NormStats, texts: TextEncoder, spec: RobotSpec, layout_hash: str,
@@ -83,14 +87,15 @@ class Session:
         self.instruction_id = 0
         self._chunk_id = 0
         self.dream: Dream | None = None
+        self._at = _Moment()
         self._branches: list[_Moment] = []
-        self._forget()
 
     def reset(self, instruction: str) -> int:
         """Start an episode; returns the new epoch. Raises InputError on an unusable sentence and changes nothing."""
         self.set_instruction(instruction)
         self.runtime.reset()
-        self._forget()
+        self.courses.forget()
+        self._at, self._branches = _Moment(), []
         self.epoch += 1
         return self.epoch
 
@@ -114,26 +119,26 @@ class Session:
         """
         self._check(canvas, state)
         self.executed_UJ = None
-        if self._origin_ns is None:
-            self._origin_ns = canvas.stamp_ns
-        step = self._grid * round((canvas.stamp_ns - self._origin_ns) / (self._grid * self._step_ns))
-        if self._stamp_ns is not None:
-            if self.reads_video and step == self._step:
+        now = self._at
+        origin_ns = canvas.stamp_ns if now.origin_ns is None else now.origin_ns
+        step = self._grid * round((canvas.stamp_ns - origin_ns) / (self._grid * self._step_ns))
+        if now.stamp_ns is not None:
+            if self.reads_video and step == now.step:
                 return
-            if step - self._step >= self._spacing:
+            if step - now.step >= self._spacing:
                 self._commit(step, executed_UJ)
         self.runtime.observe(canvas.image_HWC, step)
         if scene is not None:
             self.runtime.look(scene_arrays(scene))
-        self._step, self._stamp_ns, self._state = step, canvas.stamp_ns, state
+        self._at = replace(now, origin_ns=origin_ns, stamp_ns=canvas.stamp_ns, state=state, step=step)
 
     def _check(self, canvas: Canvas, state: RobotState) -> None:
         if canvas.layout_hash != self._layout_hash:
             raise ContractError("canvas", "has another layout than the model", got=canvas.layout_hash,
                                 expected=self._layout_hash, fix="run the packer with the model's robot contract")
-        if self._stamp_ns is not None and canvas.stamp_ns <= self._stamp_ns:
+        if self._at.stamp_ns is not None and canvas.stamp_ns <= self._at.stamp_ns:
             raise InputError("canvas", "is not newer than the last one", got=canvas.stamp_ns,
-                             expected=f"> {self._stamp_ns}")
+                             expected=f"> {self._at.stamp_ns}")
         size = (self.runtime.config.canvas_height_px, self.runtime.config.canvas_width_px, 3)
         if canvas.image_HWC.shape != size:
             raise InputError("canvas", "has the wrong size", got=canvas.image_HWC.shape, expected=size)
@@ -144,12 +149,13 @@ class Session:
     @property
     def newest_ns(self) -> int | None:
         """Stamp of the newest observation of this epoch, also where plans still start from an older one."""
-        return self._stamp_ns
+        return self._at.stamp_ns
 
     @property
     def observed_ns(self) -> int | None:
         """Stamp of the newest observation of this epoch that a plan starts from."""
-        return None if self._stamp_ns is None else self._stamp_ns - self.runtime.lag_steps * self._step_ns
+        newest_ns = self._at.stamp_ns
+        return None if newest_ns is None else newest_ns - self.runtime.lag_steps * self._step_ns
 
     @property
     def spacing_s(self) -> float:
@@ -163,10 +169,10 @@ class Session:
 
     def in_model_units(self, positions_DJ: F64) -> F32:
         """The first steps of a chunk in model units."""
-        assert self._state is not None
+        assert self._at.state is not None
         missing = self.runtime.config.chunk_steps - len(positions_DJ)
         whole = np.concatenate((positions_DJ, np.repeat(positions_DJ[-1:], missing, axis=0)))
-        model_KJ = self._stats.actions_to_model(whole, self._state.position_J)
+        model_KJ = self._stats.actions_to_model(whole, self._at.state.position_J)
         return model_KJ[: len(positions_DJ)].astype(np.float32)
 
     def supposing(self, positions_DJ: F64) -> AbstractContextManager[None]:
@@ -185,15 +191,16 @@ class Session:
         The first `committed` positions that it returns stay exactly as they are.
         Raises InputError before the first observation or sentence.
         """
-        if self._stamp_ns is None or self._state is None:
+        state = self._at.state
+        if state is None:
             raise InputError("plan", "nothing has been observed yet", fix="call observe first")
         if not self.instruction:
             raise InputError("plan", "there is no instruction", fix="call reset or set_instruction first")
         start = time.monotonic()
         noise = self._noise()
-        state_J = self._stats.state_to_model(self._state.position_J).astype(np.float32)
+        state_J = self._stats.state_to_model(state.position_J).astype(np.float32)
         prediction = self.runtime.predict(noise, state_J, effort)
-        positions_KJ = self._stats.actions_from_model(prediction.actions_KJ, self._state.position_J)
+        positions_KJ = self._stats.actions_from_model(prediction.actions_KJ, state.position_J)
         chunk = self._chunk(positions_KJ if shape is None else shape(positions_KJ), committed)
         imagined = self.runtime.decode(prediction.latents) if self.config.imagine else None
         ahead_ns = self.runtime.config.future_steps * self._step_ns
@@ -207,12 +214,12 @@ class Session:
         Ids of chunks and instructions go on counting, so that no two plans share one.
         """
         self.runtime.branch()
-        self._branches.append((self._origin_ns, self._stamp_ns, self._state, self._last, self._step, self._plans))
+        self._branches.append(self._at)
 
     def drop(self) -> None:
         """Return to the state at the last `branch`; the next plan is the one it would have been. InputError if none."""
         self.runtime.drop()
-        self._origin_ns, self._stamp_ns, self._state, self._last, self._step, self._plans = self._branches.pop()
+        self._at = self._branches.pop()
 
     def accept(self) -> None:
         """Let what came since the last `branch` stand. InputError if none is open."""
@@ -233,17 +240,11 @@ class Session:
         velocity_J = (position_J - chunk.positions_KJ[max(0, index - 1)]) / (chunk.step_ns * 1e-9)
         return Canvas(stamp_ns, self._layout_hash, plan.imagined_HWC, ()), RobotState(stamp_ns, position_J, velocity_J)
 
-    def _forget(self) -> None:
-        self.courses.forget()
-        self._origin_ns = self._stamp_ns = self._state = self._last = None
-        self._step = self._plans = 0
-        self._branches = []
-
     def _noise(self) -> Noise:
         """Noise of this plan: a function of seed, epoch and the number of plans since reset."""
         c = self.runtime.config
-        rng = np.random.default_rng([self.config.seed, self.epoch, self._plans])
-        self._plans += 1
+        rng = np.random.default_rng([self.config.seed, self.epoch, self._at.plans])
+        self._at = replace(self._at, plans=self._at.plans + 1)
 
         def draw(*shape: int) -> F32:
             return rng.standard_normal((1, *shape), dtype=np.float32)
@@ -261,20 +262,21 @@ class Session:
         observed_ns = self.observed_ns
         assert observed_ns is not None
         self._chunk_id += 1
-        self._last = ActionChunk(
+        chunk = ActionChunk(
             chunk_id=self._chunk_id, epoch=self.epoch, instruction_id=self.instruction_id,
             observation_ns=observed_ns, start_ns=observed_ns + self._step_ns, step_ns=self._step_ns,
             joint_names=self.spec.joint_names,
             positions_KJ=positions, contract_hash=self.spec.content_hash,
         )
-        return self._last
+        self._at = replace(self._at, last=chunk)
+        return chunk
 
     def _commit(self, step: int, executed_UJ: F64 | None) -> None:
         """Put the current frame into the ring with the actions commanded between it and the frame at `step`."""
-        c, stamp_ns = self.runtime.config, self._stamp_ns
+        c, stamp_ns = self.runtime.config, self._at.stamp_ns
         assert stamp_ns is not None
         if executed_UJ is None:
-            times_ns = (stamp_ns + (i + 1) * self._step_ns for i in range(min(step - self._step, c.history_actions)))
+            times_ns = (stamp_ns + (i + 1) * self._step_ns for i in range(min(step - self._at.step, c.history_actions)))
             executed_UJ = np.stack([self._commanded(time_ns) for time_ns in times_ns])
         self.executed_UJ = executed_UJ
         actions, valid = np.zeros((c.history_actions, c.joints)), np.zeros(c.history_actions, np.float32)
@@ -283,13 +285,14 @@ class Session:
 
     def _commanded(self, time_ns: int) -> F64:
         """What was commanded at a time, or asked for by the newest chunk; the measured state where there is neither."""
-        assert self._state is not None
+        state, last = self._at.state, self._at.last
+        assert state is not None
         if (told_J := self.courses.at(time_ns)) is not None:
             return told_J
-        if self._last is None or time_ns < self._last.start_ns:
-            return self._state.position_J
-        index = min(round((time_ns - self._last.start_ns) / self._last.step_ns), len(self._last.positions_KJ) - 1)
-        commanded: F64 = self._last.positions_KJ[index]
+        if last is None or time_ns < last.start_ns or self.courses.awaited:
+            return state.position_J
+        index = min(round((time_ns - last.start_ns) / last.step_ns), len(last.positions_KJ) - 1)
+        commanded: F64 = last.positions_KJ[index]
         return commanded
 
     def _value_map(self, prediction: Prediction) -> ValueMap:

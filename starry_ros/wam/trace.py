@@ -3,7 +3,7 @@
 What a plan is made of is not only its observation: frames that were only taken in, sentences, the effort that the clock
 allowed, and what was and would be commanded. With these told, a session can be made again bit for bit on any machine.
 
-Shapes: K steps that were known, J joints.
+Shapes: U actions a history slot, J joints.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starry_ros.types import F64, Canvas, Plan, RobotState
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 from starry_ros.wam.gasam import Scene
 from starry_ros.wam.ladder import Ladder, Rung
-from starry_ros.wam.planner import Planner, PlannerConfig
+from starry_ros.wam.planner import Commitment, Planner, PlannerConfig
 from starry_ros.wam.runtimes.base import Effort
 from starry_ros.wam.session import Session
 from starry_ros.wam.steps import OBSERVE, OPEN, PLAN, RESET, SENTENCE, Step, checksum
@@ -28,8 +28,7 @@ class TracingPlanner(Planner):
 
     def __init__(self, session: Session, config: PlannerConfig, *, tell: Callable[[Step], None], **more: Any) -> None:
         super().__init__(session, config, **more)
-        self._tell, self._committed = tell, 0
-        self._known_KJ: F64 = np.zeros((0, 0))
+        self._tell, self._tied_to = tell, Commitment(np.zeros((0, 0)))
         values = {"mode": self.config.mode.value, "splice": config.splice.value, "execute_s": config.execute_s}
         tell(Step(OPEN, values, {}))
 
@@ -58,20 +57,16 @@ class TracingPlanner(Planner):
         """Plan from the newest observation."""
         plan = super().plan(now_ns, asked_ns)
         if plan is not None:
-            known = self._known_KJ.tolist() if self._committed else []
-            values = {"chunk": plan.chunk.chunk_id, "rung": self.ladder.rung.value, "committed": self._committed}
+            committed = self._tied_to.steps
+            known = self._tied_to.known_KJ.tolist() if committed else []
+            values = {"chunk": plan.chunk.chunk_id, "rung": self.ladder.rung.value, "committed": committed}
             self._tell(Step(PLAN, {**values, "known": known}, {}))
         return plan
 
-    def committed(self) -> F64:
-        """What will be commanded until a plan made now is in force."""
-        rows = super().committed()
-        self._committed = len(rows)
-        return rows
-
-    def _known(self, observed_ns: int) -> F64:
-        self._known_KJ = super()._known(observed_ns)
-        return self._known_KJ
+    def commitment(self) -> Commitment:
+        """What a plan made now is tied to."""
+        self._tied_to = super().commitment()
+        return self._tied_to
 
 
 class RetracingPlanner(Planner):
@@ -81,21 +76,18 @@ class RetracingPlanner(Planner):
         super().__init__(session, PlannerConfig(PlanMode(mode), SpliceMethod(splice), execute_s=execute_s))
         self._fixed = _FixedLadder(self.ladder)
         self.ladder = self._fixed
-        self._wanted = 0
-        self._told_KJ: F64 = np.zeros((0, len(session.spec.joint_names)))
+        self._tied_to = Commitment(self._nothing)
 
     def plan_as(self, rung: str, committed: int, known: Sequence[Sequence[float]]) -> Plan | None:
         """Plan as it was planned."""
-        self._fixed.rung, self._wanted = Rung(rung), committed
-        self._told_KJ = np.array(known, dtype=np.float64).reshape(-1, len(self.session.spec.joint_names))
+        self._fixed.rung = Rung(rung)
+        known_KJ = np.array(known, dtype=np.float64).reshape(-1, len(self.session.spec.joint_names))
+        self._tied_to = Commitment(known_KJ, committed)
         return self.plan(0)
 
-    def committed(self) -> F64:
-        """As many of the steps that were known as were committed."""
-        return self._told_KJ[: self._wanted]
-
-    def _known(self, observed_ns: int) -> F64:
-        return self._told_KJ
+    def commitment(self) -> Commitment:
+        """What the plan was tied to."""
+        return self._tied_to
 
 
 class _FixedLadder(Ladder):

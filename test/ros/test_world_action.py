@@ -143,6 +143,20 @@ def test_no_plan_is_made_from_a_joint_state_that_is_unfit(rig: Rig, change: Chan
     rig.works()
 
 
+def test_before_an_executor_has_told_its_first_course_plans_commit_to_nothing(rig: Rig) -> None:
+    """The arms were never armed: what is planned is a preview."""
+    log = rig.world.listen(String, "planning_log", STATE)
+    rig.world.publisher(ActionChunk, "executor_course", LATCHED)
+    assert rig.world.call(ResetSession, "reset_session", text="put the red block on the pad").accepted
+
+    def committed() -> list[int]:
+        steps = [json.loads(message.data) for message in log]
+        return [step["committed"] for step in steps if step["do"] == "plan"]
+
+    rig.send_until(lambda: len(committed()) > 3)
+    assert set(committed()) == {0}
+
+
 def test_what_the_executor_commands_becomes_history_and_a_course_that_cannot_be_does_not(rig: Rig) -> None:
     rig.works()
     log = rig.world.listen(String, "planning_log", STATE)
@@ -195,3 +209,6 @@ def test_the_first_plan_after_a_reset_goes_on_from_the_course_of_arms_that_move(
 
     rig.send_until(lambda: bool(plans()))
     assert (plans()[0]["committed"] > 0) == (seconds > 0)
+    rig.send_until(lambda: len(plans()) > 2)
+    if not seconds:
+        assert np.allclose(plans()[-1]["known"], rig.spec.limit("home")), "they go on standing, whatever is planned"
