@@ -29,7 +29,7 @@ from starry_ros.training.arguments import (
 from starry_ros.training.evaluate import evaluate, untrained_copy
 from starry_ros.training.measure import Quality
 from starry_ros.training.report_page import write_page
-from starry_ros.training.score import Score, row
+from starry_ros.training.score import Score, by_chance, compared, row
 from starry_ros.training.strips import Strips
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig
 from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -87,6 +87,25 @@ def test_a_share_of_hits_has_the_interval_of_its_plans():
     assert (found["hit"], found["hit_plans"]) == (0.8, 5)
     # Brown, Cai and DasGupta 2001, Wilson's interval of 4 in 5
     assert (found["hit_low"], found["hit_high"]) == (pytest.approx(0.3755, abs=1e-3), pytest.approx(0.9638, abs=1e-3))
+
+
+def test_models_are_compared_by_the_layouts_that_one_of_them_won():
+    def of(model, failed, kind="normal"):
+        scores = [score(seed, seed not in failed, kind=kind) for seed in range(20)]
+        return {**row("model", scores), "model": model, "mode": "sync", "latency_s": 0.0}
+
+    first, second, other = compared([of("a", {1, 2, 3, 4, 5, 6, 7, 9}), of("b", {9, 11}), of("c", set(), "dropped")])
+    assert (first["won"], first["lost"], first["by_chance"]) == (None, None, None)
+    assert (second["won"], second["lost"]) == (7, 1)
+    assert second["by_chance"] == pytest.approx(0.0703, abs=1e-4), "binomtest(1, 8).pvalue of SciPy"
+    assert other["won"] is None
+    forced = compared([of("a", {1}, "dropped"), of("b", {2}, "dropped")])
+    assert [each["by_chance"] for each in forced] == [None, None], "other episodes may count"
+
+
+@pytest.mark.parametrize(("won", "lost", "expected"), [(0, 0, 1.0), (5, 5, 1.0), (0, 6, 0.03125), (60, 30, 0.00206)])
+def test_chance_alone_is_that_of_fair_coins(won, lost, expected):
+    assert by_chance(won, lost) == pytest.approx(expected, abs=1e-5)
 
 
 def test_colours_that_were_not_asked_for_have_no_rate():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from functools import partial
 from types import SimpleNamespace
@@ -11,11 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rl_kit import CONFIG, draws
 from torch.distributions import Normal, kl_divergence
 from wam_kit import LetterEncoder, make_checkpoint
 
 from starry_ros.canvas.layout import t_pose_layout
-from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
@@ -24,29 +23,24 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.loop import run_episode
-from starry_ros.sim.tasks import TASKS, drawn_case, task_of
-from starry_ros.training import rl_rollout, train_rl
-from starry_ros.training.budgets import RlConfig
-from starry_ros.training.pool import HERE
+from starry_ros.training import rl_rollout
+from starry_ros.training.rl_pairs import advantages
 from starry_ros.training.rl_rollout import (
-    Rollout,
     RolloutJob,
+    busy_arm,
     executed_steps,
     hand_directions,
     landing_reward,
     play_rollout,
 )
-from starry_ros.training.rl_sampler import AroundServed, aims, along, log_likelihood, means
-from starry_ros.training.train_rl import Learner, RlTrainer, advantages, divergence, frozen_fingerprint, grpo_loss
+from starry_ros.training.rl_sampler import aims, along, log_likelihood, means
+from starry_ros.training.train_rl import Learner, divergence, frozen_fingerprint, grpo_loss
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.options import GeometryConfig
-from starry_ros.wam.runtimes.base import Effort, Noise
 from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
-from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
-CONFIG = RlConfig(scouts=2, spread=0.2, learning_rate=1e-3, epochs=2, batch=2)
 
 
 def test_likelihood_and_divergence_are_those_of_torch_distributions():
@@ -95,28 +89,6 @@ def start(folder):
     return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
 
 
-def draws(checkpoint, count=2, credited=(0, None), committed=0, drawn=None, anchors=0, directions=None):
-    """Plans of a narrow model on random canvases, and how they were drawn; also what the runtime gave."""
-    runner, rng = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), np.random.default_rng(0)
-    act = runner.engines["act"] = AroundServed(
-        runner.engines["act"], CONFIG.spread, np.random.default_rng(3), range(count) if drawn is None else drawn,
-        credited, anchors, directions)
-    c, given = runner.config, []
-
-    def normal(*shape):
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    runner.set_text(normal(c.text_tokens, c.text_width), np.ones(c.text_tokens, np.float32))
-    for i in range(count):
-        runner.observe(rng.integers(0, 256, (c.canvas_height_px, c.canvas_width_px, 3), dtype=np.uint8), 4 * i)
-        noise = Noise(normal(1, c.frame_tokens, c.latent_token_width), normal(1, c.frame_tokens, c.value_token_width),
-                      normal(1, c.chunk_steps, c.joints))
-        known = normal(committed, c.joints)
-        given.append(runner.predict(noise, normal(c.joints), Effort(known_DJ=known)).actions_KJ)
-        runner.commit(normal(c.history_actions, c.joints), np.ones(c.history_actions, np.float32))
-    return act.draws, given
-
-
 def act_names(start):
     return tuple(next(spec for spec in graph_specs(start.config) if spec.name == "act").inputs)
 
@@ -153,6 +125,15 @@ def test_plans_in_a_row_have_one_offset_and_later_ones_another(start):
     assert np.abs(last - first).max() > 0.05
 
 
+def test_of_a_pair_one_plan_goes_as_far_to_the_other_side_and_is_as_likely(start):
+    (made, there), (others, back) = draws(start, 2), draws(start, 2, sign=-1)
+    _, served = draws(start, 2, drawn=())
+    for plan_KJ, other_KJ, served_KJ in zip(there, back, served, strict=True):
+        assert np.abs(plan_KJ - served_KJ).max() > 0.1
+        assert np.allclose(plan_KJ - served_KJ, served_KJ - other_KJ, atol=1e-5)
+    assert [draw.log_p for draw in made] == pytest.approx([draw.log_p for draw in others], abs=1e-4)
+
+
 def test_the_likelihood_along_directions_is_that_of_the_offsets_in_them(start):
     """Oracle: the offsets that make the difference to what was served, by least squares."""
     directions_JH = np.random.default_rng(5).normal(0, 2, (start.config.joints, 3))
@@ -168,20 +149,32 @@ def test_the_likelihood_along_directions_is_that_of_the_offsets_in_them(start):
         assert log_p.item() == pytest.approx(draw.log_p, abs=2e-2)
 
 
-def test_an_offset_of_one_centimetre_moves_one_hand_so_far_and_turns_none():
+@pytest.mark.parametrize("arm", [0, 1])
+def test_an_offset_of_one_centimetre_moves_one_hand_so_far_and_turns_none(arm):
     robot, scale_J, home_J = RobotKinematics(SPEC), np.linspace(0.1, 0.5, 14), SPEC.limit("home")
     home_J[[3, 10]] += 0.2
-    directions_JH = hand_directions(robot, home_J, scale_J)
+    directions_JH = hand_directions(robot, home_J, scale_J, SPEC.arms[arm].name)
+    assert directions_JH.shape == (14, 3)
     robot.place(home_J)
-    before = [robot.hand_pose(arm.name) for arm in SPEC.arms]
-    for direction in range(6):
+    before = [robot.hand_pose(each.name) for each in SPEC.arms]
+    for direction in range(3):
         robot.place(home_J + 0.01 * directions_JH[:, direction] * scale_J)
-        after = [robot.hand_pose(arm.name) for arm in SPEC.arms]
+        after = [robot.hand_pose(each.name) for each in SPEC.arms]
         moved = np.concatenate([there[:3, 3] - here[:3, 3] for here, there in zip(before, after, strict=True)])
-        assert moved == pytest.approx(0.01 * np.eye(6)[direction], abs=1.5e-3)
+        assert moved == pytest.approx(0.01 * np.eye(6)[3 * arm + direction], abs=1.5e-3)
         for here, there in zip(before, after, strict=True):
             assert np.trace(here[:3, :3].T @ there[:3, :3]) > 1 + 2 * math.cos(0.01)
     assert not directions_JH[list(SPEC.gripper_indices)].any()
+
+
+def test_the_busy_arm_is_the_one_that_a_plan_moves_farther_whatever_the_jaws_do():
+    positions_KJ = np.zeros((16, 14))
+    positions_KJ[:, 2], positions_KJ[:, 9] = np.linspace(0, 0.3, 16), np.linspace(0, -0.4, 16)
+    positions_KJ[8:, 6] = 0.9
+    plan = SimpleNamespace(chunk=SimpleNamespace(positions_KJ=positions_KJ))
+    assert busy_arm(SPEC, plan) == 1
+    positions_KJ[::2, 3] = 0.1
+    assert busy_arm(SPEC, plan) == 0, "there and back again is a way too"
 
 
 def test_plans_in_one_pass_have_the_means_of_plans_one_by_one(start):
@@ -265,6 +258,7 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
         session = policy.planner.session
         seen.append((session.epoch, session._noise(), session.runtime.engines["act"]._rng.standard_normal()))
         harvest.rewards += [0.1, 0.5, 0.7]
+        harvest.arms += [0, 1, 1]
         return SimpleNamespace(success=True)
 
     monkeypatch.setattr(rl_rollout, "run_episode", run)
@@ -272,7 +266,8 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
     monkeypatch.setattr(rl_rollout, "kept_cell", lambda spec: None)
     jobs = [RolloutJob(folder, SPEC, Case(5_000_007, split="train"), seed, 4, 0.2, (1, 2)) for seed in (11, 12)]
     found = [play_rollout(job) for job in jobs]
-    assert [rollout.noise_seed for rollout in found] == [11, 12]
+    assert [rollout.job for rollout in found] == jobs
+    assert [rollout.arms for rollout in found] == [(0, 1, 1)] * 2
     assert [rollout.dense for rollout in found] == [pytest.approx(0.6)] * 2, "of what came before the noise is the same"
     (epoch, first, drawn), (other_epoch, second, other_drawn) = seen
     assert epoch == other_epoch == 5_000_008
@@ -285,120 +280,6 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
     assert rl_rollout._session(jobs[1])[0] is kept[0]
     save_checkpoint(folder, make_checkpoint())
     assert rl_rollout._session(jobs[0])[0] is not kept[0]
-
-
-def stub(made):
-    """Stands in for `play_rollout`: of two scouts the second fails; of probes and groups every other episode."""
-
-    def play(job):
-        if not job.drawn:
-            return Rollout(job.case, 0.5, job.case.seed % 2 == 0, (made[0],), 20, job.noise_seed)
-        good = job.noise_seed % 2
-        return Rollout(job.case, 0.5, bool(good), (made[good],), 20, job.noise_seed, job.drawn)
-
-    return play
-
-
-@pytest.fixture
-def played(start, monkeypatch):
-    monkeypatch.setattr(train_rl, "play_rollout", stub(draws(start, 2)[0]))
-    return dataclasses.replace(CONFIG, iterations=2, groups=1, group_size=4, learning_rate=1e-4)
-
-
-def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(folder, tmp_path, played):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    trainer = RlTrainer(folder, SPEC, played, whole)
-    for _ in range(2):
-        trainer.iterate(HERE)
-    for _ in range(2):
-        RlTrainer(folder, SPEC, played, parts).iterate(HERE)
-    first, second = (load_checkpoint(folder / "checkpoint", SPEC).model for folder in (whole, parts))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not all(torch.equal(first[name], value) for name, value in load_checkpoint(folder, SPEC).model.items())
-    records = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
-    assert [record["iteration"] for record in records] == [1, 2]
-    assert [list(record["layouts"]) for record in records] == [["1"], ["3"]]
-    assert records[1]["success"] == 0.5
-    with torch.no_grad():
-        trainer.learner.model.latent_out.weight[0, 0] += 1e-3
-    with pytest.raises(CheckpointError, match="frozen tensor has changed"):
-        trainer.iterate(HERE)
-
-
-@pytest.mark.parametrize(("change", "got", "expected"), [
-    ({"tasks": ("lift_tray", "press_button")}, "--task lift_tray press_button", "--task place_block_pad"),
-    ({"setting": "hard"}, "--setting hard", "--setting easy"),
-    ({"scouts": 4}, "--scouts 4", "--scouts 2"),
-])
-def test_a_run_is_not_resumed_with_other_layouts(folder, tmp_path, played, change, got, expected):
-    RlTrainer(folder, SPEC, played, tmp_path).iterate(HERE)
-    with pytest.raises(ConfigError) as refused:
-        RlTrainer(folder, SPEC, dataclasses.replace(played, **change), tmp_path)
-    assert (refused.value.got, refused.value.expected) == (got, expected)
-    free = dataclasses.replace(played, iterations=99, learning_rate=1e-5, kl_weight=0.5, seed=3)
-    assert RlTrainer(folder, SPEC, free, tmp_path).progress.step == 1
-
-
-def test_layouts_that_failed_are_probed_all_over_the_episode(folder, tmp_path, played):
-    trainer = RlTrainer(folder, SPEC, dataclasses.replace(played, scouts=6, groups=2, probes=8), tmp_path)
-    scouts = [train_rl.play_rollout(job) for job in trainer._scouts(0)]
-    jobs = trainer._probes(0, scouts)
-    assert [job.case.seed - 5_000_000 for job in jobs] == [1] * 8 + [3] * 8
-    assert len({job.noise_seed for job in jobs}) == 16
-    for job in jobs:
-        assert list(job.drawn) == list(range(job.drawn[0], job.drawn[0] + played.plans_drawn))
-        assert job.drawn[-1] < 20
-    firsts = [job.drawn[0] for job in jobs[:8]]
-    assert firsts == sorted(firsts)
-    assert firsts[0] < 4 < 13 < firsts[-1]
-    assert {job.case.seed - 5_000_000 for job in trainer._scouts(1)} == set(range(6, 12))
-
-
-def test_a_group_draws_the_plans_anew_that_turned_its_layout(folder, tmp_path, played):
-    trainer = RlTrainer(folder, SPEC, dataclasses.replace(played, group_size=5), tmp_path)
-    lost, won, never = (Case(5_000_000 + seed, split="train") for seed in (1, 3, 5))
-    probes = [Rollout(lost, 0.5, False, (), 20, 1, (2, 3, 4)), Rollout(lost, 0.5, True, (), 20, 2, (9, 10, 11)),
-              Rollout(won, 0.5, True, (), 20, 3, (4, 5, 6)), Rollout(never, 0.5, False, (), 20, 4, (7, 8, 9))]
-    jobs = trainer._groups(0, probes)
-    assert [(job.case, job.drawn) for job in jobs] == [(lost, (9, 10, 11))] * 5 + [(won, (4, 5, 6))] * 5
-    assert len({job.noise_seed for job in jobs}) == 10
-    assert not {job.noise_seed for job in trainer._groups(1, probes)} & {job.noise_seed for job in jobs}
-
-
-def test_the_probes_of_a_layout_teach_among_themselves_and_not_in_the_group_that_one_of_them_called_for(
-    folder, tmp_path, played, monkeypatch
-):
-    """A probe was chosen for its success: counted among that group it would say that any plan is good."""
-    learnt = []
-    monkeypatch.setattr(Learner, "update", lambda self, samples, rng: learnt.append(samples) or {})
-    config = dataclasses.replace(played, scouts=6, groups=3, probes=5, group_size=4)
-    record = RlTrainer(folder, SPEC, config, tmp_path).iterate(HERE)
-    outcomes = record["layouts"].values()
-    assert 0 < len(outcomes) <= 3
-    assert (record["scouts"], record["probes"], record["episodes"]) == (6, 15, 4 * len(outcomes))
-    assert 0 < record["turned"] < 15
-    mixed = sum(episodes for successes, episodes in outcomes if 0 < successes < episodes)
-    assert record["of_probes"] > 0, "of layouts that some of the five turned"
-    assert record["of_probes"] % 5 == 0, "those that turned nothing are counted too"
-    assert record["samples"] == mixed + record["of_probes"]
-    advantages = [advantage for _, advantage in learnt[0]]
-    credited = [bool(advantage) for advantage in advantages]
-    assert credited == [True] * record["samples"] + [False] * 3, "three scouts went well"
-    assert sum(advantages[:record["of_probes"]]) == pytest.approx(0.0, abs=1e-9)
-    assert sum(advantages[record["of_probes"]:]) == pytest.approx(0.0, abs=1e-9)
-
-
-@pytest.mark.parametrize("outcome", [False, True])
-def test_where_no_layout_failed_or_no_probe_turned_one_nothing_is_learnt(
-    folder, tmp_path, played, monkeypatch, outcome
-):
-    monkeypatch.setattr(train_rl, "play_rollout", lambda job: Rollout(
-        job.case, 0.5, outcome, (), 2, job.noise_seed, job.drawn))
-    trainer = RlTrainer(folder, SPEC, played, tmp_path)
-    record = trainer.iterate(HERE)
-    assert (record["probes"], record["episodes"], record["samples"]) == (0 if outcome else 8, 0, 0)
-    weights = load_checkpoint(tmp_path / "checkpoint", SPEC).model
-    assert all(torch.equal(weights[name], value) for name, value in load_checkpoint(folder, SPEC).model.items())
 
 
 def test_statistics_of_drawn_plans_do_not_depend_on_how_many_went_well(start):
@@ -414,28 +295,6 @@ def test_statistics_of_drawn_plans_do_not_depend_on_how_many_went_well(start):
     assert found[0]["ratio_off"] == pytest.approx(math.exp(0.5) - 1, rel=0.05)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_every_task_asks_for_everything_in_turn(folder, tmp_path, count):
-    tasks = TASKS[-count:]
-    trainer = RlTrainer(folder, SPEC, dataclasses.replace(CONFIG, scouts=12 * count, tasks=tasks), tmp_path)
-    asked = {task: set() for task in tasks}
-    for job in trainer._scouts(0):
-        asked[job.case.task].add(drawn_case("train", job.case.seed, job.case.task, "easy")[1])
-    assert asked == {task: set(task_of(task).targets) for task in tasks}
-    played = [job.case.task for job in trainer._scouts(1)]
-    assert [played.count(task) for task in tasks] == [12] * count
-
-
-def test_a_run_is_not_resumed_from_another_model_although_its_frozen_tensors_are_the_same(folder, tmp_path):
-    RlTrainer(folder, SPEC, CONFIG, tmp_path / "run")
-    other = load_checkpoint(folder, SPEC)
-    weights = {**other.model, "action_out.bias": other.model["action_out.bias"] + 1e-3}
-    save_checkpoint(tmp_path / "other", dataclasses.replace(other, model=weights))
-    hashes = [load_checkpoint(path).weights_sha256[:16] for path in (tmp_path / "other", folder)]
-    with pytest.raises(ConfigError, match="got --model {}; expected --model {}".format(*hashes)):
-        RlTrainer(tmp_path / "other", SPEC, CONFIG, tmp_path / "run")
-
-
 def test_a_model_that_needs_the_scene_is_given_it_while_it_plays_for_its_own_learning(tmp_path, monkeypatch):
     torch.manual_seed(0)
     config = dataclasses.replace(make_checkpoint().config, geometry=GeometryConfig("measured"))
@@ -445,33 +304,4 @@ def test_a_model_that_needs_the_scene_is_given_it_while_it_plays_for_its_own_lea
     monkeypatch.setattr(rl_rollout, "run_episode", lambda policy, cell, case, loop, harvest: run_episode(
         policy, cell, case, dataclasses.replace(loop, limit_s=0.7), harvest))
     found = play_rollout(RolloutJob(tmp_path, SPEC, Case(5_000_000, split="train"), 1, 3, 0.4, (1,)))
-    assert (found.plans, len(found.draws)) == (2, 1)
-
-
-def test_the_order_in_which_episodes_finish_changes_nothing(folder, tmp_path, played):
-    weights = []
-    for name, order in (("forth", 1), ("back", -1)):
-        trainer = RlTrainer(folder, SPEC, dataclasses.replace(played, scouts=6, groups=3), tmp_path / name)
-        trainer.iterate(SimpleNamespace(run=lambda work, jobs, order=order: map(work, jobs[::order])))
-        weights.append(trainer.learner.model.state_dict())
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-
-
-def test_layouts_and_sentences_are_of_training(folder, tmp_path):
-    config = dataclasses.replace(CONFIG, scouts=12, setting="hard", tasks=("place_dual_blocks",))
-    cases = {job.case for job in RlTrainer(folder, SPEC, config, tmp_path)._scouts(0)}
-    assert {case.split for case in cases} == {"train"}
-    unseen = {template.format("red", "blue") for template in task_of("place_dual_blocks").hard_templates}
-    sentences = {drawn_case(case.split, case.seed, case.task, case.setting)[2] for case in cases}
-    assert len(sentences) == 12
-    assert not sentences & unseen
-
-
-def test_an_iteration_that_was_cut_off_while_saving_is_forgotten(folder, tmp_path, played):
-    RlTrainer(folder, SPEC, played, tmp_path).iterate(HERE)
-    metrics = tmp_path / "metrics.jsonl"
-    whole = metrics.read_text()
-    metrics.write_text(whole + json.dumps({"iteration": 2, "layouts": {"0": [0, 2], "1": [1, 2]}}) + "\n")
-    trainer = RlTrainer(folder, SPEC, played, tmp_path)
-    assert metrics.read_text() == whole
-    assert {job.case.seed for job in trainer._scouts(trainer.progress.step)} == {5_000_002, 5_000_003}
+    assert (len(found.arms), len(found.draws)) == (2, 1)

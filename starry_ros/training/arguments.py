@@ -191,10 +191,11 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in (
         ("iterations", "iterations in all"), ("scouts", "layouts an iteration, played as served"),
         ("groups", "failed layouts that are played again, at most"),
-        ("probes", "episodes of each that look for the plans that matter"),
-        ("group_size", "episodes that draw the plans that did"),
+        ("probes", "pairs of episodes of each that look for the plans that matter"),
+        ("pairs", "pairs of episodes that draw the plans that did"),
+        ("again", "further iterations in which these are drawn"),
         ("plans_drawn", "plans in a row drawn around the served ones"),
-        ("spread", "how far from there they bring the hands: deviation along x, y, z in m"),
+        ("spread", "how far from there they bring a hand: deviation along x, y, z in m"),
         ("epochs", "passes over the plans an iteration"),
         ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
         ("kl_weight", "weight of the divergence from the first weights"),
@@ -202,7 +203,7 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
         ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
     ):
         value = getattr(default, name)
-        none = name == "seed" or name.endswith("_weight")
+        none = name in ("seed", "again") or name.endswith("_weight")
         whole, fraction = (WHOLE, NOT_NEGATIVE) if none else (COUNT, POSITIVE)
         parser.add_argument(f"--{name.replace('_', '-')}", type=whole if isinstance(value, int) else fraction,
                             default=value,

@@ -96,9 +96,10 @@ class StatesTraining:
 class RlConfig:
     """Everything that decides the weights, besides the model that it starts from.
 
-    An iteration plays `scouts` layouts as served. Up to `groups` of those that failed are played `probes` times more,
-    with `plans_drawn` plans in a row drawn around the served ones: each brings the hands elsewhere, by a Gaussian of
-    deviation `spread` (m) along x, y and z. Those that this turned are played `group_size` times more.
+    An iteration plays `scouts` layouts as served. Up to `groups` of those that failed are played in `probes` pairs,
+    with `plans_drawn` plans in a row drawn around the served ones: they bring a hand elsewhere, by a Gaussian of
+    deviation `spread` (m) along x, y and z, and in the other episode of the pair the opposite way. Layouts whose pairs
+    end apart are played in `pairs` further ones, and as long as they do in the next `again` iterations.
     """
 
     tasks: tuple[str, ...] = ("place_block_pad",)
@@ -106,14 +107,15 @@ class RlConfig:
     iterations: int = 10
     scouts: int = 48
     groups: int = 12
-    probes: int = 8
-    group_size: int = 8
+    probes: int = 4
+    pairs: int = 4
+    again: int = 2
     plans_drawn: int = 3
     epochs: int = 2
-    batch: int = 256
-    learning_rate: float = 2e-5
+    batch: int = 64
+    learning_rate: float = 1e-5
     clip: float = 0.2
-    kl_weight: float = 0.05
+    kl_weight: float = 0.1
     spread: float = 0.01
     dense_weight: float = 0.1
     success_weight: float = 1.0

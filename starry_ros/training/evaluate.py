@@ -36,7 +36,7 @@ from starry_ros.training.measure import Meter
 from starry_ros.training.policies import policy_of
 from starry_ros.training.pool import HERE, Workers
 from starry_ros.training.report_page import write_page
-from starry_ros.training.score import Score, row
+from starry_ros.training.score import Score, compared, row
 from starry_ros.training.strips import Strips
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
@@ -49,6 +49,8 @@ COLUMNS = (
     *EVALUATION_COLUMNS, *COLOURS, "mean_s", "stall", "hit", "landing_px", "imagined", "copied", "plan_p50_ms",
     "plan_p95_ms", "failures",
 )
+AGAINST_FIRST = ("won", "lost", "by_chance")
+"""Columns where several models are compared."""
 PLAYED_ONCE = ("expert", "untrained")
 """Policies that play beside the first model only, where several are compared."""
 SUCCESSES_SHOWN = 10
@@ -188,9 +190,10 @@ def evaluate_command(args: argparse.Namespace) -> int:
                 geometry=args.geometry, config=loop,
             )
             rows += [{**r, "model": None if r["policy"] == "expert" else name} for r in found] if several else found
+    rows = compared(rows) if several else rows
     columns = COLUMNS if len(loops) == 1 else ("mode", "latency_s", *COLUMNS)
     columns = ("case", "played", *columns) if any(r["case"] != "normal" for r in rows) else columns
-    columns = ("model", *columns) if several else columns
+    columns = ("model", *columns, *AGAINST_FIRST) if several else columns
     print_table([{**r, "failures": _words(r["failures"])} for r in rows], columns)
     meta = {
         "seed": args.seed, "suite": args.suite, "case": args.case,

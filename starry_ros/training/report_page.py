@@ -14,19 +14,22 @@ from starry_ros.types import Record
 COLUMNS = (
     ("model", "model"), ("policy", "policy"), ("task", "task"), ("setting", "setting"), ("case", "case"),
     ("mode", "planning"), ("latency_s", "latency, s"), ("played", "played"),
-    ("episodes", "episodes"), ("success", "success"), ("interval", "95 % (Wilson)"), ("mean_s", "seconds to success"),
+    ("episodes", "episodes"), ("success", "success"), ("interval", "95 % (Wilson)"), ("won", "won"),
+    ("lost", "lost"), ("by_chance", "by chance"), ("mean_s", "seconds to success"),
     ("stall", "stalls"), ("worst_delay_s", "limits: worst delay, s"), ("refused", "refused plans"),
     ("hit", "map hit"), ("landing_px", "map to contact, px"), ("imagined", "imagined error"),
     ("copied", "copied error"), ("plan_p50_ms", "plan p50, ms"), ("plan_p95_ms", "p95, ms"), ("failures", "failures"),
 )
 NOTES = """\
-*played*: in forced cases, of which the *episodes* are those in which what is forced came about. *stalls*: share of the
-time in which the arms waited for a plan. *limits*: the longest by which the limits of the joints put off a plan. *map
-hit*: share of plans before a contact whose landing point lies in the labelled region (label > 0.3), its interval as if
-plans of an episode did not depend on each other; *map to contact*: median distance on the canvas in the head view.
-*imagined* and *copied error*: mean absolute difference (of 255) to the frame 0.8 s later, on the pixels that moved; the
-imagined frame has to be lower. *plan*: one plan on this machine. Episodes are laid out by evaluation seeds, which never
-occur in training."""
+*played*: in forced cases, of which the *episodes* are those in which what is forced came about. *won* and *lost*:
+layouts that the first model lost and this one won, and the other way round; *by chance*: probability that as many
+differences fall at least so unevenly by themselves (McNemar, exact, two-sided). *stalls*: share of the time in which
+the arms waited for a plan. *limits*: the longest by which the limits of the joints put off a plan. *map hit*: share
+of plans before a contact whose landing point lies in the labelled region (label > 0.3), its interval as if plans of
+an episode did not depend on each other; *map to contact*: median distance on the canvas in the head view. *imagined*
+and *copied error*: mean absolute difference (of 255) to the frame 0.8 s later, on the pixels that moved; the imagined
+frame has to be lower. *plan*: one plan on this machine. Episodes are laid out by evaluation seeds, which never occur
+in training."""
 
 
 def write_page(folder: Path, rows: Sequence[Mapping[str, Any]], pictures: Sequence[Path], meta: Record) -> Path:

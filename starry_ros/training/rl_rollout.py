@@ -1,14 +1,14 @@
 """Episodes played for reinforcement learning: how every plan was drawn, and what it earned.
 
 An episode runs as `starry eval` runs it (latency, re-planning, history, noise of the imagined frame and of the value
-map, actions from the middle of their noise), except for a few plans in a row that bring the hands somewhere else than
-the served ones, turned as before. So the episodes of a group differ by nothing but what these plans get credit for.
+map, actions from the middle of their noise), except for a few plans in a row that bring one hand somewhere else than
+the served ones, turned as before. So the episodes of a pair differ by nothing but what these plans get credit for.
 
 The reward of a plan is the model's own value map of the next contact where the chunk brings a hand (AIM equation 12:
 M_t at the projected point), less what the map is where the hand is: an arm that hangs over the contact, as in most
 failures, earns nothing more. An episode earns a bonus for success.
 
-Shapes: K chunk steps, J joints, A joints of an arm without its jaw, H directions: x, y, z of every hand.
+Shapes: K chunk steps, J joints, A joints of an arm without its jaw, H directions: x, y, z of one hand.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ LEAST_TURN = 0.03
 class RolloutJob:
     """One episode: which weights, which layout, which plans are drawn around the served ones, and how far (m).
 
-    `anchors` plans of an episode without any are kept as they were served.
+    `arm` is the number of the arm whose hand they bring elsewhere; `mirrored` turns their offsets round. `anchors`
+    plans of an episode without any are kept as they were served.
     """
 
     model: Path
@@ -64,30 +65,30 @@ class RolloutJob:
     spread: float = 0.0
     drawn: tuple[int, ...] = ()
     anchors: int = 0
+    arm: int = 0
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one episode gave: the mean reward of its plans from the first drawn one on, success, and the draws.
-
-    `drawn` says which of its `plans` were drawn.
+    """What one episode gave: the mean reward of its plans from the first drawn one on, success, the draws, and of every
+    plan the number of the arm that it moves farther.
     """
 
-    case: Case
+    job: RolloutJob
     dense: float
     success: bool
     draws: tuple[Draw, ...]
-    plans: int
-    noise_seed: int = 0
-    drawn: tuple[int, ...] = ()
+    arms: tuple[int, ...]
 
 
 @dataclass
 class Harvest:
-    """Watches an episode: collects rewards."""
+    """Watches an episode: collects rewards, and which arm is at work."""
 
     cell: Cell
     rewards: list[float] = field(default_factory=list)
+    arms: list[int] = field(default_factory=list)
 
     def looked(self, cell: Cell) -> None:
         """Nothing to do between plans."""
@@ -95,6 +96,13 @@ class Harvest:
     def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
         """Keep what the plan earns."""
         self.rewards.append(landing_reward(cell, plan))
+        self.arms.append(busy_arm(cell.spec, plan))
+
+
+def busy_arm(spec: RobotSpec, plan: Plan) -> int:
+    """Number of the arm whose joints go the longer way in a plan, jaws aside."""
+    ways_J = np.abs(np.diff(plan.chunk.positions_KJ, axis=0)).sum(axis=0)
+    return int(np.argmax([ways_J[spec.arm_slice(arm.name)][:-1].sum() for arm in spec.arms]))
 
 
 def landing_reward(cell: Cell, plan: Plan) -> float:
@@ -116,19 +124,19 @@ def _height(cell: Cell, value_map: ValueMap, point: F64) -> float:
     return float(values[min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)]) if inside else 0.0
 
 
-def hand_directions(robot: RobotKinematics, position_J: F64, scale_J: F64) -> F64:
-    """By how many of its units `scale_J` each joint moves when a hand moves 1 m along x, y or z without turning [J, H].
+def hand_directions(robot: RobotKinematics, position_J: F64, scale_J: F64, arm: str) -> F64:
+    """By how many of its units `scale_J` each joint moves when the arm's hand moves 1 m along x, y or z without turning
+    [J, H].
 
     `LEAST_TURN` keeps joints from racing where an arm is stretched.
     """
     robot.place(position_J)
-    directions_JH = np.zeros((len(scale_J), 3 * len(robot.spec.arms)))
-    for number, arm in enumerate(robot.spec.arms):
-        joints = np.arange(len(scale_J))[robot.spec.arm_slice(arm.name)][:-1]
-        jacobian_6A = robot.hand_jacobian(arm.name)[:, joints]
-        square_66 = jacobian_6A @ jacobian_6A.T + LEAST_TURN**2 * np.eye(6)
-        moved_A3 = jacobian_6A.T @ np.linalg.solve(square_66, np.eye(6)[:, :3])
-        directions_JH[joints, 3 * number:3 * number + 3] = moved_A3 / scale_J[joints, None]
+    directions_JH = np.zeros((len(scale_J), 3))
+    joints = np.arange(len(scale_J))[robot.spec.arm_slice(arm)][:-1]
+    jacobian_6A = robot.hand_jacobian(arm)[:, joints]
+    square_66 = jacobian_6A @ jacobian_6A.T + LEAST_TURN**2 * np.eye(6)
+    moved_A3 = jacobian_6A.T @ np.linalg.solve(square_66, np.eye(6)[:, :3])
+    directions_JH[joints] = moved_A3 / scale_J[joints, None]
     return directions_JH
 
 
@@ -149,15 +157,15 @@ def play_rollout(job: RolloutJob) -> Rollout:
     session, runner, engine, stats = _session(job)
     rng, span = np.random.default_rng(job.noise_seed), executed_steps(LOOP, spec.action.step_s)
     scale_J = stats.action_scale_KJ[slice(*span)].mean(0)
-    robot = RobotKinematics(spec)
-    act = AroundServed(engine, job.spread, rng, job.drawn, span, job.anchors,
-                       lambda: hand_directions(robot, cell.state(0).position_J, scale_J))
+    robot, arm = RobotKinematics(spec), spec.arms[job.arm].name
+    act = AroundServed(engine, -job.spread if job.mirrored else job.spread, rng, job.drawn, span, job.anchors,
+                       lambda: hand_directions(robot, cell.state(0).position_J, scale_J, arm))
     runner.engines["act"] = act
     session.epoch = job.case.seed
     harvest = Harvest(cell)
     result = run_episode(policy_of(session, cell, LOOP), cell, job.case, LOOP, harvest)
     dense = float(np.mean(harvest.rewards[min(job.drawn, default=0):] or [0.0]))
-    return Rollout(job.case, dense, result.success, tuple(act.draws), act.plans, job.noise_seed, job.drawn)
+    return Rollout(job, dense, result.success, tuple(act.draws), tuple(harvest.arms))
 
 
 def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine, NormStats]:

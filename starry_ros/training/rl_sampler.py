@@ -3,13 +3,16 @@
 The served plan is the end of the sampler's ordinary differential equation, begun in the middle of the noise
 (`temperature` 0). The last step of the sampler adds a Gaussian offset to it, the same for every chunk step in model
 units, so that the arms end somewhere else and move there smoothly; plans in a row have the same one, so that they do
-not undo each other. It lies along a few directions, such as those in which the hands move without turning. Read along
-them, the mean of the executed chunk steps is a Gaussian around that of the served plan. The likelihood of each plan is
-exact, given all that it saw, the keys of what was executed before included; plans in a row that share an offset are
-credited one by one, as if each had drawn its own. What learns is the policy that is served, through every step of the
-sampler. (Noise in every step and dimension, as in
+not undo each other. It lies along a few directions, such as those in which a hand moves without turning. Read along
+them, the mean of the executed chunk steps is a Gaussian around that of the served plan, whose likelihood is exact. What
+learns is the policy that is served, through every step of the sampler. (Noise in every step and dimension, as in
 Flow-GRPO, arXiv 2505.05470, has hundreds of times the dimensions to share one reward among, and improves the policy
 with the noise.)
+
+Two things are left out. Plans that share an offset are credited one by one, as if each had drawn its own, although the
+later ones have seen what the first one did; with pairs of opposite offsets (`rl_pairs.py`) what they would learn from
+that, to give way less, is the same for both and cancels. And the keys of what was executed are part of what a plan saw:
+the likelihood holds them as they were, although the weights that made them learn too.
 
 Shapes: D plans, N steps of the sampler, K chunk steps, J joints, H directions.
 """
@@ -63,7 +66,8 @@ class AroundServed:
 
     Plans are counted from 0; those in `drawn` get an offset, the others are the served ones. Where none is drawn, a
     random sample of `anchors` plans is kept as it was served. `directions` gives what an offset of 1 along each of them
-    is in model units [J, H], for the moment of a plan; without it every joint is a direction.
+    is in model units [J, H], for the moment of a plan; without it every joint is a direction. A negative `spread` turns
+    the offsets of the same random numbers round.
     """
 
     def __init__(
@@ -117,7 +121,7 @@ class AroundServed:
         mean_J = served_KJ[slice(*self._credited)].mean(0)
         aim_J, read_HJ = mean_J + offset_J, np.linalg.pinv(directions_JH).astype(np.float32)
         aim_H, mean_H = (torch.from_numpy(read_HJ @ each_J) for each_J in (aim_J, mean_J))
-        log_p = float(log_likelihood(aim_H, mean_H, self._spread))
+        log_p = float(log_likelihood(aim_H, mean_H, abs(self._spread)))
         return Draw(self._inputs, np.stack(x), _committed(x, following), s, ds, aim_J, read_HJ, log_p, self._credited)
 
 

@@ -32,7 +32,7 @@ from starry_ros.wam.normalise import NormStats
 from starry_ros.wam.options import GeometryConfig
 
 
-def _option(name: str) -> str:
+def option(name: str) -> str:
     """An argument's name as it is given."""
     return f"--{name.replace('_', '-')}"
 
@@ -40,7 +40,7 @@ def _option(name: str) -> str:
 STEPS = ("video_steps", "value_steps", "action_steps")
 OPTIONS = {
     "name": "--preset", "prefix_steps": "--prefix",
-    **{name: _option(name)
+    **{name: option(name)
        for name in ("coupling", "intent", "value_start", "layout", "paths", "geometry", "states", *STEPS)},
 }
 """Fields of a model's configuration that `starry train` can choose, and how."""
@@ -100,7 +100,7 @@ def require_same_options(out: Path, begun: BegunRun, args: argparse.Namespace, o
     """
     given = {**options, **{name: getattr(args, name) for name in KEPT_OPTIONS}}
     pairs = {name: (begun.training.get(name, value), value) for name, value in given.items()}
-    refuse(out, {_option(name): pair for name, pair in pairs.items() if pair[0] != pair[1]})
+    refuse(out, {option(name): pair for name, pair in pairs.items() if pair[0] != pair[1]})
 
 
 def require_same_model(out: Path, begun: BegunRun, wam: WamConfig, spec: RobotSpec, autoencoder: Autoencoder) -> None:
@@ -118,7 +118,7 @@ def require_same_model(out: Path, begun: BegunRun, wam: WamConfig, spec: RobotSp
 def refuse(out: Path, differ: Mapping[str, tuple[object, object]]) -> None:
     """Raises ConfigError that names options that differ, each with what the run in `out` has and what was asked for."""
     if differ:
-        expected, got = (", ".join(f"{option} {_shown(values[i])}" for option, values in differ.items())
+        expected, got = (", ".join(f"{name} {_shown(values[i])}" for name, values in differ.items())
                          for i in range(2))
         raise ConfigError(str(out), "holds a run that was begun with other options", got=got, expected=expected,
                           fix="give the options that it was begun with, or another --out")

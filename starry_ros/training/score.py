@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.loop import EpisodeResult
 from starry_ros.training.measure import Quality
 from starry_ros.types import Record
+
+SAME = ("policy", "task", "setting", "case", "mode", "latency_s")
+"""What two rows must have in common to be compared."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,29 @@ def row(policy: str, scores: Sequence[Score]) -> Record:
         failures=dict(failures), refused=dict(refused),
         failed_seeds=[result.case.seed for result in results if not result.success],
     )
+
+
+def compared(rows: Sequence[Record]) -> list[Record]:
+    """Rows of several models, each with how many layouts it won and lost against the first one, which played the same
+    ones, and how likely chance alone would set them so far apart (McNemar's test, exact and two-sided). None in the
+    first model's rows, and where what is forced chooses the episodes that count.
+    """
+    first: dict[tuple[object, ...], Record] = {}
+    found = []
+    for each in rows:
+        other = first.setdefault(tuple(each.get(name) for name in SAME), each)
+        failed, before = set(each["failed_seeds"]), set(other["failed_seeds"])
+        won, lost = len(before - failed), len(failed - before)
+        known = other is not each and each["played"] is None
+        found.append({**each, "won": won if known else None, "lost": lost if known else None,
+                      "by_chance": by_chance(won, lost) if known else None})
+    return found
+
+
+def by_chance(won: int, lost: int) -> float:
+    """Probability that fair coins in place of `won` + `lost` differences fall at least so far to one side."""
+    flips, fewer = won + lost, min(won, lost)
+    return float(min(1.0, 2 * sum(math.comb(flips, heads) for heads in range(fewer + 1)) / 2**flips))
 
 
 def _hits(hits: Sequence[float]) -> Record:

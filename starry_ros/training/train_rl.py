@@ -1,13 +1,10 @@
 """Stage two: `starry train-rl`. GRPO on the action stream alone, everything else frozen and proven so (AIM 3.6).
 
-Layouts are played once as they are served, by scouts. Those that fail are played again by probes, each with a few plans
-in a row drawn around the served ones, somewhere else in each: where that turned a failure into a success, the plans
-matter. A group plays such a layout several times more with the same plans drawn. Drawn plans get the credit for how
-their episodes end, and nothing else does. An episode's return is the mean reward of its plans plus the bonus for
-success; its advantage is the return, normalised within its group. The probes of a layout are a group among themselves:
-in the one that they called for they would say that any plan is good. A drawn plan is an action with an exact likelihood
-ratio, clipped as in PPO; the divergence from the first weights, between Gaussians of one width, is exact too, and is
-also taken at plans of the episodes that went well.
+Layouts are played as they are served; those that fail are played again in pairs of episodes, in which a few plans in a
+row are drawn around the served ones (`rl_pairs.py`). Drawn plans get the credit for how their episodes end, and nothing
+else does. An episode's return is the mean reward of its plans plus the bonus for success; its advantage is the return,
+normalised within its pair. A drawn plan is an action with a likelihood ratio, clipped as in PPO; the divergence from
+the first weights, between Gaussians of one width, is also taken at plans of the episodes that went well.
 """
 
 from __future__ import annotations
@@ -27,14 +24,14 @@ from torch import Tensor, nn
 from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.sim.cases import Case
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.pool import Workers
-from starry_ros.training.rl_rollout import FIRST_SEED, Rollout, RolloutJob, play_rollout
+from starry_ros.training.rl_pairs import Schedule, Window, in_order, outcomes
+from starry_ros.training.rl_rollout import play_rollout
 from starry_ros.training.rl_sampler import Draw, aims, along, log_likelihood, means
-from starry_ros.training.same_run import refuse
+from starry_ros.training.same_run import option, refuse
 from starry_ros.training.store import STATE, Progress, load_state, read_records, save_state, write_records
 from starry_ros.types import Record
 from starry_ros.wam.checkpoint import CONFIG, Checkpoint, load_checkpoint, save_checkpoint
@@ -44,29 +41,15 @@ from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
 ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing.", "action_out.")
 """Parameters that stage two may change. Keys of executed actions come from the same stream; they are part of what a
 plan saw, so no gradient flows through them."""
-OPTIONS = {"model": "--model", "tasks": "--task", "setting": "--setting", "scouts": "--scouts"}
-"""What the layouts of a run follow from: another of these makes it another run."""
+OPTIONS = {"tasks": "--task"}
+"""How an option is given, where that is not its name."""
 OF_DRAWN = ("loss", "clipped", "ratio_off")
 """Statistics of the plans that get credit; the others are of all plans."""
-MOST_TARGETS = 6
-"""A multiple of how many things any task can ask for."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
 LEASH = 0.2
 """Deviation of the Gaussians whose divergence is told, in shares of a joint's usual change: in every direction, those
 that nothing is drawn in included."""
-LEAST_SPREAD = 0.1
-"""Groups whose returns deviate by less teach nothing: where every episode succeeds, or none, what is left is the third
-digit of the value map's reward, and an optimiser that normalises gradients would follow it as far as a success."""
-
-
-def advantages(returns: Sequence[float]) -> np.ndarray:
-    """Returns of one group less their mean, over their deviation; all 0 where that is below `LEAST_SPREAD`."""
-    values = np.array(returns, dtype=np.float64)
-    deviation = float(values.std())
-    advantage: np.ndarray = (values - values.mean()) / deviation if deviation >= LEAST_SPREAD else 0 * values
-    return advantage
-
 
 def grpo_loss(log_p_D: Tensor, old_D: Tensor, advantage_D: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """Clipped objective of plans, to be minimised [D], and which were clipped [D]."""
@@ -106,13 +89,13 @@ class Learner:
         passes, credited = 0, sum(bool(advantage) for _, advantage in samples)
         for _ in range(self.config.epochs):
             order = rng.permutation(len(samples))
-            for start in range(0, len(order), self.config.batch):
-                chosen = [samples[int(i)] for i in order[start : start + self.config.batch]]
+            for part in np.array_split(order, -(-len(order) // self.config.batch)):  # none is much smaller than others
+                chosen = [samples[int(i)] for i in part]
                 self.optimiser.zero_grad(set_to_none=True)
                 counts = max(1, sum(bool(advantage) for _, advantage in chosen)), len(chosen)
-                for part in (chosen[i : i + TOGETHER] for i in range(0, len(chosen), TOGETHER)):
+                for some in (chosen[i : i + TOGETHER] for i in range(0, len(chosen), TOGETHER)):
                     with self._compute.here():
-                        found = self._backward(part, counts)
+                        found = self._backward(some, counts)
                     for name, value in found.items():
                         sums[name] = sums.get(name, 0.0) + value
                 passes += len(chosen)
@@ -166,7 +149,7 @@ class RlTrainer:
     ) -> None:
         self.spec, self.config, self.out = spec, config, out
         self.start = load_checkpoint(model, spec)
-        self._folder, self._steps = out / "checkpoint", self.start.config.action_steps
+        self.schedule = Schedule(out / "checkpoint", spec, config, self.start.config.action_steps)
         self.learner = Learner(self.start, config, compute)
         self.frozen = frozen_fingerprint(self.learner.model, self.learner.trained)
         _require_same_run(out, self._identity())
@@ -177,89 +160,37 @@ class RlTrainer:
 
     def iterate(self, workers: Workers) -> Record:
         """One iteration: scouts, probes, groups, then the update. Returns what goes into metrics.jsonl."""
-        step = self.progress.step
-        scouts = _sorted(workers.run(play_rollout, self._scouts(step)))
-        probes = _sorted(workers.run(play_rollout, self._probes(step, scouts)))
-        rollouts = _sorted(workers.run(play_rollout, self._groups(step, probes)))
-        probed, _ = self._samples(probes)
-        grouped, returns = self._samples(rollouts)
-        samples = probed + grouped
+        step, schedule = self.progress.step, self.schedule
+        scouts = in_order(workers.run(play_rollout, schedule.scouts(step)))
+        probes = in_order(workers.run(play_rollout, schedule.probes(step, scouts)))
+        windows = [*schedule.deciding(probes), *self._windows()]
+        groups = in_order(workers.run(play_rollout, schedule.groups(step, windows)))
+        of_probes, of_groups = schedule.credited(probes), schedule.credited(groups)
         anchors = [(draw, 0.0) for scout in scouts if scout.success for draw in scout.draws]
-        rng = np.random.default_rng([self.config.seed, step])
+        samples, rng = of_probes + of_groups, np.random.default_rng([self.config.seed, step])
         statistics = self.learner.update([*samples, *anchors], rng) if samples else {}
         self.progress.step += 1
         self._prove()
-        layouts = _outcomes(rollouts)
         record = {
             "iteration": self.progress.step, "success": float(np.mean([r.success for r in scouts])),
-            "dense": float(np.mean([r.dense for r in scouts])), "return": float(np.mean(returns or [0.0])),
-            "scouts": len(scouts), "probes": len(probes), "turned": sum(probe.success for probe in probes),
-            "episodes": len(rollouts), "samples": len(samples), "of_probes": len(probed), **statistics,
-            "mixed": sum(0 < successes < episodes for successes, episodes in layouts.values()), "layouts": layouts,
-            "frozen": self.frozen[:16],
+            "dense": float(np.mean([r.dense for r in scouts])), "scouts": len(scouts), "probes": len(probes),
+            "turned": sum(probe.success for probe in probes), "groups": len(windows), "episodes": len(groups),
+            "samples": len(samples), "of_probes": len(of_probes), **statistics, "layouts": outcomes(groups),
+            "windows": schedule.noted(schedule.still_deciding(windows, groups)), "frozen": self.frozen[:16],
         }
         self._records.append(record)
         self.save()
         return record
 
+    def _windows(self) -> list[Window]:
+        """What the last iteration left to be played again."""
+        return self.schedule.known(self._records[-1].get("windows", ()) if self._records else ())
+
     def _identity(self) -> Record:
-        """What must stay the same for the run to be the same one."""
-        config = self.config
-        return {"model": self.start.weights_sha256[:16], "tasks": list(config.tasks), "setting": config.setting,
-                "scouts": config.scouts}
-
-    def _scouts(self, step: int) -> list[RolloutJob]:
-        """The iteration's layouts, as they are served."""
-        config = self.config
-        numbers = range(step * config.scouts, (step + 1) * config.scouts)
-        cases = [Case(FIRST_SEED + number, "normal", self._task(number), config.setting, "train") for number in numbers]
-        return [RolloutJob(self._folder, self.spec, case, case.seed, self._steps, config.spread, anchors=1)
-                for case in cases]
-
-    def _task(self, number: int) -> str:
-        """The task of a layout: MOST_TARGETS in a row have the same, for what is asked for goes round with the seed."""
-        tasks = self.config.tasks
-        return tasks[number // MOST_TARGETS % len(tasks)]
-
-    def _probes(self, step: int, scouts: Sequence[Rollout]) -> list[RolloutJob]:
-        """Layouts that failed, each several times: the plans that are drawn lie evenly over the episode."""
-        config, jobs = self.config, []
-        for scout in [scout for scout in scouts if not scout.success][: config.groups]:
-            rng = np.random.default_rng([config.seed, step, scout.case.seed])
-            places = max(1, scout.plans - config.plans_drawn + 1)
-            for part in range(config.probes):
-                first = int((part + rng.random()) * places / config.probes)
-                jobs.append(self._drawn(scout.case, first, rng))
-        return jobs
-
-    def _groups(self, step: int, probes: Sequence[Rollout]) -> list[RolloutJob]:
-        """Of every layout that a probe has turned, the plans that did so drawn anew."""
-        config, jobs = self.config, []
-        turned: dict[Case, int] = {}
-        for probe in probes:
-            if probe.success:
-                turned.setdefault(probe.case, probe.drawn[0])
-        for case, first in turned.items():
-            rng = np.random.default_rng([config.seed, step, case.seed, 1])
-            jobs += [self._drawn(case, first, rng) for _ in range(config.group_size)]
-        return jobs
-
-    def _drawn(self, case: Case, first: int, rng: np.random.Generator) -> RolloutJob:
-        """An episode with some plans in a row drawn."""
-        config = self.config
-        drawn = tuple(range(first, first + config.plans_drawn))
-        return RolloutJob(self._folder, self.spec, case, int(rng.integers(2**62)), self._steps, config.spread, drawn)
-
-    def _samples(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Draw, float]], list[float]]:
-        """Every kept plan with its episode's advantage; groups of equal returns teach nothing and are left out."""
-        samples, every = [], []
-        for case in dict.fromkeys(rollout.case for rollout in rollouts):
-            group = [rollout for rollout in rollouts if rollout.case == case]
-            returns = [self.config.dense_weight * r.dense + self.config.success_weight * r.success for r in group]
-            every += returns
-            for rollout, advantage in zip(group, advantages(returns), strict=True):
-                samples += [(draw, float(advantage)) for draw in rollout.draws if advantage]
-        return samples, every
+        """What must stay the same for the run to be the same one: everything but how long it is."""
+        config = dataclasses.asdict(self.config) | {"tasks": list(self.config.tasks)}
+        del config["iterations"]
+        return {"model": self.start.weights_sha256[:16], **config}
 
     def _prove(self) -> None:
         """CheckpointError if any frozen tensor differs from the model that this began with."""
@@ -273,40 +204,23 @@ class RlTrainer:
         self.out.mkdir(parents=True, exist_ok=True)
         write_records(self.out, self._records)
         save_state(self.out, self.learner.model, {}, self.learner.optimiser, self.progress)
-        stage_2 = {"iterations_done": self.progress.step, **dataclasses.asdict(self.config), **self._identity()}
+        stage_2 = {"iterations_done": self.progress.step, "iterations": self.config.iterations, **self._identity()}
         training = {**self.start.training, "stage_2": stage_2}
         weights = {name: value.detach().cpu().clone() for name, value in self.learner.model.state_dict().items()}
         save_checkpoint(self.out / "checkpoint", dataclasses.replace(self.start, model=weights, training=training))
 
 
-def _sorted(rollouts: Iterable[Rollout]) -> list[Rollout]:
-    """In an order that does not depend on which ended first."""
-    return sorted(rollouts, key=lambda rollout: (rollout.case.seed, rollout.noise_seed))
-
-
-def _outcomes(rollouts: Sequence[Rollout]) -> dict[str, list[int]]:
-    """Successes and episodes by the layout's number."""
-    found: dict[str, list[int]] = {}
-    for rollout in rollouts:
-        counts = found.setdefault(str(rollout.case.seed - FIRST_SEED), [0, 0])
-        counts[0] += rollout.success
-        counts[1] += 1
-    return found
-
-
 def _require_same_run(out: Path, identity: Record) -> None:
-    """Raises ConfigError where the run in `out` began with another model, or its groups are others."""
+    """Raises ConfigError where the run in `out` began with another model, or with other options."""
     path = out / "checkpoint" / CONFIG
     if (out / STATE).exists() and path.exists():
         run = json.loads(path.read_text(encoding="utf-8"))["training"].get("stage_2", {})
-        refuse(out, {OPTIONS[name]: (run[name], value) for name, value in identity.items()
+        refuse(out, {OPTIONS.get(name, option(name)): (run[name], value) for name, value in identity.items()
                      if run.get(name, value) != value})
 
 
 def train_rl_command(args: argparse.Namespace) -> int:
     """`starry train-rl`: returns 0 when the run is saved."""
-    if args.group_size < 2:
-        raise ConfigError("starry train-rl", "needs groups of two or more", got=args.group_size)
     names = {field.name for field in dataclasses.fields(RlConfig)} - {"tasks", "clip_norm"}
     config = RlConfig(tasks=tuple(args.task or TASKS[:1]), **{name: getattr(args, name) for name in names})
     compute = chosen_compute(args.device)
@@ -314,7 +228,7 @@ def train_rl_command(args: argparse.Namespace) -> int:
     with Workers(args.workers) as workers:
         while trainer.progress.step < config.iterations:
             record = trainer.iterate(workers)
-            shown = ("success", "turned", "mixed", "dense", "return", "kl", "clipped", "ratio_off", "gradient")
+            shown = ("success", "turned", "groups", "samples", "dense", "kl", "clipped", "ratio_off", "gradient")
             text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
             print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
     print(f"{args.out / 'checkpoint'}: {len(trainer.learner.trained)} tensors trained, the others unchanged "

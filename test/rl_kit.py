@@ -1,0 +1,34 @@
+"""Tools of the tests of reinforcement learning: plans of a narrow model, drawn around the served ones."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from starry_ros.training.budgets import RlConfig
+from starry_ros.training.rl_sampler import AroundServed
+from starry_ros.wam.runtimes.base import Effort, Noise
+from starry_ros.wam.runtimes.torch_runtime import torch_runtime
+
+CONFIG = RlConfig(scouts=2, spread=0.2, learning_rate=1e-3, epochs=2, batch=2)
+
+
+def draws(checkpoint, count=2, credited=(0, None), committed=0, drawn=None, anchors=0, directions=None, sign=1):
+    """Plans of a narrow model on random canvases, and how they were drawn; also what the runtime gave."""
+    runner, rng = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), np.random.default_rng(0)
+    act = runner.engines["act"] = AroundServed(
+        runner.engines["act"], sign * CONFIG.spread, np.random.default_rng(3), range(count) if drawn is None else drawn,
+        credited, anchors, directions)
+    c, given = runner.config, []
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    runner.set_text(normal(c.text_tokens, c.text_width), np.ones(c.text_tokens, np.float32))
+    for i in range(count):
+        runner.observe(rng.integers(0, 256, (c.canvas_height_px, c.canvas_width_px, 3), dtype=np.uint8), 4 * i)
+        noise = Noise(normal(1, c.frame_tokens, c.latent_token_width), normal(1, c.frame_tokens, c.value_token_width),
+                      normal(1, c.chunk_steps, c.joints))
+        known = normal(committed, c.joints)
+        given.append(runner.predict(noise, normal(c.joints), Effort(known_DJ=known)).actions_KJ)
+        runner.commit(normal(c.history_actions, c.joints), np.ones(c.history_actions, np.float32))
+    return act.draws, given
