@@ -90,6 +90,14 @@ def test_a_recorder_that_hears_of_all_a_little_later_is_on_the_same_clock(tmp_pa
     assert np.allclose(made.command_TJ[:, 0], [HOME[0]] * 6 + [0.02] * 14)
 
 
+def test_a_sentence_that_is_named_afterwards_holds_for_what_was_shown_before(tmp_path):
+    with Wire(tmp_path / "a.mcap") as wire:
+        stand(wire)
+        wire.send("/instruction", "String", 1.95, {"data": FIRST})
+    [made] = read_mcap(tmp_path / "a.mcap", SPEC)
+    assert list(made.texts) == [FIRST] * 20
+
+
 def stand(wire: Wire, frames: int = 20, joints: list[int] | None = None) -> None:
     """A robot before its cameras whose first joint turns by 0.01 rad a frame; `joints` name the frames with a state."""
     for frame in range(frames):

@@ -215,6 +215,15 @@ def test_a_foreign_v21_data_set_comes_in_at_the_models_rate_and_order(tmp_path):
     assert list(made["texts"]) == ["put the red block on the pad"]
 
 
+def test_a_task_without_words_is_refused_or_named_by_an_option(tmp_path):
+    write_v21(tmp_path)
+    (tmp_path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": ""}) + "\n")
+    with pytest.raises(DataError, match=r"episode 0: names no sentence.*--instruction"):
+        LeRobotReader(tmp_path, SPEC, FOREIGN).recording(0)
+    named = dataclasses.replace(FOREIGN, instruction="put the blue block on the pad")
+    assert set(LeRobotReader(tmp_path, SPEC, named).recording(0).texts) == {"put the blue block on the pad"}
+
+
 def test_what_cannot_be_matched_is_refused_by_name(tmp_path):
     write_v21(tmp_path)
     with pytest.raises(DataError, match=r"--camera head=FEATURE"):

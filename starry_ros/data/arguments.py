@@ -16,7 +16,7 @@ def add_import_command_arguments(parser: argparse.ArgumentParser) -> None:
                         help="the root folder of a LeRobot data set, MCAP files, or a folder of MCAP files")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; a broken import into it is continued")
     _add_robot(parser)
-    parser.add_argument("--instruction", default="", metavar="TEXT", help="sentence of MCAP files that name none")
+    parser.add_argument("--instruction", default="", metavar="TEXT", help="sentence of recordings that name none")
     parser.add_argument("--task", choices=TASKS, help="the simulator's task that is shown, if any; training plays it")
     parser.add_argument("--camera", action="append", default=[], metavar="NAME=FEATURE",
                         help="LeRobot feature of a camera of the contract; may be given several times")

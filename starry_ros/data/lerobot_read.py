@@ -52,12 +52,15 @@ NEEDED = ("fps", "features", "data_path")
 
 @dataclass(frozen=True)
 class Mapping:
-    """How a foreign data set maps to the contract: feature of each camera, unit and order of joints, gripper range."""
+    """How a foreign data set maps to the contract: feature of each camera, unit and order of joints, gripper range, and
+    the sentence where it names none.
+    """
 
     cameras: dict[str, str] = field(default_factory=dict)
     by_position: bool = False
     degrees: bool = False
     gripper_range: tuple[float, float] | None = None
+    instruction: str = ""
 
 
 class LeRobotReader:
@@ -125,7 +128,9 @@ class LeRobotReader:
             action = self._joints(where, table, ACTION)
             command = np.concatenate([state[:1], action[:-1]])
         velocity = self._joints(where, table, VELOCITY) if VELOCITY in table.column_names else None
-        texts = [self._tasks.get(int(i), "") for i in table.column("task_index").to_pylist()]
+        texts = [self._tasks.get(int(i)) or self.mapping.instruction for i in table.column("task_index").to_pylist()]
+        if not all(texts):
+            raise DataError(where, "names no sentence", fix="give one with --instruction")
         return Recording(
             where=where, time_s_T=np.asarray(table.column("timestamp").to_pylist(), np.float64),
             views={camera: self._views(where, camera, row, table) for camera in self._camera_features},

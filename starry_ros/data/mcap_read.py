@@ -71,8 +71,11 @@ def mcap_episodes(path: Path, spec: RobotSpec, instruction: str = "") -> list[Ca
 
 
 def _episodes(texts: list[tuple[float, int, str]], last_s: float) -> Iterator[tuple[float, float]]:
-    """(begin, end) of each session epoch. A change of sentence within an epoch stays in the episode."""
-    begins = [texts[0][0]] + [now[0] for before, now in pairwise(texts) if now[1] != before[1]]
+    """(begin, end) of each session epoch. A change of sentence within an epoch stays in the episode, and so does what
+    came before a sentence of no session: people name what they have shown also after it.
+    """
+    first_s = texts[0][0] if texts[0][1] else -np.inf
+    begins = [first_s] + [now[0] for before, now in pairwise(texts) if now[1] != before[1]]
     yield from zip(begins, [*begins[1:], last_s + 1.0], strict=True)
 
 

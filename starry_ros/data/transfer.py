@@ -54,7 +54,8 @@ def import_lerobot(folder: Path, out: Path, spec: RobotSpec, mapping: Mapping, s
     numbers = [int(row["episode_index"]) for row in reader.rows]
     if not numbers:
         raise DataError(str(folder), "lists no episodes", fix="copy its folder meta again")
-    shape = dataclasses.asdict(mapping) | ({"sign": "driver"} if (spec.limit("sign") < 0).any() else {})
+    shape = {name: value for name, value in dataclasses.asdict(mapping).items() if name != "instruction" or value}
+    shape |= ({"sign": "driver"} if (spec.limit("sign") < 0).any() else {})
     journal = Journal(out, "import", _claim(str(folder.resolve()), spec, shape))
     units = [f"{EPISODE} {number}" for number in numbers]
     for unit in journal.others(units):
@@ -191,7 +192,8 @@ def import_command(args: argparse.Namespace) -> int:
     else:
         cameras = dict(_pair(text) for text in args.camera)
         gripper_range = tuple(args.gripper_range) if args.gripper_range else None
-        mapping = Mapping(cameras, args.by_position, args.degrees, gripper_range)  # type: ignore[arg-type]
+        mapping = Mapping(cameras, args.by_position, args.degrees, gripper_range,  # type: ignore[arg-type]
+                          args.instruction)
         bad = import_lerobot(args.sources[0], args.out, spec, mapping, args.skip_bad)
     return finish(args.out, spec, bad, tasks=[args.task] if args.task else [])
 
