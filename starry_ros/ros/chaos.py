@@ -34,6 +34,7 @@ from starry_ros.ros.chaos_judge import (
     along_plans,
     pushed_off,
     rest_in_time,
+    touched,
     within_limits,
 )
 from starry_ros.ros.chaos_theatre import READY_S, RESTING_FOR_S, RESUME_S, Theatre
@@ -200,13 +201,10 @@ def still(spec: RobotSpec, seen: Motions, witness: Witness) -> None:
     joint = int(moved_J.argmax())
     if moved_J[joint] <= RESTING_RAD_S:
         return
-    at_s = float(times_N[np.abs(velocity_NJ[:, joint]).argmax()] - times_N[0])
-    asked_J = witness.asked[1][-1] if len(witness.asked[0]) else np.full(len(moved_J), np.nan)
-    pushed_J = witness.pushed[1][-1] if len(witness.pushed[0]) else np.full(len(moved_J), np.nan)
+    at_s = float(times_N[np.abs(velocity_NJ[:, joint]).argmax()])
     raise Failed(
         f"the arms moved before they were armed: {spec.joint_names[joint]} at {moved_J[joint]:.3f} a second after "
-        f"{at_s:.2f} s, by {np.ptp(position_NJ[:, joint]):.4f} in all, {position_NJ[-1, joint] - asked_J[joint]:+.4f} "
-        f"off what is asked of it, {pushed_J[joint]:+.4f} held off by what it touches")
+        f"{at_s - times_N[0]:.2f} s, by {np.ptp(position_NJ[:, joint]):.4f} in all, {touched(witness, joint, at_s)}")
 
 
 def chaos_command(args: argparse.Namespace) -> int:

@@ -44,11 +44,12 @@ UNPLANNED = {"rad": 0.15, "m": 0.02}
 drives swing past it. Plans that must not be followed lead 0.3 rad away."""
 IN_FLIGHT_S = 0.1
 """Look-aheads that pass so long after a node was killed were sent before."""
-PRESSED, SLACK = {"rad": 0.015, "m": 0.0015}, {"rad": 0.003, "m": 0.0003}
+PRESSED, PUSHED = {"rad": 0.015, "m": 0.0015}, {"rad": 0.003, "m": 0.0003}
 """How far from its standing command a joint must be to count as held off by what it touches (free ones are 0.0002 rad
-off), and how far it may be seen outside the way back, in its own unit."""
+off), and how far contacts would hold it off in the end, to count as pushed by them, in its own unit."""
 PUSHED_S = 0.1
-"""For so long what a joint touches must have held it off, to explain that the arms were stopped for it."""
+"""For so long what a joint touches must have held it off, to explain that the arms were stopped for it. So near in time
+contacts must push on a joint to explain that it moves."""
 STOOD_S, UNHEARD_S = 0.2, 0.1
 """For so long commands must have stood by then: drives, 0.05 s behind, are within a fiftieth of where they were off.
 And what commands are must have been heard to within so long of the end."""
@@ -89,41 +90,51 @@ class Witness:
 
 
 def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
-    """When the arms came to rest after the fault, and when they had to, in s; and which joint slid on after that, being
-    pressed on something. Raises Failed if they were late.
+    """When the arms came to rest after the fault, and when they had to, in s; and which joints were moved after that by
+    what they touch. Raises Failed if they were late.
     """
     times_N, _, velocity_NJ = witness.seen
     after_s_N, due_s = times_N - witness.since_s, witness.due_s(scenario)
     moving_NJ = np.abs(velocity_NJ) > RESTING_RAD_S
     slid_J = (moving_NJ & (after_s_N > due_s)[:, None]).any(axis=0)
     if slid_J.any():
-        slid_J &= _slides_back(witness, due_s)
+        slid_J &= _gives_way(witness, due_s)
     last = np.flatnonzero(moving_NJ[:, ~slid_J].any(axis=1))[-1:]
     rest_s = float(after_s_N[last[0]]) if len(last) else 0.0
     if rest_s > due_s:
-        joint = witness.spec.joint_names[int(np.where(slid_J, 0, moving_NJ[last[0]]).argmax())]
-        raise Failed(f"{joint} still moving {rest_s:.2f} s after the fault, due after {due_s:.2f} s")
+        joint = int(np.where(slid_J, 0, moving_NJ[last[0]]).argmax())
+        raise Failed(f"{witness.spec.joint_names[joint]} still moving {rest_s:.2f} s after the fault, due after "
+                     f"{due_s:.2f} s, {touched(witness, joint, float(times_N[last[0]]))}")
     slid = [witness.spec.joint_names[joint] for joint in np.flatnonzero(slid_J)]
     return {"rest_s": rest_s, "due_s": due_s, "pressed": " ".join(slid)}
 
 
-def _slides_back(witness: Witness, due_s: float) -> NDArray[np.bool_]:
-    """[J] Which joints, whenever they are seen to move after `due_s`, do nothing but give way to what had kept them off
-    a command that has stood for a while: they were away from it, and stay between there and where they are told to be.
+def touched(witness: Witness, joint: int, at_s: float) -> str:
+    """How a joint stood to what was asked of it, and to what it touched, as far as that was heard."""
+    (seen_N, position_NJ, _), (told_N, told_NJ, speed_NJ), (felt_N, pushed_NJ, _) = (
+        witness.seen, witness.asked, witness.pushed)
+    seen, told, speed, pushed = (
+        float(np.interp(at_s, times_N, values_NJ[:, joint])) if len(times_N) else np.nan
+        for times_N, values_NJ in ((seen_N, position_NJ), (told_N, told_NJ), (told_N, speed_NJ), (felt_N, pushed_NJ)))
+    return f"asked to move at {speed:.3f}, {seen - told:+.4f} off its command, {pushed:+.4f} held off by contacts"
+
+
+def _gives_way(witness: Witness, due_s: float) -> NDArray[np.bool_]:
+    """[J] Which joints, whenever they are seen to move after `due_s`, are moved by what they touch: nothing has been
+    asked of any joint for a while but to stand, and the simulator's contacts push on this one then.
 
     Raises Failed where nothing was heard of the commands for as long.
     """
-    times_N, position_NJ, _ = witness.seen
-    told_N, told_NJ, speed_NJ = witness.asked
+    (times_N, _, velocity_NJ), (told_N, _, speed_NJ), (felt_N, pushed_NJ, _) = (
+        witness.seen, witness.asked, witness.pushed)
     if told_N[-1] < times_N[-1] - UNHEARD_S:
         raise Failed(f"what is asked of the joints was not heard for the last {times_N[-1] - told_N[-1]:.2f} s")
-    after_N = times_N - witness.since_s > due_s
-    off_NJ = position_NJ[after_N] - _at(times_N[after_N], told_N, told_NJ)
-    held_J, slack_J = _by_unit(witness.spec, PRESSED), _by_unit(witness.spec, SLACK)
-    back_NJ = off_NJ * np.sign(off_NJ[0])
-    between_J = ((back_NJ > -slack_J) & (back_NJ < back_NJ[0] + slack_J)).all(axis=0)
+    felt_NJ = np.abs(pushed_NJ) > _by_unit(witness.spec, PUSHED)
+    moved_by_NJ = np.array([felt_NJ[np.abs(felt_N - at_s) <= PUSHED_S].any(axis=0) for at_s in times_N])
+    late_N = times_N - witness.since_s > due_s
     stands = bool((np.abs(speed_NJ[told_N - witness.since_s > due_s - STOOD_S]) < RESTING_RAD_S).all())
-    return between_J & (back_NJ[0] > held_J) & stands
+    excused_NJ = stands & (moved_by_NJ | (np.abs(velocity_NJ) <= RESTING_RAD_S))
+    return np.asarray(excused_NJ[late_N].all(axis=0))
 
 
 def pushed_off(witness: Witness) -> list[str]:
