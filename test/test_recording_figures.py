@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from builtin_interfaces.msg import Duration
 from recording_kit import SPEC, S, Writer, image_message, write_session
 from starry_ros.msg import ExecutorStatus
+from std_msgs.msg import Float64MultiArray
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from starry_ros.recording.figures import Figures, Moment, Series, lost_share, measure, summary, worst_moments
@@ -99,6 +101,26 @@ def test_trajectories_that_say_nothing_of_jerk_are_passed_over(tmp_path: Path) -
     figures = measure(Recording(tmp_path / "a.mcap"), SPEC)
     assert figures.jerk_share.value == []
     assert figures.jerk_joint == {}
+
+
+def test_commands_that_begin_at_once_count_from_when_they_came(tmp_path: Path) -> None:
+    def unstamped(writer: Writer) -> None:
+        arm = SPEC.arms[0]
+        points = [JointTrajectoryPoint(positions=[0.0] * 7, accelerations=[0.1 * i] * 7,
+                                       time_from_start=Duration(sec=0, nanosec=20_000_000 * (1 + i))) for i in range(3)]
+        writer.write("/left_arm_controller/joint_trajectory", 2.0,
+                     JointTrajectory(joint_names=[joint.name for joint in arm.joints], points=points))
+
+    write_session(tmp_path / "a.mcap", plans=1, more=unstamped)
+    figures = measure(Recording(tmp_path / "a.mcap"), SPEC)
+    assert 0 < figures.jerk_share.at_s[0] < 10
+
+
+def test_set_points_of_a_forward_controller_say_nothing_of_jerk(tmp_path: Path) -> None:
+    write_session(tmp_path / "a.mcap", plans=1, more=lambda writer: writer.write(
+        f"/{SPEC.arms[0].command_topic}", 2.0, Float64MultiArray(data=[0.0] * 7)))
+    forward = dataclasses.replace(SPEC, command_interface="position_forward")
+    assert measure(Recording(tmp_path / "a.mcap"), forward).jerk_share.value == []
 
 
 def test_the_worst_moments_are_apart_ordered_and_hold_the_fault() -> None:

@@ -157,10 +157,14 @@ def test_the_ring_keeps_the_last_seconds_within_its_room_and_what_is_latched() -
     assert held[1:] == all_records[-(len(held) - 1):]
     assert held[-1].received_ns - held[1].received_ns > 4.9 * S
     assert len(ring) == ring.bytes == 0
+    assert not ring.cramped
     big = Ring(5 * S, 100)
     for record in all_records[-20:]:
         big.add(record, latched=False)
+    assert big.cramped
+    assert big.span_s < 0.1, "of twenty messages in 0.4 s two or three have room"
     assert sum(len(record.data) for record in big.drain()) <= 100
+    assert big.span_s == 0.0
 
 
 def test_a_session_knows_its_contract_its_model_and_its_versions() -> None:

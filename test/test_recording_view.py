@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import threading
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from recording_kit import SPEC, write_session
 from test_recording_figures import more
 
-from starry_ros.recording.reader import Recording
+from starry_ros.recording.reader import Recording, picture_topics
 from starry_ros.types import ActionChunk
 
 pytest.importorskip("rerun", reason="the viewer is not installed: pip install rerun-sdk")
@@ -41,7 +42,8 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
 def test_every_message_of_a_recording_is_shown(tmp_path: Path, logged: dict[str, list[Any]]) -> None:
     write_session(tmp_path / "a.mcap", more=more)
     recording, sink = Recording(tmp_path / "a.mcap"), view_sink.ViewSink(SPEC)
-    for heard in recording.messages(*(topic for topic in sink.topics if recording.has(topic))):
+    topics = (*sink.topics, *picture_topics(SPEC, recording.has))
+    for heard in recording.messages(*(topic for topic in topics if recording.has(topic))):
         sink.take(heard.topic, heard.received_ns, heard.message)
     sink.flush()
     wanted = {"cameras/head", "canvas", "chunks/bars", "world/workspace", "world/plan/left", "world/plan/right", "log",
@@ -67,6 +69,24 @@ def test_an_executor_that_has_gone_silent_is_not_shown_as_running(
     texts = [str(entry.text.as_arrow_array()[0]) for entry in logged["log"]]
     assert [text.partition(" (")[0] for text in texts if text.startswith("mode")] == [
         f"mode: {status.mode_name}", "mode: NO EXECUTOR", f"mode: {status.mode_name}"]
+
+
+def test_set_points_of_a_forward_controller_are_shown_as_commanded(logged: dict[str, list[Any]]) -> None:
+    forward = replace(SPEC, command_interface="position_forward")
+    sink = view_sink.ViewSink(forward)
+    for values in ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.03], [0.1]):
+        sink.take(SPEC.arms[0].command_topic, 0, SimpleNamespace(data=values))
+    sink.flush()
+    assert len(logged["joints/left/left_waist/commanded"]) == 1
+    assert "is not a set-point a joint; got 1; expected 7" in str(logged["log"][0].text.as_arrow_array()[0])
+
+
+def test_a_camera_is_shown_as_it_was_sent_and_once() -> None:
+    head, *others = SPEC.cameras
+    sent = {head.topic, f"{head.topic}/compressed", f"{others[0].topic}/compressed"}
+    found = picture_topics(SPEC, sent.__contains__)
+    assert {topic: camera.name for topic, camera in found.items()} == {
+        head.topic: head.name, f"{others[0].topic}/compressed": others[0].name, others[1].topic: others[1].name}
 
 
 def test_a_message_that_cannot_be_read_is_said_in_the_log(logged: dict[str, list[Any]]) -> None:
@@ -118,7 +138,8 @@ def test_it_serves_this_machine_alone_unless_told_otherwise(
         return process
 
     monkeypatch.setattr(view.subprocess, "Popen", start)
-    monkeypatch.setattr(view, "_answers", lambda _: bool(started))
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(view, "_answers", lambda *where: asked.append(where) or bool(started))
     passed_on: list[tuple[Any, ...]] = []
     monkeypatch.setattr(view, "passing_on", lambda *args: passed_on.append(args) or nullcontext())
     parser = argparse.ArgumentParser()
@@ -129,7 +150,8 @@ def test_it_serves_this_machine_alone_unless_told_otherwise(
     command = started[0]
     assert command[command.index("--bind") + 1] == (host or "127.0.0.1")
     page_port = int(command[command.index("--web-viewer-port") + 1])
-    assert passed_on == [(host or "127.0.0.1", 9090, page_port, 9876)]
+    assert passed_on == [(host or "127.0.0.1", 9090, shown, page_port, 9876)]
+    assert {where for where, _ in asked} == {shown}, "what listens on one address answers there alone"
 
 
 def test_the_page_is_passed_on_under_a_policy_that_lets_it_talk_to_nobody_else(tmp_path: Path) -> None:
@@ -137,7 +159,7 @@ def test_the_page_is_passed_on_under_a_policy_that_lets_it_talk_to_nobody_else(t
     behind = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietFiles, directory=str(tmp_path)))
     threading.Thread(target=behind.serve_forever, daemon=True).start()
     port = view._free_port()
-    with page_server.passing_on("127.0.0.1", port, behind.server_port, 9876):
+    with page_server.passing_on("127.0.0.1", port, "127.0.0.1", behind.server_port, 9876):
         with page_server.NO_PROXY.open(f"http://127.0.0.1:{port}/re_viewer.wasm?x=1") as found:
             assert found.read() == bytes(range(256)) * 500
             assert found.headers["Content-Type"] == "application/wasm"
@@ -166,7 +188,7 @@ class QuietFiles(SimpleHTTPRequestHandler):
 
 
 def test_a_port_in_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view, "_answers", lambda port: port == 9876)
+    monkeypatch.setattr(view, "_answers", lambda _, port: port == 9876)
     with pytest.raises(view.ConfigError, match="port 9876: is in use"), view.serving("127.0.0.1", 9090, 9876):
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from starry_ros.ros.speakers import Planners
+from starry_ros.ros.stop_causes import PRESSED, TWO_DRIVERS, StopCauses
 from starry_ros.timing import NS_PER_S
 
 
@@ -54,3 +55,18 @@ def test_one_planner_may_lose_messages_and_be_started_anew() -> None:
     assert not counted([1, 2, 5, 6, 1, 2, 3])
     assert not counted([5, 1, 2, 1, 2], every_s=2.0)
     assert not counted([0, 0, None, None]), "a middleware that counts nothing"
+
+
+def test_a_fault_is_told_by_what_brought_it_about_also_when_that_is_over() -> None:
+    causes = StopCauses()
+    causes.put(TWO_DRIVERS, True)
+    assert causes.why("start", latched=False) == "two_drivers", "arms that are not armed are told what is in the way"
+    assert causes.why("estop_pressed", latched=True) == "two_drivers"
+    causes.put(TWO_DRIVERS, False)
+    assert causes.why("estop_pressed", latched=True) == "two_drivers", "nobody has pressed anything"
+    assert causes.why("reset_fault", latched=False) == "reset_fault"
+    causes.put(PRESSED, True)
+    assert causes.why("estop_pressed", latched=True) == "estop_pressed"
+    causes.put(TWO_DRIVERS, True)
+    assert causes.why("estop_pressed", latched=True) == "estop_pressed"
+    assert causes.why("tracking_error", latched=True) == "tracking_error", "what came later did not stop the arms"

@@ -26,6 +26,7 @@ def heard() -> Heard:
         mode_name="RUN", reason="armed", conditions=["slow_requested"], chunk_id=7, slack_s=0.5, chunk_age_s=0.25,
         stall_share=0.0, splice_position=0.01, refused_counts=[1, 2], missed_ticks=0,
     )
+    found.arrived("executor_status", 103.0)
     return found
 
 
@@ -42,6 +43,20 @@ def test_it_shows_rates_ages_mode_and_health() -> None:
     assert rows["canvas_packer"][1:4] == ["error", "head:", "silent"]
     assert rows["recorder"][1] == "stale", "its last word is 13 s old"
     assert any(line.strip() == "head.dropped 4" for line in lines)
+
+
+def test_what_a_node_said_last_is_not_shown_as_how_it_is_once_it_is_silent() -> None:
+    graph = heard()
+    graph.session = SimpleNamespace(instruction="x", model="tiny", runtime="torch", state="planning", reason="",
+                                    latency_p50_s=0.1, latency_p95_s=0.2, observation_age_s=0.1, plans=3, surprise=[])
+    for topic in ("executor_status", "world_action_status"):
+        graph.arrived(topic, 103.0)
+    said = {now_s: [line for line in screen(graph, {}, now_s, 200, colour=False) if re.search("(mode|model)  ", line)]
+            for now_s in (104.0, 110.0)}
+    assert [line[0] for line in said[104.0]] == ["●", "●"]
+    assert [line[0] for line in said[110.0]] == ["◌", "◌"]
+    assert [line.endswith("; silent for 7 s") for line in said[110.0]] == [True, True]
+    assert "silent" not in "".join(said[104.0])
 
 
 @pytest.mark.parametrize("colour", [False, True])

@@ -134,7 +134,7 @@ def measure(recording: Recording, spec: RobotSpec) -> Figures:
     for heard in recording.messages(*wanted):
         with contextlib.suppress(InputError):  # what the nodes refused then is no figure now
             if heard.topic in commands:
-                watch.command(commands[heard.topic], heard.message)
+                watch.command(commands[heard.topic], heard.received_ns, heard.message)
             else:
                 handlers[heard.topic](heard.received_ns, heard.published_ns, heard.message)
     _count_frames(figures, recording, spec)
@@ -208,12 +208,14 @@ class _Watch:
             if level:
                 self._figures.diagnosed[f"{status.name}: {status.message}"] += 1
 
-    def command(self, arm: str, message: Any) -> None:
+    def command(self, arm: str, received_ns: int, message: Any) -> None:
         """Jerk of the commanded curve: change of acceleration between points, as a share of each joint's limit.
 
         A trajectory that lacks a joint, or a point's accelerations, as one that was refused, says nothing of jerk.
         """
-        begin_ns = stamp_ns(message.header.stamp)
+        if self._spec.command_interface != "joint_trajectory":
+            return  # set-points one by one tell no acceleration
+        begin_ns = stamp_ns(message.header.stamp) or received_ns  # 0: from its arrival on
         names, given = [joint.name for joint in self._spec.joints[self._spec.arm_slice(arm)]], list(message.joint_names)
         told = all(len(point.accelerations) == len(given) for point in message.points)
         if len(message.points) < 2 or not told or not set(names) <= set(given):

@@ -17,7 +17,7 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import InputError
 from starry_ros.recording.figures import NOT_RUNNING, Figures, Moment, Series, ends_of, worst_moments
 from starry_ros.recording.plots import Bar, Line, curves, histogram, largest, timeline
-from starry_ros.recording.reader import Recording, image_of, value_map_of
+from starry_ros.recording.reader import Recording, image_of, picture_topics, value_map_of
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import U8, ValueMap
 from starry_ros.value.overlay import OverlayPainter, Style
@@ -236,9 +236,9 @@ def moment_picture(recording: Recording, spec: RobotSpec, at_ns: int) -> U8 | No
     for heard in recording.messages("value_map", start_ns=at_ns - MAP_AGE_NS, end_ns=at_ns):
         value_map = value_map_of(heard.message)
     views: dict[str, U8] = {}
-    topics = {camera.topic: camera.name for camera in spec.cameras}
+    topics = picture_topics(spec, recording.has)
     for heard in recording.messages(*topics, start_ns=at_ns - PICTURE_AGE_NS, end_ns=at_ns + PICTURE_AGE_NS // 8):
-        views[topics[heard.topic]] = image_of(heard.topic, heard.message)
+        views[topics[heard.topic].name] = image_of(heard.topic, heard.message)
     layout = t_pose_layout(spec)
     painter = OverlayPainter(layout, value_map.stride_px if value_map else 4, style=Style())
     try:

@@ -35,15 +35,18 @@ def asked_host(header: str | None) -> str:
 
 
 @contextlib.contextmanager
-def passing_on(host: str, port: int, page_port: int, data_port: int) -> Iterator[None]:
-    """Serve on `port` what the page's own server has on `page_port`, under the policy. OSError when `port` is taken."""
+def passing_on(host: str, port: int, page_host: str, page_port: int, data_port: int) -> Iterator[None]:
+    """Serve on `port` what the page's own server has on `page_port` of `page_host`, under the policy.
+
+    OSError when `port` is taken.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
             try:
-                with NO_PROXY.open(f"http://{LOCAL}:{page_port}{self.path}", timeout=FETCH_S) as found:
+                with NO_PROXY.open(f"http://{page_host}:{page_port}{self.path}", timeout=FETCH_S) as found:
                     self._answer(found.status, found.headers, found)
             except urllib.error.HTTPError as error:
                 self._answer(error.code, error.headers, error)

@@ -7,7 +7,7 @@ ROS installation is needed. Shapes: J joints in contract order, K steps, E event
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from mcap_ros2.decoder import DecoderFactory
 from starry_ros.canvas.pack import decode_compressed, decode_image
 from starry_ros.errors import DataError, InputError
 from starry_ros.recording.session_file import METADATA, ROBOT_ATTACHMENT
-from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.robot_spec import CameraSpec, RobotSpec, load_robot_spec
 from starry_ros.timing import NS_PER_S, nanoseconds
 from starry_ros.types import U8, ActionChunk, LandingPoint, RobotState, ValueMap
 
@@ -140,6 +140,28 @@ def state_of(spec: RobotSpec, message: Any) -> RobotState:
     """Joints in contract order and sign."""
     position_J, velocity_J = spec.joint_state(message.name, message.position, message.velocity)
     return RobotState(stamp_ns(message.header.stamp), position_J, np.nan_to_num(velocity_J, nan=0.0))
+
+
+def commanded(spec: RobotSpec, arm: str, message: Any) -> np.ndarray:
+    """What a command asks of one arm first, in contract order and sign: a set-point, or the head of a trajectory.
+
+    Nothing where it holds nothing. DataError on a set-point of another number of joints.
+    """
+    if spec.command_interface == "joint_trajectory":
+        points = message.points[:1]
+        return np.concatenate([arm_positions(spec, arm, message.joint_names, point.positions) for point in points]
+                              or [np.zeros(0)])
+    part = spec.arm_slice(arm)
+    if len(message.data) != part.stop - part.start:
+        raise DataError(f"command of arm {arm}", "is not a set-point a joint", got=len(message.data),
+                        expected=part.stop - part.start)
+    return np.asarray(message.data, dtype=np.float64) * spec.limit("sign")[part]
+
+
+def picture_topics(spec: RobotSpec, has: Callable[[str], bool]) -> dict[str, CameraSpec]:
+    """Cameras by the topic of their pictures: raw, or compressed where only that is there."""
+    return {f"{camera.topic}/compressed" if has(f"{camera.topic}/compressed") and not has(camera.topic)
+            else camera.topic: camera for camera in spec.cameras}
 
 
 def image_of(name: str, message: Any) -> U8:

@@ -14,7 +14,7 @@ class Ring:
         self._length_ns, self._room_bytes = length_ns, room_bytes
         self._records: deque[Record] = deque()
         self._latched: dict[str, Record] = {}
-        self.bytes = 0
+        self.bytes, self._cramped = 0, False
 
     def __len__(self) -> int:
         return len(self._records)
@@ -25,10 +25,21 @@ class Ring:
             self._latched[record.topic] = record
         self._records.append(record)
         self.bytes += len(record.data)
-        while self._records and (
-            self.bytes > self._room_bytes or record.received_ns - self._records[0].received_ns > self._length_ns
-        ):
-            self.bytes -= len(self._records.popleft().data)
+        while self._records and record.received_ns - self._records[0].received_ns > self._length_ns:
+            self._leave()
+        while self.bytes > self._room_bytes:
+            self._cramped = True
+            self._leave()
+
+    @property
+    def span_s(self) -> float:
+        """Time from the oldest message to the newest."""
+        return (self._records[-1].received_ns - self._records[0].received_ns) * 1e-9 if self._records else 0.0
+
+    @property
+    def cramped(self) -> bool:
+        """Whether messages had to leave for want of room, before their time."""
+        return self._cramped
 
     def drain(self) -> list[Record]:
         """Everything held, in order, the latched messages first; the ring is empty afterwards."""
@@ -38,3 +49,6 @@ class Ring:
         self._records.clear()
         self.bytes = 0
         return records
+
+    def _leave(self) -> None:
+        self.bytes -= len(self._records.popleft().data)

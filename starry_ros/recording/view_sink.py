@@ -15,7 +15,7 @@ import rerun as rr
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import StarryError
 from starry_ros.recording.figures import disagreement
-from starry_ros.recording.reader import arm_positions, chunk_of, image_of, stamp_ns, state_of, value_map_of
+from starry_ros.recording.reader import chunk_of, commanded, image_of, stamp_ns, state_of, value_map_of
 from starry_ros.recording.view_layout import short
 from starry_ros.recording.view_plans import PlanBars, log_axes
 from starry_ros.robot_spec import RobotSpec
@@ -52,7 +52,7 @@ class ViewSink:
 
     def __init__(self, spec: RobotSpec) -> None:
         self._spec, self._layout = spec, t_pose_layout(spec)
-        self._cameras = {camera.topic: camera for camera in spec.cameras}
+        self._cameras = {f"{camera.topic}{form}": camera for camera in spec.cameras for form in ("", "/compressed")}
         self._commands = {arm.command_topic: arm for arm in spec.arms}
         self._painter = OverlayPainter(self._layout, USUAL_STRIDE_PX, style=Style())
         self._map: ValueMap | None = None
@@ -74,8 +74,8 @@ class ViewSink:
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """What this view wants to hear, relative to the namespace."""
-        return (*self._handlers, *self._cameras, *self._commands)
+        """What this view wants to hear beside the cameras' pictures, relative to the namespace."""
+        return (*self._handlers, *self._commands)
 
     def take(self, topic: str, time_ns: int, message: Any) -> None:
         """Show one message; one that cannot be read is said in the log instead."""
@@ -221,10 +221,8 @@ class ViewSink:
         return np.array(points[::-1])
 
     def _command(self, arm: str, message: Any) -> None:
-        if len(message.points):
-            first = arm_positions(self._spec, arm, message.joint_names, message.points[0].positions)
-            for index, value in enumerate(first, self._spec.arm_slice(arm).start):
-                self._plot_joint(arm, index, "commanded", float(value))
+        for index, value in enumerate(commanded(self._spec, arm, message), self._spec.arm_slice(arm).start):
+            self._plot_joint(arm, index, "commanded", float(value))
 
     def _chunk(self, message: Any) -> None:
         chunk, before = chunk_of(message), self._plans.newest

@@ -355,7 +355,7 @@ class ActionExecutorNode(StarryNode):
     def _reason(self, status: Status) -> str:
         if self._clocks.doubted and status.reason == Event.STATE_STALE:  # by their stamps, and this is why
             return Event.CLOCK_JUMP
-        return self._causes.reason or status.reason
+        return self._causes.why(status.reason, latched=status.mode is Mode.FAULT)
 
     def _tell(self, status: Status, now_ns: int) -> None:
         """Every stop goes to the log, with what a person would look at first."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,13 +15,14 @@ UNSET = "unknown_because_one_of_them_is_unset"
 
 
 class ParameterCollector:
-    """`look` often, from the executor's thread; `found` gives what has come, from any thread."""
+    """`look` often, from the executor's thread; `found` is what has come so far, for any thread."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._asked: set[str] = set()
         self._waiting: dict[str, AsyncParameterClient] = {}
-        self._found: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self.found: dict[str, bytes] = {}
+        """YAML by the name of its file."""
 
     def look(self) -> None:
         """Ask nodes that have appeared and whose services are there."""
@@ -36,11 +35,6 @@ class ParameterCollector:
             if client.services_are_ready():
                 del self._waiting[full]
                 client.list_parameters(callback=partial(self._on_names, full, client))
-
-    def found(self) -> Iterator[tuple[str, bytes]]:
-        """Name of the file and its YAML, once a node."""
-        while not self._found.empty():
-            yield self._found.get()
 
     def _on_names(self, full: str, client: AsyncParameterClient, future: Any) -> None:
         answer = future.result()
@@ -55,7 +49,7 @@ class ParameterCollector:
         values = [_plain(parameter_value_to_python(value)) for value in answer.values]
         known = dict(zip(names, values, strict=True)) if len(values) == len(names) else {UNSET: sorted(names)}
         text = str(yaml.safe_dump({full: {"ros__parameters": known}}, sort_keys=True))
-        self._found.put((f"parameters{full}.yaml", text.encode()))
+        self.found = {**self.found, f"parameters{full}.yaml": text.encode()}
 
 
 def _plain(value: Any) -> Any:

@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", metavar="REGEX", help="topics to leave out; '' records what is painted, too")
     parser.add_argument("--ring", type=NOT_NEGATIVE, default=0.0, metavar="S",
                         help="keep only the last S seconds in memory, and write them when a fault comes")
+    parser.add_argument("--ring-mib", type=COUNT, default=512, metavar="MIB",
+                        help="memory for them; raw pictures of three cameras need 10 to 100 MiB a second (512)")
     parser.add_argument("--after", type=NOT_NEGATIVE, default=3.0, metavar="S",
                         help="seconds to write after a fault (3)")
     parser.add_argument("--recover", type=Path, nargs="+", metavar="FILE",
@@ -46,7 +48,7 @@ def record_command(args: argparse.Namespace) -> int:
     from starry_ros.ros.run import run
 
     values = {"output": args.output, "robot": args.robot, "model": args.model, "ring_s": args.ring,
-              "after_s": args.after}
+              "ring_mib": args.ring_mib, "after_s": args.after}
     if args.exclude is not None:
         values["exclude"] = args.exclude
     words = [word for name, value in values.items() for word in ("-p", f"{name}:={json.dumps(value)}")]

@@ -32,7 +32,7 @@ from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.node_parameters import ParameterCollector
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.run import StarryNode, run
-from starry_ros.ros.worker import Worker
+from starry_ros.ros.worker import Calls, Worker
 from starry_ros.timing import nanoseconds
 
 PARAMETERS = (
@@ -40,6 +40,7 @@ PARAMETERS = (
     Parameter("model", "tiny", "Model that the graph runs; its hashes are noted in the file."),
     Parameter("output", "recordings", "Folder of the recording; the file is named after the time of the start."),
     Parameter("buffer_mib", 64, "Memory for messages that wait for the disk, in MiB.", 1, 4096),
+    Parameter("ring_mib", 512, "Memory for the last seconds, in MiB; less is kept where they need more.", 1, 2**16),
     Parameter("exclude", "/value_map/|/plan/markers$|/imagined/", "Regular expression of topics to leave out; empty "
               "records everything. What the visualiser paints on demand can be painted again from the rest."),
     Parameter("min_free_mib", 256, "Recording ends when the disk has less than this left, in MiB.", 0, 2**20),
@@ -72,7 +73,8 @@ class RecorderNode(StarryNode):
         self._unknown: set[str] = set()
         self._about = describe(values["robot"], values["model"])
         self._collector = ParameterCollector(self)
-        self._ring = Ring(nanoseconds(values["ring_s"]), values["buffer_mib"] * MIB) if values["ring_s"] else None
+        self._ring = Ring(nanoseconds(values["ring_s"]), values["ring_mib"] * MIB) if values["ring_s"] else None
+        self._attached: set[str] = set()
         self._file: SessionFile | None = None
         self._problem, self._mode = "", ""
         self._diagnostics: Diagnostics | None = None
@@ -80,6 +82,7 @@ class RecorderNode(StarryNode):
         self._until_ns, self._synced_s = 0, 0.0
         if self._ring is None:
             self._guarded(self._open_file)
+        self._calls = Calls(self)
         self._worker = Worker("recorder", self._work, self.fail)
         self._worker.start()
         self.create_timer(DISCOVERY_PERIOD_S, self._discover, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -159,17 +162,18 @@ class RecorderNode(StarryNode):
             self._trigger = ("fault", time.time_ns())
         self._mode = mode
 
-    def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    async def _on_save(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self._ring is None:
             response.message = "everything is being recorded already"
-        else:
-            self._trigger = ("saved", time.time_ns())
-            response.success, response.message = True, f"the last {self._values['ring_s']:g} s go to {self._folder}"
+            return response
+        response.message = await self._calls.run(partial(self._save, time.time_ns()))
+        response.success = not self._problem
         return response
 
     # In the writing thread
 
     def _work(self) -> None:
+        self._calls.serve()
         self._take()
         if self._trigger is not None:
             trigger, self._trigger = self._trigger, None
@@ -205,7 +209,7 @@ class RecorderNode(StarryNode):
         path = self._folder / f"{name}.mcap"
         while path.exists():
             path = path.with_name(f"{path.stem}_.mcap")
-        self._file = SessionFile(path, *self._about)
+        self._file, self._attached = SessionFile(path, *self._about), set()
         self._files += 1
         self.get_logger().info(f"recording to {path}")
 
@@ -219,18 +223,31 @@ class RecorderNode(StarryNode):
                 if self._file is not None:
                     self._write(self._file, record)
 
+    def _save(self, at_ns: int) -> str:
+        """Write what the ring holds; says where, or why not."""
+        held_s = self._ring.span_s if self._ring is not None else 0.0
+        self._guarded(partial(self._begin_around_fault, "saved", at_ns))
+        if self._problem or self._file is None:
+            return self._problem
+        return f"the last {held_s:.1f} s, and {self._values['after_s']:g} s more, go to {self._file.path}"
+
     def _sync(self) -> None:
         if self._file is not None:
             self._check_disk()
-            for name, data in self._collector.found():
-                self._file.attach(name, data)
+            self._attach_parameters(self._file)
             self._file.sync()
+
+    def _attach_parameters(self, file: SessionFile) -> None:
+        """Those of nodes that were not attached to this file yet."""
+        for name, data in self._collector.found.items():
+            if name not in self._attached:
+                self._attached.add(name)
+                file.attach(name, data)
 
     def _close_file(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
-            for name, data in self._collector.found():
-                file.attach(name, data)
+            self._attach_parameters(file)
             file.close()
 
     def _check_disk(self) -> None:
@@ -255,18 +272,23 @@ class RecorderNode(StarryNode):
 
     def _health(self) -> Health:
         """ERROR: the disk refused, nothing is recorded. WARN: messages dropped for lack of memory or lost on their way,
-        or types of topics not installed.
+        types of topics not installed, or a ring too small for its seconds.
         """
         file = self._file
         values = {
             "file": file.path if file else "", "files": self._files, "written": self._written, "dropped": self._dropped,
             "lost": self._lost, "topics": len(self._channels), "not_installed": len(self._unknown),
             "waiting_bytes": self._waiting_bytes, "ring_bytes": self._ring.bytes if self._ring else 0,
+            "ring_s": self._ring.span_s if self._ring else 0.0,
         }
         if self._problem:
             return Health(ERROR, self._problem, values)
         if self._dropped or self._lost or self._unknown:
             text = f"{self._dropped} messages dropped, {self._lost} lost, {len(self._unknown)} topics not installed"
+            return Health(WARN, text, values)
+        if self._ring is not None and self._ring.cramped and file is None:
+            text = (f"the ring holds {self._ring.span_s:.1f} of {self._values['ring_s']:g} s: "
+                    f"give it more memory than ring_mib {self._values['ring_mib']}")
             return Health(WARN, text, values)
         return Health(OK, "recording" if file else "waiting for a fault", values)
 

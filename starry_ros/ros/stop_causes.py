@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from starry_ros.control.safety import Event
+
+ESTOP_PRESSED = Event.ESTOP_PRESSED.value
 TWO_PLANNERS, SECOND_OWNER, TWO_DRIVERS = "two_planners", "second_owner", "two_drivers"
 TWO_ESTOPS, TWO_HEARTBEATS = "two_estops", "two_heartbeats"
 PRESSED, SILENT = "pressed", "silent"
@@ -17,14 +20,18 @@ WORDS = {
 
 
 class StopCauses:
-    """Which of them hold at present."""
+    """Which of them hold at present, and which stopped the arms last."""
 
     def __init__(self) -> None:
         self._holds = dict.fromkeys(WORDS, False)
+        self._began = ""
 
     def put(self, cause: str, holds: bool) -> None:
         """From now on a cause holds, or does not."""
+        stopped = self.any
         self._holds[cause] = holds
+        if self.any and not stopped:
+            self._began = self.reason
 
     def holds(self, cause: str) -> bool:
         """Whether a cause holds."""
@@ -39,6 +46,12 @@ class StopCauses:
     def reason(self) -> str:
         """Reason code of the first second speaker, empty without one."""
         return next((cause for cause, holds in self._holds.items() if holds and WORDS[cause]), "")
+
+    def why(self, reason: str, *, latched: bool) -> str:
+        """The reason code to show for a mode's own: of a latched stop what began it, also when that is over."""
+        if latched:
+            return (self._began if reason == ESTOP_PRESSED else "") or reason
+        return self.reason or reason
 
     @property
     def words(self) -> str:

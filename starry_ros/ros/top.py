@@ -23,6 +23,7 @@ from starry_ros.msg import ExecutorStatus, WorldActionStatus
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.definitions import message_class
+from starry_ros.ros.picture_topics import PictureTopics
 from starry_ros.ros.qos import LATCHED, NEWEST, STATE
 from starry_ros.ros.run import ros_session
 from starry_ros.ros.transport import dds_environment
@@ -34,6 +35,8 @@ LEVELS = ("ok", "warn", "error", "stale")
 COLOURS = {"ok": "32", "warn": "33", "error": "31", "stale": "35", "idle": "2", "title": "1;4"}
 MARKS = {"ok": "●", "warn": "▲", "error": "✖", "stale": "◌", "idle": "○"}
 MODE_STATE = {"RUN": "ok", "FAULT": "error", "STOP": "warn", "SLOW": "warn"}
+COMMANDS = {"joint_trajectory": "trajectory_msgs/msg/JointTrajectory",
+            "position_forward": "std_msgs/msg/Float64MultiArray"}
 COUNTED = ("refused", "lost")
 CLEAR, HOME, SHOW, HIDE, PLAIN = "\x1b[2J", "\x1b[H", "\x1b[?25h", "\x1b[?25l", "\x1b[0m"
 
@@ -74,7 +77,7 @@ class Heard:
 
 def screen(heard: Heard, expected_hz: Mapping[str, float], now_s: float, width: int, *, colour: bool) -> list[str]:
     """The lines to show, none longer than `width`."""
-    lines = [*_head(heard), Line(""), *_topics(heard, expected_hz, now_s), Line(""), *_nodes(heard, now_s)]
+    lines = [*_head(heard, now_s), Line(""), *_topics(heard, expected_hz, now_s), Line(""), *_nodes(heard, now_s)]
     return [line.text(width, colour) for line in lines]
 
 
@@ -131,15 +134,15 @@ def _nodes(heard: Heard, now_s: float) -> list[Line]:
     return lines
 
 
-def _head(heard: Heard) -> list[Line]:
+def _head(heard: Heard, now_s: float) -> list[Line]:
     executor, session = heard.executor, heard.session
     lines = []
     if executor is None:
         lines.append(_row("stale", "mode      nothing heard of the executor"))
     else:
         held = f"  [{', '.join(executor.conditions)}]" if executor.conditions else ""
-        state = MODE_STATE.get(executor.mode_name, "idle")
-        lines.append(_row(state, f"mode      {executor.mode_name} ({executor.reason}){held}"))
+        state, silent = _silence(heard, "executor_status", now_s, MODE_STATE.get(executor.mode_name, "idle"))
+        lines.append(_row(state, f"mode      {executor.mode_name} ({executor.reason}){held}{silent}"))
     if session is not None:
         lines.append(Line(f"  sentence  {session.instruction or 'none'}"))
     if executor is not None:
@@ -147,19 +150,26 @@ def _head(heard: Heard) -> list[Line]:
         lines.append(Line(
             f"  plan      {plan if executor.chunk_id else 'none'}; change at splice {executor.splice_position:.3f}; "
             f"waited {executor.stall_share:.1%}; refused {sum(executor.refused_counts)}; "
-            f"late ticks {executor.missed_ticks}"
+            f"late ticks {executor.missed_ticks}{silent}"
         ))
     if session is None:
-        lines.append(_row("stale", "model     nothing heard of the planner"))
-    else:
-        surprise = f"; surprise {session.surprise[0]:.2f}" if len(session.surprise) else ""
-        state = {"planning": "ok", "refused": "warn"}.get(session.state, "idle")
-        lines.append(_row(
-            state, f"model     {session.model} on {session.runtime}: {session.state} {session.reason}".rstrip()
-            + f"; plan p50 {1000 * session.latency_p50_s:.0f} ms, p95 {1000 * session.latency_p95_s:.0f} ms; "
-            f"observation {1000 * session.observation_age_s:.0f} ms old; {session.plans} plans{surprise}"
-        ))
-    return lines
+        return [*lines, _row("stale", "model     nothing heard of the planner")]
+    surprise = f"; surprise {session.surprise[0]:.2f}" if len(session.surprise) else ""
+    state, silent = _silence(heard, "world_action_status", now_s,
+                             {"planning": "ok", "refused": "warn"}.get(session.state, "idle"))
+    return [*lines, _row(
+        state, f"model     {session.model} on {session.runtime}: {session.state} {session.reason}".rstrip()
+        + f"; plan p50 {1000 * session.latency_p50_s:.0f} ms, p95 {1000 * session.latency_p95_s:.0f} ms; "
+        f"observation {1000 * session.observation_age_s:.0f} ms old; {session.plans} plans{surprise}{silent}"
+    )]
+
+
+def _silence(heard: Heard, topic: str, now_s: float, state: str) -> tuple[str, str]:
+    """The state to show, and words to add: what a node said last says nothing of now once it is silent."""
+    age_s = heard.age_s(topic, now_s)
+    if age_s is not None and age_s <= STALE_S:
+        return state, ""
+    return "stale", "; silent" + (f" for {age_s:.0f} s" if age_s is not None else "")
 
 
 class TopNode(Node):
@@ -176,11 +186,12 @@ class TopNode(Node):
         kinds = {
             spec.joint_state_topic: "sensor_msgs/msg/JointState", "canvas_info": "starry_ros/msg/CanvasInfo",
             "action_chunk": "starry_ros/msg/ActionChunk", "value_map": "starry_ros/msg/ValueMap",
-            **{arm.command_topic: "trajectory_msgs/msg/JointTrajectory" for arm in spec.arms},
+            **{arm.command_topic: COMMANDS[spec.command_interface] for arm in spec.arms},
         }
         if images:
             self.expected_hz = {**{c.topic: rates.camera_hz for c in spec.cameras}, **self.expected_hz}
-            kinds |= {camera.topic: "sensor_msgs/msg/Image" for camera in spec.cameras}
+            PictureTopics(self, spec, lambda camera, topic, kind: self.create_subscription(
+                kind, topic, partial(self._on_raw, camera.topic), NEWEST, raw=True))
         for topic, kind in kinds.items():
             on_raw = partial(self._on_raw, topic)
             self.create_subscription(message_class(kind), topic, on_raw, NEWEST, raw=True)

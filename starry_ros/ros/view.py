@@ -24,7 +24,7 @@ from starry_ros.errors import ConfigError, RuntimeUnavailable
 from starry_ros.paths import robot_file
 from starry_ros.ranges import NOT_NEGATIVE, PORT, POSITIVE
 from starry_ros.recording.page_server import LOCAL, passing_on
-from starry_ros.recording.reader import Recording
+from starry_ros.recording.reader import Recording, picture_topics
 from starry_ros.recording.screenshot import screenshot
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.parent import end_with_parent
@@ -80,7 +80,7 @@ def view_command(args: argparse.Namespace) -> int:
         return 0
     last = recording is None or args.end is not None
     with serving(args.host, args.port, args.data_port, newest_first=last) as address:
-        rr.connect_grpc(f"rerun+http://{LOCAL}:{args.data_port}/proxy", default_blueprint=screen)
+        rr.connect_grpc(f"rerun+http://{_near(args.host)}:{args.data_port}/proxy", default_blueprint=screen)
         shot = _Shot(address, args) if args.screenshot else None
         if shot is None:
             print(f"view: {address}\nCtrl-C ends", flush=True)
@@ -144,9 +144,9 @@ def _size(text: str) -> tuple[int, int]:
 @contextlib.contextmanager
 def serving(host: str, port: int, data_port: int, *, newest_first: bool = False) -> Iterator[str]:
     """A Rerun web server on this address; the address of its page. A page opened late shows now, or the beginning."""
-    program, page_port = server_program(), _free_port()
+    program, page_port, near = server_program(), _free_port(), _near(host)
     for wanted in (port, data_port):
-        if _answers(wanted):
+        if _answers(near, wanted):
             raise ConfigError(f"port {wanted}", "is in use", fix="choose another with --port and --data-port")
     process = subprocess.Popen(
         [*program, "--serve-web", "--bind", host, "--port", str(data_port), "--web-viewer-port", str(page_port),
@@ -155,14 +155,13 @@ def serving(host: str, port: int, data_port: int, *, newest_first: bool = False)
     )
     try:
         end_s = time.monotonic() + START_S
-        while not (_answers(page_port) and _answers(data_port)):
+        while not (_answers(near, page_port) and _answers(near, data_port)):
             if process.poll() is not None or time.monotonic() > end_s:
                 raise RuntimeUnavailable("view", "the viewer's server has not started", fix="try `rerun --serve-web`")
             time.sleep(0.1)
-        shown = LOCAL if host in ("0.0.0.0", "::") else host
-        data = urllib.parse.quote(f"rerun+http://{shown}:{data_port}/proxy", safe="")
-        with passing_on(host, port, page_port, data_port):
-            yield f"http://{shown}:{port}/?url={data}&hide_welcome_screen=1"
+        data = urllib.parse.quote(f"rerun+http://{near}:{data_port}/proxy", safe="")
+        with passing_on(host, port, near, page_port, data_port):
+            yield f"http://{near}:{port}/?url={data}&hide_welcome_screen=1"
     finally:
         process.terminate()
         process.wait(10)
@@ -184,10 +183,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _answers(port: int) -> bool:
+def _near(host: str) -> str:
+    """Where what is served on `host` is found from this machine."""
+    return LOCAL if host in ("0.0.0.0", "::") else host
+
+
+def _answers(host: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.3)
-        return probe.connect_ex((LOCAL, port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 def _feed(
@@ -202,7 +206,7 @@ def _feed(
         run_live(spec, sink, args.namespace, lambda: ended() or time.monotonic() > over_s)
         sink.flush()
         return
-    wanted = [topic for topic in sink.topics if recording.has(topic)]
+    wanted = [topic for topic in (*sink.topics, *picture_topics(spec, recording.has)) if recording.has(topic)]
     begin_ns, end_ns = (
         None if s is None else recording.start_ns + nanoseconds(s) for s in (args.begin or None, args.end)
     )

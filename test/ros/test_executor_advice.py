@@ -109,8 +109,10 @@ def test_two_planners_that_were_told_everything_alike_are_a_fault_until_one_has_
     robot.world.until(both_are_told, 150, "two_planners")  # they import for long on a busy machine
     children["second"].stop(signal.SIGKILL)
     robot.run(4.0)
-    assert robot.reason != "two_planners"
+    assert stopped(robot, "FAULT", "two_planners")(), "what stopped the arms is told until that is reset"
     assert robot.trigger("reset_fault").success
+    robot.run(0.3)
+    assert robot.reason == "reset_fault"
     assert robot.trigger("arm").success
     robot.run(2.0)
     assert robot.mode == "RUN", "one planner is one"

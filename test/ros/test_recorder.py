@@ -123,6 +123,28 @@ def test_a_ring_writes_the_seconds_around_a_fault_and_nothing_before(world: Any,
     assert 64 <= heard[-1] < 110
 
 
+def test_every_file_of_a_ring_has_the_parameters_and_a_save_says_what_came_of_it(world: Any, tmp_path: Path) -> None:
+    bags, notes = tmp_path / "bags", world.node.create_publisher(String, "note", STATE)
+    recorder = world.start("recorder", output=str(bags), ring_s=5.0, after_s=0.2)
+    world.until(notes.get_subscription_count, 60, "the recorder")
+    saved = []
+    for _ in range(2):
+        for index in range(20):
+            notes.publish(String(data=str(index)))
+            world.spin(0.05)
+        reply = world.trigger("recorder/save")
+        assert reply.success, reply.message
+        saved.append(Path(reply.message.split()[-1]))
+        assert saved[-1].parent == bags
+        world.until(lambda: world.message("recorder") == "waiting for a fault", 10, "the end of the file")
+    for path in saved:
+        with path.open("rb") as file:
+            assert "parameters/recorder.yaml" in {found.name for found in make_reader(file).iter_attachments()}
+    resource.prlimit(recorder.process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+    reply = world.trigger("recorder/save")
+    assert (reply.success, reply.message[:6]) == (False, "disk: ")
+
+
 def test_sensors_are_not_replayed_into_a_graph_that_has_a_robot(world: Any, tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     write_session(path, plans=1)
