@@ -136,7 +136,8 @@ def test_every_file_of_a_ring_has_the_parameters_and_a_save_says_what_came_of_it
         assert reply.success, reply.message
         saved.append(Path(reply.message.split()[-1]))
         assert saved[-1].parent == bags
-        world.until(lambda: world.message("recorder") == "waiting for a fault", 10, "the end of the file")
+        counted = {"files": str(len(saved)), "file": ""}
+        world.until(lambda want=counted: want.items() <= world.values("recorder").items(), 10, "the end of the file")
     for path in saved:
         with path.open("rb") as file:
             assert "parameters/recorder.yaml" in {found.name for found in make_reader(file).iter_attachments()}
