@@ -23,7 +23,7 @@ def test_parameters_are_noted_with_their_values() -> None:
     found = collector()
     value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=0.5)
     found._on_values("/ns/node", ["a"], answer(values=[value]))
-    (name, text), = found.found()
+    (name, text), = found.found.items()
     assert name == "parameters/ns/node.yaml"
     assert yaml.safe_load(text) == {"/ns/node": {"ros__parameters": {"a": 0.5}}}
 
@@ -31,7 +31,7 @@ def test_parameters_are_noted_with_their_values() -> None:
 def test_a_node_with_an_unset_parameter_answers_short_and_that_is_noted() -> None:
     found = collector()
     found._on_values("/node", ["b", "a"], answer(values=[]))
-    (_, text), = found.found()
+    (_, text), = found.found.items()
     assert yaml.safe_load(text)["/node"]["ros__parameters"] == {UNSET: ["a", "b"]}
 
 
@@ -40,4 +40,4 @@ def test_a_node_that_is_gone_is_left_out() -> None:
     gone = SimpleNamespace(result=lambda: None)
     found._on_names("/node", SimpleNamespace(), gone)  # type: ignore[arg-type]
     found._on_values("/node", ["a"], gone)
-    assert list(found.found()) == []
+    assert found.found == {}
