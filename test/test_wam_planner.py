@@ -121,17 +121,19 @@ def test_until_an_executor_has_told_its_first_course_nothing_is_commanded() -> N
     assert np.allclose(executed_UJ, make_state(0, offset=0.0).position_J), "they stood where they were seen"
 
 
-def test_of_a_course_that_is_over_its_end_is_known_whatever_was_planned_since() -> None:
-    """A new session forgets the courses; told again the last one, it knows where the arms stand."""
+def test_a_new_session_of_standing_arms_takes_none_of_its_own_plans_for_commanded() -> None:
+    """Wherever the arms were put meanwhile: the course of the session before says nothing of them."""
     planner = make_planner(PlanMode.ASYNC_GROUNDED, latency_s=0.3)
-    over = replace(observe_and_plan(planner, 0).chunk, start_ns=-99 * STEP_NS)
+    planner.session.courses.expected = True
+    planner.told(observe_and_plan(planner, 0).chunk)
+    planner.observe(make_canvas(4 * STEP_NS), make_state(4 * STEP_NS))
+    assert planner.commitment().steps == 4
     planner.reset(SENTENCE)
-    planner.told(over)
     observe_and_plan(planner, 0)
     planner.observe(make_canvas(4 * STEP_NS), make_state(4 * STEP_NS))
-    commitment = planner.commitment()
-    assert commitment.steps == 4
-    assert np.allclose(commitment.known_KJ, over.positions_KJ[-1])
+    assert planner.commitment().steps == 0
+    assert planner.session.executed_UJ is not None
+    assert np.allclose(planner.session.executed_UJ, make_state(0, offset=0.0).position_J)
 
 
 def test_it_says_when_its_next_plan_is_due() -> None:

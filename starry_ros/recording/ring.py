@@ -8,13 +8,17 @@ from starry_ros.recording.session_file import Record
 
 
 class Ring:
-    """Messages of the last `length_ns`, at most `room_bytes`. The last message of each latched topic never leaves."""
+    """Messages of the last `length_ns`, at most `room_bytes`. The last message of each latched topic never leaves.
+
+    `bytes` and `span_s` say how much it holds, `cramped` whether messages had to leave for want of room; any thread may
+    read them.
+    """
 
     def __init__(self, length_ns: int, room_bytes: int) -> None:
         self._length_ns, self._room_bytes = length_ns, room_bytes
         self._records: deque[Record] = deque()
         self._latched: dict[str, Record] = {}
-        self.bytes, self._cramped = 0, False
+        self.bytes, self.span_s, self.cramped = 0, 0.0, False
 
     def __len__(self) -> int:
         return len(self._records)
@@ -28,18 +32,9 @@ class Ring:
         while self._records and record.received_ns - self._records[0].received_ns > self._length_ns:
             self._leave()
         while self.bytes > self._room_bytes:
-            self._cramped = True
+            self.cramped = True
             self._leave()
-
-    @property
-    def span_s(self) -> float:
-        """Time from the oldest message to the newest."""
-        return (self._records[-1].received_ns - self._records[0].received_ns) * 1e-9 if self._records else 0.0
-
-    @property
-    def cramped(self) -> bool:
-        """Whether messages had to leave for want of room, before their time."""
-        return self._cramped
+        self.span_s = (record.received_ns - self._records[0].received_ns) * 1e-9 if self._records else 0.0
 
     def drain(self) -> list[Record]:
         """Everything held, in order, the latched messages first; the ring is empty afterwards."""
@@ -47,7 +42,7 @@ class Ring:
         before = [record for record in self._latched.values() if id(record) not in held]
         records = [*sorted(before, key=lambda record: record.received_ns), *self._records]
         self._records.clear()
-        self.bytes = 0
+        self.bytes, self.span_s = 0, 0.0
         return records
 
     def _leave(self) -> None:

@@ -266,8 +266,8 @@ class WorldActionNode(StarryNode):
     def _reset(self, text: str) -> int:
         planner = self._planning()
         self._status.epoch = planner.reset(text)
-        if self._course is not None:  # a new session stops no arms: they run to the end of what is known, and stay
-            planner.told(self._course)
+        if self._course is not None and self._course.end_ns > self._edge.now_ns():
+            planner.told(self._course)  # a new session stops no arms: they run to the end of what is known
         self._status.surprise = []
         self._status.instruction, self._status.instruction_id = text, planner.session.instruction_id
         self._say("waiting", NO_OBSERVATION)
