@@ -208,6 +208,13 @@ def test_arms_that_were_led_against_something_by_a_plan_that_was_not_the_planner
         assert not isinstance(found.value, chaos.GuardedError)
 
 
+def test_what_a_joint_touches_does_not_explain_that_it_goes_far() -> None:
+    watched = moved(0.03)
+    watched.seen[1][TIMES > 1.55, FULL_SPEC.joint_names.index("right_waist")] += 0.2
+    with pytest.raises(Failed, match="right_waist still moving"):
+        judge(watched)
+
+
 def test_what_is_not_heard_of_the_commands_excuses_nothing() -> None:
     watched = moved(0.03)
     watched.told = tuple(part[:60] for part in watched.told)

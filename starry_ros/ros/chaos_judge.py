@@ -121,11 +121,12 @@ def touched(witness: Witness, joint: int, at_s: float) -> str:
 
 def _gives_way(witness: Witness, due_s: float) -> NDArray[np.bool_]:
     """[J] Which joints, whenever they are seen to move after `due_s`, are moved by what they touch: nothing has been
-    asked of any joint for a while but to stand, and the simulator's contacts push on this one then.
+    asked of any joint for a while but to stand, and the simulator's contacts push on this one then. By no more than
+    `UNPLANNED`.
 
     Raises Failed where nothing was heard of the commands for as long.
     """
-    (times_N, _, velocity_NJ), (told_N, _, speed_NJ), (felt_N, pushed_NJ, _) = (
+    (times_N, position_NJ, velocity_NJ), (told_N, _, speed_NJ), (felt_N, pushed_NJ, _) = (
         witness.seen, witness.asked, witness.pushed)
     if told_N[-1] < times_N[-1] - UNHEARD_S:
         raise Failed(f"what is asked of the joints was not heard for the last {times_N[-1] - told_N[-1]:.2f} s")
@@ -134,7 +135,8 @@ def _gives_way(witness: Witness, due_s: float) -> NDArray[np.bool_]:
     late_N = times_N - witness.since_s > due_s
     stands = bool((np.abs(speed_NJ[told_N - witness.since_s > due_s - STOOD_S]) < RESTING_RAD_S).all())
     excused_NJ = stands & (moved_by_NJ | (np.abs(velocity_NJ) <= RESTING_RAD_S))
-    return np.asarray(excused_NJ[late_N].all(axis=0))
+    near_J = np.ptp(position_NJ[late_N], axis=0) <= _by_unit(witness.spec, UNPLANNED)
+    return np.asarray(excused_NJ[late_N].all(axis=0) & near_J)
 
 
 def pushed_off(witness: Witness) -> list[str]:

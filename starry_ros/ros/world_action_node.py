@@ -279,6 +279,9 @@ class WorldActionNode(StarryNode):
         assert self._planner is not None
         return self._planner
 
+    def _executor_is_there(self) -> bool:
+        return self.count_publishers(self.resolve_topic_name("executor_course")) > 0
+
     def _silent_after_ns(self) -> int:
         """When a planner that hears nothing more must say so."""
         due_ns = self._planning().next_ns
@@ -299,7 +302,7 @@ class WorldActionNode(StarryNode):
             reason = self._gate.refusal(canvas, state, now_ns)
             if reason is None and state is not None:
                 self._observed_ns = now_ns
-                planner.session.courses.expected = self.count_publishers("executor_course") > 0
+                planner.session.courses.expected = self._executor_is_there()
                 planner.observe(canvas, state)
                 self._status.observations += 1
                 if due:
