@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
+from wam_kit import SPEC, make_checkpoint
 
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.rl_sampler import AroundServed
+from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from starry_ros.wam.runtimes.base import Effort, Noise
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 
 CONFIG = RlConfig(scouts=2, spread=0.2, learning_rate=1e-3, epochs=2, batch=2)
+
+
+def narrow_model(folder: Path) -> Path:
+    """A folder with a narrow model of random weights."""
+    save_checkpoint(folder, make_checkpoint())
+    return folder
+
+
+def of_four_steps(folder: Path) -> Checkpoint:
+    """The model in a folder, with as many denoising steps of the chunk."""
+    checkpoint = load_checkpoint(folder, SPEC)
+    return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
 
 
 def draws(checkpoint, count=2, credited=(0, None), committed=0, drawn=None, anchors=0, directions=None, sign=1):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rl_kit import CONFIG, draws
+from rl_kit import CONFIG, draws, narrow_model, of_four_steps
 from torch.distributions import Normal, kl_divergence
 from wam_kit import LetterEncoder, make_checkpoint
 
@@ -35,7 +35,7 @@ from starry_ros.training.rl_rollout import (
 )
 from starry_ros.training.rl_sampler import aims, along, log_likelihood, means
 from starry_ros.training.train_rl import Learner, divergence, frozen_fingerprint, grpo_loss
-from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
+from starry_ros.wam.checkpoint import save_checkpoint
 from starry_ros.wam.model import WorldActionModel
 from starry_ros.wam.options import GeometryConfig
 from starry_ros.wam.runtimes.graphs import build_graphs, graph_specs
@@ -78,15 +78,12 @@ def test_the_objective_is_clipped_where_it_would_run_away(ratio, advantage, gain
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_checkpoint(folder, make_checkpoint())
-    return folder
+    return narrow_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def start(folder):
-    checkpoint = load_checkpoint(folder, SPEC)
-    return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
+    return of_four_steps(folder)
 
 
 def act_names(start):

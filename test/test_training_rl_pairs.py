@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rl_kit import CONFIG, draws
-from wam_kit import SPEC, make_checkpoint
+from rl_kit import CONFIG, draws, narrow_model, of_four_steps
+from wam_kit import SPEC
 
 from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.sim.tasks import TASKS, drawn_case, task_of
@@ -115,15 +115,12 @@ def test_layouts_and_sentences_are_of_training():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_checkpoint(folder, make_checkpoint())
-    return folder
+    return narrow_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def made(folder):
-    checkpoint = load_checkpoint(folder, SPEC)
-    return draws(dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4)))[0]
+    return draws(of_four_steps(folder))[0]
 
 
 @pytest.fixture
