@@ -86,8 +86,8 @@ LATE_S = 0.03
 """A trajectory that is so late would begin in the past, and controllers step onto such a one."""
 ROW_S = 1.0
 """A tick that is so far from its place begins a new row."""
-JOIN_S = 0.1
-"""In which arms that ran by another clock join a stop."""
+JOIN_S = 0.3
+"""In which arms that ran by another clock join a stop, at no more than their speed: they may be 0.3 rad from it."""
 LEVELS = {Mode.FAULT: ERROR, Mode.STOP: WARN, Mode.SLOW: WARN}
 
 
@@ -339,7 +339,7 @@ class ActionExecutorNode(StarryNode):
         start_ns, time_s_N = ahead.start_ns if self._values["stamp_commands"] else None, ahead.time_s_N
         if self._clocks.doubted:
             kept = time_s_N >= min(JOIN_S, time_s_N[-1])
-            start_ns, time_s_N, points_N3J = None, time_s_N[kept], points_N3J[kept]
+            start_ns, time_s_N, points_N3J = None, np.maximum(time_s_N[kept], JOIN_S), points_N3J[kept]
         return {arm.name: trajectory_message(self._spec, arm, self._edge, start_ns, time_s_N, points_N3J)
                 for arm in self._spec.arms}
 

@@ -50,6 +50,9 @@ off), and how far contacts would hold it off in the end, to count as pushed by t
 PUSHED_S = 0.1
 """For so long what a joint touches must have held it off, to explain that the arms were stopped for it. So near in time
 contacts must push on a joint to explain that it moves."""
+KEPT = {"rad": 0.002, "m": 0.0002}
+"""So near its standing command a joint stands, however fast a jolt is that what it holds gives it, in its own unit: a
+millimetre at the end of an arm."""
 STOOD_S, UNHEARD_S = 0.2, 0.1
 """For so long commands must have stood by then: drives, 0.05 s behind, are within a fiftieth of where they were off.
 And what commands are must have been heard to within so long of the end."""
@@ -95,7 +98,7 @@ def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
     """
     times_N, _, velocity_NJ = witness.seen
     after_s_N, due_s = times_N - witness.since_s, witness.due_s(scenario)
-    moving_NJ = np.abs(velocity_NJ) > RESTING_RAD_S
+    moving_NJ = (np.abs(velocity_NJ) > RESTING_RAD_S) & ~_in_place(witness)
     slid_J = (moving_NJ & (after_s_N > due_s)[:, None]).any(axis=0)
     if slid_J.any():
         slid_J &= _gives_way(witness, due_s)
@@ -117,6 +120,17 @@ def touched(witness: Witness, joint: int, at_s: float) -> str:
         float(np.interp(at_s, times_N, values_NJ[:, joint])) if len(times_N) else np.nan
         for times_N, values_NJ in ((seen_N, position_NJ), (told_N, told_NJ), (told_N, speed_NJ), (felt_N, pushed_NJ)))
     return f"asked to move at {speed:.3f}, {seen - told:+.4f} off its command, {pushed:+.4f} held off by contacts"
+
+
+def _in_place(witness: Witness) -> NDArray[np.bool_]:
+    """[N, J] When joints stood where they were told to stand."""
+    (times_N, position_NJ, _), (told_N, told_NJ, speed_NJ) = witness.seen, witness.asked
+    if not len(told_N):
+        return np.zeros(position_NJ.shape, dtype=np.bool_)
+    told_to_stand_NJ = np.abs(_at(times_N, told_N, speed_NJ)) < RESTING_RAD_S
+    kept_NJ = np.abs(position_NJ - _at(times_N, told_N, told_NJ)) <= _by_unit(witness.spec, KEPT)
+    heard_N = times_N <= told_N[-1] + UNHEARD_S
+    return np.asarray(told_to_stand_NJ & kept_NJ & heard_N[:, None])
 
 
 def _gives_way(witness: Witness, due_s: float) -> NDArray[np.bool_]:
