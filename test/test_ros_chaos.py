@@ -125,7 +125,7 @@ def test_arms_that_run_out_of_plans_have_until_their_end_and_a_little_more() -> 
 
 
 @pytest.mark.parametrize(("off", "told_of_t", "rests"), [
-    (0.0015, lambda _: 0.0, True), (0.0025, lambda _: 0.0, False), (0.0, lambda t: 0.1 * (1.4 < t < 1.7), False),
+    (0.0015, lambda _: 0.0, True), (0.0025, lambda _: 0.0, False), (0.0, lambda t: 0.05 * (1.45 < t < 1.6), False),
 ])
 def test_a_joint_that_is_jolted_in_its_place_rests(off: float, told_of_t: Any, rests: bool) -> None:
     watched, joint = Watched(told_of_t=told_of_t), FULL_SPEC.joint_names.index("right_waist")
