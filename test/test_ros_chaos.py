@@ -103,11 +103,11 @@ def test_the_judge_goes_by_what_the_arms_did(watched: Watched, outcome: str, wor
         judge(watched, outcome)
 
 
-def test_speed_may_not_be_gained_faster_than_twice_the_limit_except_to_join_a_stop() -> None:
+def test_speed_may_not_be_gained_faster_than_twice_the_limit() -> None:
     sudden = Watched(told_of_t=lambda t: -0.8 * (0.01 < t < 0.03))
     with pytest.raises(Failed, match="is asked to gain speed at"):
         judge(sudden)
-    assert judge(sudden, joined=True)["worst_acceleration"] > 2
+    assert judge(sudden, commands_lost=True)["worst_acceleration"] > 2
 
 
 def test_a_kick_by_what_is_touched_passes() -> None:

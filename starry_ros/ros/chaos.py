@@ -123,7 +123,7 @@ def _arms_seen(theatre: Theatre, scenario: Scenario) -> Record:
     _wait_for(theatre, lambda: len(theatre.witness().asked[0]) > 1,  # a listener that was killed may hold up the word
               lambda: "the simulated robot does not say what was asked of its joints")
     witness = theatre.witness()
-    row = within_limits(witness, commands_lost=scenario.commands_lost, joined=scenario.joined)
+    row = within_limits(witness, commands_lost=scenario.commands_lost)
     if scenario.outcome == RESTS:
         return row | rest_in_time(witness, scenario)
     along_plans(witness)

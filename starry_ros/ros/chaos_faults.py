@@ -83,8 +83,7 @@ class Scenario:
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
     `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Where
     joint states are late as well nobody can know of it, and it is the driver's own limits that hold the arms: what
-    counts is what they did. `joined`: arms that ran by another clock join a stop, with more acceleration than else.
-    `diagnosed`: a node, and what its diagnostics must begin with.
+    counts is what they did. `diagnosed`: a node, and what its diagnostics must begin with.
     `arguments.SCENARIOS` says in words what each does.
     """
 
@@ -97,7 +96,6 @@ class Scenario:
     stopped_by: tuple[str, ...] = ()
     latched: bool = False
     commands_lost: bool = False
-    joined: bool = False
     diagnosed: tuple[str, str] | None = None
 
 
@@ -170,7 +168,7 @@ def _clock_jump(by_s: float) -> Scenario:
 
     return Scenario(
         RESTS, lambda stage: shift(stage, -by_s, by_s), lambda stage: shift(stage, 0.0, 0.0),
-        REST_AFTER_STOP_S, stopped_by=("clock_jump",), latched=True, joined=True,
+        REST_AFTER_STOP_S, stopped_by=("clock_jump",), latched=True,
     )
 
 

@@ -182,7 +182,7 @@ def _longest_s(times_N: F64, so_N: NDArray[np.bool_]) -> float:
     return longest_s
 
 
-def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool = False) -> Record:
+def within_limits(witness: Witness, *, commands_lost: bool = False) -> Record:
     """Greatest shares of its limits of velocity and acceleration that a joint was asked for, and one of an arm was seen
     at. Raises Failed outside the limits.
     """
@@ -203,7 +203,7 @@ def within_limits(witness: Witness, *, commands_lost: bool = False, joined: bool
     _hold_to(spec, times_N - since_s, seen_NJ, np.where(jaw_J, JAW_MARGIN, ARM_MARGIN) * velocity_J, "moves at")
     if not commands_lost:
         _only_kicks(spec, times_N - since_s, np.abs(seen_NJ) / velocity_J)
-    if not (commands_lost or joined):
+    if not commands_lost:
         limit_J = ASKED_ACCELERATION * spec.limit("acceleration")
         _hold_to(spec, witness.asked[0][1:] - since_s, change_NJ, limit_J, "is asked to gain speed at")
     outside_J = half_J + _by_unit(spec, OUTSIDE)
