@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -36,18 +38,29 @@ def cell():
     cell.close()
 
 
-def play(cell: Cell, task: str, seed: int, setting: str) -> bool:
-    """The expert alone, without the closed loop."""
+def ticks(cell: Cell, task: str, seed: int, setting: str = "easy"):
+    """The expert alone, without the closed loop; yields what there is to look at before every tick, to the limit."""
     layout, target, _ = evaluation_case(seed, task, setting)
-    expert, check, ramp = make_expert(task, cell), make_check(task, target), Ramp(SPEC)
+    expert, ramp = make_expert(task, cell), Ramp(SPEC)
     cell.reset(layout)
     while cell.sim_time_s < task_of(task).time_limit_s:
         scene = expert.look(cell)
+        yield expert, scene, target
         cell.apply(ramp.toward(cell.command_J, expert.follow(cell.command_J, expert.motion(scene, target))))
         cell.advance(TICK_S)
+
+
+def play(cell: Cell, task: str, seed: int, setting: str) -> tuple[bool, float, list[float]]:
+    """Success, when the expert was done, and when it would be as it said every second."""
+    check, done_s, expected_s = make_check(task, evaluation_case(seed, task, setting)[1]), math.inf, []
+    for expert, scene, target in ticks(cell, task, seed, setting):
+        if cell.sim_time_s < done_s and cell.sim_time_s >= len(expected_s):
+            expected_s.append(cell.sim_time_s + expert.to_go_s(cell, target, 20.0))
+        if expert.stage(scene, target) == "done":
+            done_s = min(done_s, cell.sim_time_s)
         if check.update(cell):
-            return True
-    return False
+            return True, done_s, expected_s
+    return False, done_s, expected_s
 
 
 LONGEST_WORDS = 22
@@ -75,8 +88,23 @@ def test_every_sentence_names_its_target_and_hard_ones_are_never_trained_on(task
 
 @pytest.mark.parametrize(("setting", "seed"), [("easy", 1), ("hard", 7)])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_expert_does_the_task(cell, task, setting, seed):
-    assert play(cell, task, seed, setting)
+def test_the_expert_does_the_task_in_the_time_that_it_said_it_would_take(cell, task, setting, seed):
+    success, done_s, expected_s = play(cell, task, seed, setting)
+    assert success
+    assert len(expected_s) > 1
+    assert expected_s == pytest.approx([done_s] * len(expected_s), abs=0.2 + 0.1 * done_s)
+
+
+def test_a_block_that_is_thrown_off_costs_the_time_to_fetch_it(cell):
+    for expert, _, target in ticks(cell, "place_block_pad", 1):
+        if expert.stage(expert.look(cell), target) == "place" and cell.block_position(target)[2] > 0.06:
+            break
+    before_s = expert.to_go_s(cell, target, 20.0)
+    address = int(cell.model.joint(target).qposadr[0])
+    cell.data.qpos[address:address + 3] = [0.05, -0.05, BLOCK_HALF_M]
+    cell.advance(0.002)
+    assert expert.to_go_s(cell, target, 20.0) > before_s + 1.0
+    assert expert.to_go_s(cell, target, 1.0) == 1.0, "at most so much"
 
 
 @pytest.mark.parametrize("task", NEW)

@@ -22,7 +22,6 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.kinematics import ArmKinematics
-from starry_ros.sim.loop import run_episode
 from starry_ros.training import rl_rollout
 from starry_ros.training.rl_pairs import advantages
 from starry_ros.training.rl_rollout import (
@@ -256,15 +255,17 @@ def test_episodes_of_a_group_differ_by_nothing_but_the_noise_that_gets_credit(fo
         seen.append((session.epoch, session._noise(), session.runtime.engines["act"]._rng.standard_normal()))
         harvest.rewards += [0.1, 0.5, 0.7]
         harvest.arms += [0, 1, 1]
-        return SimpleNamespace(success=True)
+        return SimpleNamespace(success=True, duration_s=7.5)
 
     monkeypatch.setattr(rl_rollout, "run_episode", run)
     monkeypatch.setattr(rl_rollout, "load_text_encoder", lambda name, tokens: LetterEncoder())
     monkeypatch.setattr(rl_rollout, "kept_cell", lambda spec: None)
+    monkeypatch.setattr(rl_rollout, "make_expert", lambda task, cell: None)
     jobs = [RolloutJob(folder, SPEC, Case(5_000_007, split="train"), seed, 4, 0.2, (1, 2)) for seed in (11, 12)]
     found = [play_rollout(job) for job in jobs]
     assert [rollout.job for rollout in found] == jobs
     assert [rollout.arms for rollout in found] == [(0, 1, 1)] * 2
+    assert [(rollout.done_s, rollout.expected_s) for rollout in found] == [(7.5, ())] * 2
     assert [rollout.dense for rollout in found] == [pytest.approx(0.6)] * 2, "of what came before the noise is the same"
     (epoch, first, drawn), (other_epoch, second, other_drawn) = seen
     assert epoch == other_epoch == 5_000_008
@@ -298,7 +299,5 @@ def test_a_model_that_needs_the_scene_is_given_it_while_it_plays_for_its_own_lea
     save_checkpoint(tmp_path, dataclasses.replace(
         make_checkpoint(), config=config, model=WorldActionModel(config).state_dict()))
     monkeypatch.setattr(rl_rollout, "load_text_encoder", lambda name, tokens: LetterEncoder())
-    monkeypatch.setattr(rl_rollout, "run_episode", lambda policy, cell, case, loop, harvest: run_episode(
-        policy, cell, case, dataclasses.replace(loop, limit_s=0.7), harvest))
-    found = play_rollout(RolloutJob(tmp_path, SPEC, Case(5_000_000, split="train"), 1, 3, 0.4, (1,)))
-    assert (len(found.arms), len(found.draws)) == (2, 1)
+    found = play_rollout(RolloutJob(tmp_path, SPEC, Case(5_000_000, split="train"), 1, 3, 0.4, (1,), look_on_s=0.1))
+    assert (len(found.arms), len(found.draws), found.success) == (3, 1, False)

@@ -16,7 +16,7 @@ from starry_ros.errors import CheckpointError, ConfigError
 from starry_ros.sim.tasks import TASKS, drawn_case, task_of
 from starry_ros.training import train_rl
 from starry_ros.training.pool import HERE
-from starry_ros.training.rl_pairs import FIRST_SEED, Schedule, Window, pairs_of
+from starry_ros.training.rl_pairs import FIRST_SEED, Schedule, Window, loss, pairs_of
 from starry_ros.training.rl_rollout import Rollout
 from starry_ros.training.train_rl import Learner, RlTrainer
 from starry_ros.wam.checkpoint import load_checkpoint, save_checkpoint
@@ -28,65 +28,69 @@ def schedule(**changes):
     return Schedule(Path("model"), SPEC, dataclasses.replace(CONFIG, **changes), 4)
 
 
-def ended(job, success, arms=(1,) * PLANS, dense=0.5, made=()):
-    return Rollout(job, dense, success, tuple(made), tuple(arms))
+def ended(job, done_s, arms=(1,) * PLANS, dense=0.5, made=(), expected_s=()):
+    return Rollout(job, dense, done_s < 14, done_s, tuple(made), tuple(arms), tuple(expected_s))
 
 
-def test_layouts_that_failed_are_probed_in_pairs_that_lie_all_over_the_part_that_leaves_time():
-    plan = schedule(scouts=6, groups=2, probes=4)
-    arms = [plan_number % 2 for plan_number in range(PLANS)]
-    jobs = plan.probes(0, [ended(job, job.case.seed % 2 == 0, arms) for job in plan.scouts(0)])
-    assert [job.case.seed - FIRST_SEED for job in jobs] == [1] * 8 + [3] * 8
-    for one, other in zip(jobs[::2], jobs[1::2], strict=True):
-        assert (one.mirrored, other.mirrored) == (False, True)
-        assert dataclasses.replace(other, mirrored=False) == one
-        assert list(one.drawn) == list(range(one.drawn[0], one.drawn[0] + CONFIG.plans_drawn))
-        assert one.arm == arms[one.drawn[0]], "the hand that the scout moved then"
-    assert len({job.noise_seed for job in jobs}) == 8
-    firsts = [job.drawn[0] for job in jobs[:8:2]]
-    assert firsts == sorted(firsts)
-    assert firsts[0] < 4
-    assert 9 < jobs[6].drawn[-1] < 15, "three quarters of twenty"
+def lost_at(plan, lost_s, begun_s=6.0):
+    """What is expected of an episode that loses time at once, after the pictures of one plan and before the next."""
+    return [begun_s] * (plan + 1) + [begun_s + lost_s] * (PLANS - plan)
+
+
+def test_the_plans_that_lost_most_time_are_found():
+    job = schedule(scouts=1).scouts(0)[0]
+    assert loss(ended(job, 9.0, expected_s=lost_at(7, 3.0)), 3) == (3.0, 5), "the last plan, and those before it"
+    assert loss(ended(job, 9.0, expected_s=lost_at(PLANS - 1, 3.0)), 3) == (3.0, PLANS - 3)
+    rests = [6.0] * 5 + [6.0 + 0.4 * plan for plan in range(PLANS - 4)]
+    assert loss(ended(job, 12.0, expected_s=rests), 3) == (pytest.approx(1.2), 5), "as it begins to rest"
+
+
+def test_the_plans_that_lost_most_are_drawn():
+    plan = schedule(scouts=6, groups=3, again=2)
+    losses = (9, 3.0), (4, 0.5), (12, 9.0), (0, 2.0), (7, 1.5), (8, 0.0)
+    scouts = [ended(job, 14.0, range(PLANS), expected_s=lost_at(*lost))
+              for job, lost in zip(plan.scouts(0), losses, strict=True)]
+    cases = [scout.job.case for scout in scouts]
+    windows = plan.windows(scouts)
+    assert windows == [Window(cases[2], 10, 10, 2), Window(cases[0], 7, 7, 2), Window(cases[3], 0, 0, 2)]
+    assert len(schedule(groups=9).windows(scouts)) == 4, "two have lost too little"
     assert {job.case.seed - FIRST_SEED for job in plan.scouts(1)} == set(range(6, 12))
 
 
-def test_a_group_draws_the_plans_of_the_pair_that_ended_farthest_apart():
-    plan = schedule(scouts=8, groups=4, probes=2, pairs=3, again=2)
-    jobs = plan.probes(0, [ended(job, False) for job in plan.scouts(0)[:4]])
-    both, one, dense, none = (jobs[4 * i:4 * i + 4] for i in range(4))
-    probes = [
-        *(ended(job, True) for job in both), ended(one[0], False), ended(one[1], False), ended(one[2], True),
-        ended(one[3], False), ended(dense[0], True, dense=0.1), ended(dense[1], False), ended(dense[2], False),
-        ended(dense[3], True, dense=0.9), *(ended(job, False, dense=i) for i, job in enumerate(none)),
-    ]
-    windows = plan.deciding(probes)
-    assert windows == [Window(one[0].case, one[2].drawn[0], 1, 2), Window(dense[0].case, dense[2].drawn[0], 1, 2)], (
-        "any kick turned the first layout; the reward of the map alone decides nothing")
-    groups = plan.groups(0, windows)
-    assert [(job.case, job.drawn) for job in groups] == [(one[0].case, one[2].drawn)] * 6 + [
-        (dense[0].case, dense[2].drawn)] * 6
-    assert [job.mirrored for job in groups] == [False, True] * 6
-    assert len({job.noise_seed for job in groups}) == 6
-    assert not {job.noise_seed for job in plan.groups(1, windows)} & {job.noise_seed for job in groups}
+def test_a_group_plays_pairs_of_the_same_plans_as_far_to_either_side():
+    plan = schedule(pairs=3, look_on_s=1.5)
+    windows = [Window(job.case, first, 1) for job, first in zip(plan.scouts(0), (4, 30), strict=False)]
+    jobs = plan.groups(0, windows)
+    for one, other in zip(jobs[::2], jobs[1::2], strict=True):
+        assert (one.mirrored, other.mirrored) == (False, True)
+        assert dataclasses.replace(other, mirrored=False) == one
+    assert [(job.case, job.drawn, job.arm) for job in jobs] == [
+        (window.case, tuple(range(window.first, window.first + CONFIG.plans_drawn)), 1)
+        for window in windows for _ in range(6)]
+    assert len({job.noise_seed for job in jobs}) == 6
+    assert not {job.noise_seed for job in plan.groups(1, windows)} & {job.noise_seed for job in jobs}
+    assert jobs[0].limit_s == pytest.approx(7 * 0.4 + 1.5), "to the end of the last drawn plan, and on"
+    assert jobs[-1].limit_s == task_of(windows[1].case.task).time_limit_s
 
 
 def test_what_a_pair_earns_is_credited_to_one_and_blamed_on_the_other():
-    plan = schedule(scouts=1, groups=1, probes=3)
-    jobs = plan.probes(0, [ended(plan.scouts(0)[0], False)])
-    names = iter("abcdef")
-    pairs = [ended(job, success, made=(next(names),))
-             for job, success in zip(jobs, (True, False, False, True, True, True), strict=True)]
-    assert plan.credited(pairs) == [("a", 1.0), ("b", -1.0), ("c", -1.0), ("d", 1.0)]
-    assert [len(pair) for pair in pairs_of(pairs)] == [2, 2, 2]
+    plan = schedule(pairs=4)
+    jobs = plan.groups(0, [Window(plan.scouts(0)[0].case, 3, 1)])
+    names = iter("abcdefgh")
+    pairs = [ended(job, done_s, made=(next(names),))
+             for job, done_s in zip(jobs, (6.0, 9.0, 14.0, 12.0, 6.0, 6.0, 6.0, 6.5), strict=True)]
+    credits = [(made, round(credit, 9)) for made, credit in plan.credited(pairs)]
+    assert credits == [("a", 1.0), ("b", -1.0), ("c", -1.0), ("d", 1.0)]
+    assert [len(pair) for pair in pairs_of(pairs)] == [2, 2, 2, 2]
 
 
 def test_a_layout_is_played_again_while_its_pairs_end_apart_and_not_for_ever():
     plan = schedule(scouts=3, pairs=1)
     cases = [job.case for job in plan.scouts(0)]
     windows = [Window(cases[0], 3, 1, 2), Window(cases[1], 4, 0, 2), Window(cases[2], 5, 1, 0)]
-    played = [ended(job, job.mirrored and job.case != cases[1]) for job in plan.groups(0, windows)]
+    played = [ended(job, 6.0 if job.mirrored and job.case != cases[1] else 12.0) for job in plan.groups(0, windows)]
     left = plan.still_deciding(windows, played)
-    assert left == [Window(cases[0], 3, 1, 1)], "of the second both failed, the third was played often enough"
+    assert left == [Window(cases[0], 3, 1, 1)], "the second ended alike, the third was played often enough"
     assert plan.known(json.loads(json.dumps(plan.noted(left)))) == left
 
 
@@ -125,16 +129,17 @@ def made(folder):
 
 @pytest.fixture
 def played(made, monkeypatch):
-    """Of two scouts the second fails; of every pair the mirrored episode goes well, but of each third both fail."""
+    """Of two scouts the second loses time; of every pair the mirrored one does better, but of each third neither."""
 
     def play(job):
         if not job.drawn:
-            return ended(job, job.case.seed % 2 == 0, made=made[:1])
+            lost_s = 9.0 * (job.case.seed % 2)
+            return ended(job, 6.0 + lost_s, made=made[:1], expected_s=lost_at(5, lost_s))
         good = job.mirrored and job.noise_seed % 3 != 0
-        return ended(job, good, made=made[int(good):int(good) + 1])
+        return ended(job, 6.0 if good else 9.0, made=made[int(good):int(good) + 1])
 
     monkeypatch.setattr(train_rl, "play_rollout", play)
-    return dataclasses.replace(CONFIG, iterations=2, groups=1, probes=6, pairs=4, learning_rate=1e-4)
+    return dataclasses.replace(CONFIG, iterations=2, groups=1, pairs=4, learning_rate=1e-4)
 
 
 def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(folder, tmp_path, played):
@@ -149,9 +154,9 @@ def test_a_run_is_resumed_and_a_changed_frozen_tensor_is_found(folder, tmp_path,
     assert not all(torch.equal(first[name], value) for name, value in load_checkpoint(folder, SPEC).model.items())
     records = [json.loads(line) for line in (parts / "metrics.jsonl").read_text().splitlines()]
     assert [record["iteration"] for record in records] == [1, 2]
-    assert [set(record["layouts"]) for record in records] == [{"1"}, {"1", "3"}], "the first is played once more"
+    assert [record["groups"] for record in records] == [1, 2], "the first is played once more"
     assert [[window["left"] for window in record["windows"]] for record in records] == [[1], [1, 0]]
-    assert records[1]["success"] == 0.5
+    assert (records[1]["success"], records[1]["lost_s"]) == (0.5, 4.5)
     with torch.no_grad():
         trainer.learner.model.latent_out.weight[0, 0] += 1e-3
     with pytest.raises(CheckpointError, match="frozen tensor has changed"):
@@ -178,22 +183,21 @@ def test_pairs_teach_and_scouts_that_went_well_hold_on(folder, tmp_path, played,
     learnt = []
     monkeypatch.setattr(Learner, "update", lambda self, samples, rng: learnt.append(samples) or {})
     record = RlTrainer(folder, SPEC, dataclasses.replace(played, scouts=6, groups=3), tmp_path).iterate(HERE)
-    assert (record["scouts"], record["probes"], record["groups"], record["episodes"]) == (6, 36, 3, 24)
-    assert record["samples"] == 2 * (record["turned"] + sum(won for won, _ in record["layouts"].values()))
-    assert 0 < record["of_probes"] == 2 * record["turned"] < 36
-    credits = [credit for _, credit in learnt[0]]
+    assert (record["scouts"], record["groups"], record["episodes"]) == (6, 3, 24)
+    assert 0 < record["samples"] < 24, "not those of pairs that ended alike"
+    credits = [round(credit, 9) for _, credit in learnt[0]]
     assert sorted(set(credits)) == [-1.0, 0.0, 1.0]
     assert (credits.count(1.0), credits.count(-1.0)) == (record["samples"] / 2,) * 2
     assert credits[record["samples"]:] == [0.0] * 3, "three scouts went well"
 
 
-@pytest.mark.parametrize("outcome", [False, True])
-def test_where_no_layout_failed_or_no_probe_turned_one_nothing_is_learnt(
-    folder, tmp_path, played, monkeypatch, outcome
+@pytest.mark.parametrize(("lost_s", "episodes"), [(0.0, 0), (9.0, 8)])
+def test_where_no_time_was_lost_or_all_pairs_end_alike_nothing_is_learnt(
+    folder, tmp_path, played, monkeypatch, lost_s, episodes
 ):
-    monkeypatch.setattr(train_rl, "play_rollout", lambda job: ended(job, outcome, (0, 0)))
+    monkeypatch.setattr(train_rl, "play_rollout", lambda job: ended(job, 9.0, expected_s=lost_at(5, lost_s)))
     record = RlTrainer(folder, SPEC, played, tmp_path).iterate(HERE)
-    assert (record["probes"], record["episodes"], record["samples"]) == (0 if outcome else 12, 0, 0)
+    assert (record["episodes"], record["samples"]) == (episodes, 0)
     weights = load_checkpoint(tmp_path / "checkpoint", SPEC).model
     assert all(torch.equal(weights[name], value) for name, value in load_checkpoint(folder, SPEC).model.items())
 
@@ -221,7 +225,7 @@ def test_an_iteration_that_was_cut_off_while_saving_is_forgotten(folder, tmp_pat
     RlTrainer(folder, SPEC, played, tmp_path).iterate(HERE)
     metrics = tmp_path / "metrics.jsonl"
     whole = metrics.read_text()
-    metrics.write_text(whole + json.dumps({"iteration": 2, "layouts": {"0": [0, 2], "1": [1, 2]}}) + "\n")
+    metrics.write_text(whole + json.dumps({"iteration": 2, "windows": []}) + "\n")
     trainer = RlTrainer(folder, SPEC, played, tmp_path)
     assert metrics.read_text() == whole
     assert {job.case.seed for job in trainer.schedule.scouts(trainer.progress.step)} == {FIRST_SEED + 2, FIRST_SEED + 3}

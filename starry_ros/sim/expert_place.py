@@ -19,7 +19,7 @@ import numpy as np
 from starry_ros.sim.cell import BLOCK_HALF_M, PAD_TOP_M, Cell
 from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.kinematics import ArmKinematics
-from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S, Motion, hand_yaw, limited, roll_out, still, toward
+from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S, Motion, hand_yaw, limited, roll_out, still, to_go_s, toward
 from starry_ros.types import F64
 
 GRASP_Z_M = 0.021
@@ -98,7 +98,11 @@ class PlaceExpert:
 
     def plan(self, cell: Cell, colour: str) -> F64:
         """The next positions [K, J], the first one step ahead, from a kinematic roll-out of the present state."""
-        return roll_out(self, lambda scene, command_J: self.imagine(scene, command_J[self._slice]), cell, colour)
+        return roll_out(self, self._imagine, cell, colour)
+
+    def to_go_s(self, cell: Cell, colour: str, most_s: float) -> float:
+        """Seconds to the end of such a roll-out, at most `most_s`."""
+        return to_go_s(self, self._imagine, cell, colour, most_s)
 
     def motion(self, scene: Scene, colour: str) -> Motion:
         """The rule itself: present scene and named colour to motion."""
@@ -194,6 +198,9 @@ class PlaceExpert:
             if on_table and all(np.hypot(*(spot - centre)) >= gap for centre, gap in clear):
                 return spot
         return near
+
+    def _imagine(self, scene: Scene, command_J: F64) -> Scene:
+        return self.imagine(scene, command_J[self._slice])
 
     def imagine(self, scene: Scene, command: F64) -> Scene:
         """The scene one tick on: the jaw stops at a block between the pads, a held block moves with the hand."""

@@ -43,6 +43,9 @@ class Expert(Protocol):
     def plan(self, cell: Cell, colour: str) -> F64:
         """The next positions [K, J]."""
 
+    def to_go_s(self, cell: Cell, colour: str, most_s: float) -> float:
+        """How long it would take from the present state until its stage is `done`, at most `most_s`."""
+
     def contacts(self, scene: Any, colour: str) -> list[tuple[str, F64]] | None:
         """The next contacts as (geom, world point); None: they are told from the simulator's contacts."""
 

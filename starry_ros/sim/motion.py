@@ -6,8 +6,9 @@ Shapes: A = 6 arm joints, J = joints in contract order, K = plan steps. Metres, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,21 +98,36 @@ class Rule(Protocol):
 
     def look(self, cell: Cell) -> Any: ...
 
+    def stage(self, scene: Any, colour: str) -> str: ...
+
     def motion(self, scene: Any, colour: str) -> Any: ...
 
     def follow(self, command_J: F64, motion: Any) -> F64: ...
 
 
-def roll_out(rule: Rule, imagine: Callable[[Any, F64], Any], cell: Cell, colour: str) -> F64:
-    """The next positions [K, J], the first one step ahead: the rule followed kinematically from the present state.
+Imagine = Callable[[Any, F64], Any]
+"""The scene one tick on, once all joints have got their command [J]."""
 
-    `imagine` gives the scene one tick on, once all joints have got their command [J].
-    """
-    scene, command, ramp, action = rule.look(cell), cell.command_J, Ramp(cell.spec), cell.spec.action
-    steps = np.empty((action.chunk_steps, len(command)))
-    for k in range(action.chunk_steps):
-        for _ in range(round(action.step_s / TICK_S)):
-            command = ramp.toward(command, rule.follow(command, rule.motion(scene, colour)))
-            scene = imagine(scene, command)
-        steps[k] = command
-    return steps
+
+def roll_out(rule: Rule, imagine: Imagine, cell: Cell, colour: str) -> F64:
+    """The next positions [K, J], the first one step ahead: the rule followed kinematically from the present state."""
+    action = cell.spec.action
+    ticks = round(action.step_s / TICK_S)
+    ends = islice(_imagined(rule, imagine, cell, colour), ticks, action.chunk_steps * ticks + 1, ticks)
+    return np.stack([command for _, command in ends])
+
+
+def to_go_s(rule: Rule, imagine: Imagine, cell: Cell, colour: str, most_s: float) -> float:
+    """How long the rule, followed kinematically from the present state, takes until its stage is `done`."""
+    ticks = islice(_imagined(rule, imagine, cell, colour), math.ceil(most_s / TICK_S))
+    done = (tick * TICK_S for tick, (scene, _) in enumerate(ticks) if rule.stage(scene, colour) == "done")
+    return next(done, most_s)
+
+
+def _imagined(rule: Rule, imagine: Imagine, cell: Cell, colour: str) -> Iterator[tuple[Any, F64]]:
+    """Scene and command [J] now and after every tick."""
+    scene, command, ramp = rule.look(cell), cell.command_J, Ramp(cell.spec)
+    while True:
+        yield scene, command
+        command = ramp.toward(command, rule.follow(command, rule.motion(scene, colour)))
+        scene = imagine(scene, command)

@@ -12,7 +12,7 @@ import numpy as np
 
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.expert_place import PlaceExpert, Scene
-from starry_ros.sim.motion import TICK_S, Motion, funnel, roll_out, toward
+from starry_ros.sim.motion import TICK_S, Motion, funnel, roll_out, to_go_s, toward
 from starry_ros.types import F64
 
 ARMS = ("left", "right")
@@ -72,6 +72,10 @@ class PairExpert(ABC, Generic[S]):
     def plan(self, cell: Cell, colour: str) -> F64:
         """The next positions [K, J], the first one step ahead, from a kinematic roll-out of the present state."""
         return roll_out(self, self.imagine, cell, colour)
+
+    def to_go_s(self, cell: Cell, colour: str, most_s: float) -> float:
+        """Seconds to the end of such a roll-out, at most `most_s`."""
+        return to_go_s(self, self.imagine, cell, colour, most_s)
 
     def go_home(self, arm: str, scene: Scene) -> Motion:
         """Straight up first, clear of what stands on the table, then home, jaw open."""

@@ -190,11 +190,11 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=COUNT, default=2, help="processes that play (default: %(default)s)")
     for name, text in (
         ("iterations", "iterations in all"), ("scouts", "layouts an iteration, played as served"),
-        ("groups", "failed layouts that are played again, at most"),
-        ("probes", "pairs of episodes of each that look for the plans that matter"),
-        ("pairs", "pairs of episodes that draw the plans that did"),
-        ("again", "further iterations in which these are drawn"),
+        ("groups", "layouts that lost time and are played again, at most"),
+        ("pairs", "pairs of episodes of each"),
+        ("again", "further iterations in which they are played while their pairs end apart"),
         ("plans_drawn", "plans in a row drawn around the served ones"),
+        ("look_on_s", "how long an episode goes on after these, in s"),
         ("spread", "how far from there they bring a hand: deviation along x, y, z in m"),
         ("epochs", "passes over the plans an iteration"),
         ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),

@@ -96,10 +96,10 @@ class StatesTraining:
 class RlConfig:
     """Everything that decides the weights, besides the model that it starts from.
 
-    An iteration plays `scouts` layouts as served. Up to `groups` of those that failed are played in `probes` pairs,
-    with `plans_drawn` plans in a row drawn around the served ones: they bring a hand elsewhere, by a Gaussian of
-    deviation `spread` (m) along x, y and z, and in the other episode of the pair the opposite way. Layouts whose pairs
-    end apart are played in `pairs` further ones, and as long as they do in the next `again` iterations.
+    An iteration plays `scouts` layouts as served. Up to `groups` of those that lost time are played in `pairs` of
+    episodes, with `plans_drawn` plans in a row drawn around the served ones: they bring a hand elsewhere, by a Gaussian
+    of deviation `spread` (m) along x, y and z, and in the other episode of the pair the opposite way. An episode goes
+    on for `look_on_s`. Layouts whose pairs end apart are played as long as they do in the next `again` iterations.
     """
 
     tasks: tuple[str, ...] = ("place_block_pad",)
@@ -107,10 +107,10 @@ class RlConfig:
     iterations: int = 10
     scouts: int = 48
     groups: int = 12
-    probes: int = 4
     pairs: int = 4
     again: int = 2
     plans_drawn: int = 3
+    look_on_s: float = 2.0
     epochs: int = 2
     batch: int = 64
     learning_rate: float = 1e-5

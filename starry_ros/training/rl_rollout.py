@@ -6,16 +6,17 @@ the served ones, turned as before. So the episodes of a pair differ by nothing b
 
 The reward of a plan is the model's own value map of the next contact where the chunk brings a hand (AIM equation 12:
 M_t at the projected point), less what the map is where the hand is: an arm that hangs over the contact, as in most
-failures, earns nothing more. An episode earns a bonus for success.
+failures, earns nothing more. What an episode earns beside is how early it succeeds; one that ends before that is said
+to succeed when the task's script would have it done from there. That tells within a second or two what a plan was
+worth: how a whole episode of failed grasps ends is chance.
 
 Shapes: K chunk steps, J joints, A joints of an arm without its jaw, H directions: x, y, z of one hand.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,10 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import LoopConfig
+from starry_ros.sim.experts import Expert, make_expert
 from starry_ros.sim.kinematics import ArmKinematics
-from starry_ros.sim.loop import run_episode
+from starry_ros.sim.loop import EpisodeResult, run_episode
+from starry_ros.sim.tasks import task_of
 from starry_ros.training.annotate import project
 from starry_ros.training.cells import kept_cell
 from starry_ros.training.policies import policy_of
@@ -42,9 +45,9 @@ from starry_ros.wam.runtimes.runner import Engine, GraphRunner
 from starry_ros.wam.session import Session
 from starry_ros.wam.text import load_text_encoder
 
-FIRST_SEED = 5_000_000
-"""Layouts of reinforcement learning begin here. They are of the training split, sentences included."""
 LOOP = LoopConfig()
+MOST_S = 15.0
+"""What there is left to do never takes longer: a block that lies out of reach keeps the script busy for ever."""
 LEAST_TURN = 0.03
 """Damping of the inverse of a hand's motion, in m or rad per rad of a joint."""
 
@@ -54,7 +57,8 @@ class RolloutJob:
     """One episode: which weights, which layout, which plans are drawn around the served ones, and how far (m).
 
     `arm` is the number of the arm whose hand they bring elsewhere; `mirrored` turns their offsets round. `anchors`
-    plans of an episode without any are kept as they were served.
+    plans of an episode without any are kept as they were served. The episode ends when its time is up, or after
+    `look_on_s` from the last drawn plan.
     """
 
     model: Path
@@ -67,28 +71,41 @@ class RolloutJob:
     anchors: int = 0
     arm: int = 0
     mirrored: bool = False
+    look_on_s: float = math.inf
+
+    @property
+    def limit_s(self) -> float:
+        """How long the episode may take."""
+        drawn_s = (max(self.drawn) + 1) * LOOP.replan_s if self.drawn else math.inf
+        return min(task_of(self.case.task).time_limit_s, drawn_s + self.look_on_s)
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one episode gave: the mean reward of its plans from the first drawn one on, success, the draws, and of every
-    plan the number of the arm that it moves farther.
+    """What one episode gave: the mean reward of its plans from the first drawn one on, success, when it succeeded or
+    the script would have, the draws, and of every plan the number of the arm that it moves farther.
+
+    `expected_s`: when the script would have, seen from each plan and from the end, if nothing was drawn.
     """
 
     job: RolloutJob
     dense: float
     success: bool
+    done_s: float
     draws: tuple[Draw, ...]
     arms: tuple[int, ...]
+    expected_s: tuple[float, ...] = ()
 
 
 @dataclass
 class Harvest:
-    """Watches an episode: collects rewards, and which arm is at work."""
+    """Watches an episode: collects rewards, which arm is at work, and, with an expert, when it would be done."""
 
     cell: Cell
+    expert: Expert | None = None
     rewards: list[float] = field(default_factory=list)
     arms: list[int] = field(default_factory=list)
+    expected_s: list[float] = field(default_factory=list)
 
     def looked(self, cell: Cell) -> None:
         """Nothing to do between plans."""
@@ -97,6 +114,9 @@ class Harvest:
         """Keep what the plan earns."""
         self.rewards.append(landing_reward(cell, plan))
         self.arms.append(busy_arm(cell.spec, plan))
+        if self.expert is not None:
+            begun_s = (len(self.arms) - 1) * LOOP.replan_s
+            self.expected_s.append(begun_s + self.expert.to_go_s(cell, colour, MOST_S))
 
 
 def busy_arm(spec: RobotSpec, plan: Plan) -> int:
@@ -162,10 +182,20 @@ def play_rollout(job: RolloutJob) -> Rollout:
                        lambda: hand_directions(robot, cell.state(0).position_J, scale_J, arm))
     runner.engines["act"] = act
     session.epoch = job.case.seed
-    harvest = Harvest(cell)
-    result = run_episode(policy_of(session, cell, LOOP), cell, job.case, LOOP, harvest)
+    expert = make_expert(job.case.task, cell)
+    harvest = Harvest(cell, None if job.drawn else expert)
+    result = run_episode(policy_of(session, cell, LOOP), cell, job.case, replace(LOOP, limit_s=job.limit_s), harvest)
     dense = float(np.mean(harvest.rewards[min(job.drawn, default=0):] or [0.0]))
-    return Rollout(job, dense, result.success, tuple(act.draws), tuple(harvest.arms))
+    done_s = result.duration_s + _to_go_s(result, expert, cell)
+    expected_s = () if job.drawn else (*harvest.expected_s, done_s)
+    return Rollout(job, dense, result.success, done_s, tuple(act.draws), tuple(harvest.arms), expected_s)
+
+
+def _to_go_s(result: EpisodeResult, expert: Expert, cell: Cell) -> float:
+    """How long the expert would need from where the episode ended; arms that were stopped go nowhere."""
+    if result.success:
+        return 0.0
+    return MOST_S if result.failure.startswith("stopped") else expert.to_go_s(cell, result.colour, MOST_S)
 
 
 def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine, NormStats]:
@@ -175,8 +205,8 @@ def _session(job: RolloutJob) -> tuple[Session, GraphRunner, Engine, NormStats]:
         checkpoint = load_checkpoint(job.model, job.spec)
         if checkpoint.config.coupling == "joint":
             raise ConfigError("train-rl", "needs a model whose streams run one after the other", got="coupling joint")
-        config = dataclasses.replace(checkpoint.config, action_steps=job.steps)
-        runner = choose_runtime("auto", dataclasses.replace(checkpoint, config=config), job.model)
+        config = replace(checkpoint.config, action_steps=job.steps)
+        runner = choose_runtime("auto", replace(checkpoint, config=config), job.model)
         texts = load_text_encoder(checkpoint.text_encoder, config.text_tokens)
         _KEPT.clear()
         session = Session(runner, checkpoint.stats, texts, job.spec, checkpoint.layout_hash)

@@ -1,10 +1,11 @@
 """Stage two: `starry train-rl`. GRPO on the action stream alone, everything else frozen and proven so (AIM 3.6).
 
-Layouts are played as they are served; those that fail are played again in pairs of episodes, in which a few plans in a
-row are drawn around the served ones (`rl_pairs.py`). Drawn plans get the credit for how their episodes end, and nothing
-else does. An episode's return is the mean reward of its plans plus the bonus for success; its advantage is the return,
-normalised within its pair. A drawn plan is an action with a likelihood ratio, clipped as in PPO; the divergence from
-the first weights, between Gaussians of one width, is also taken at plans of the episodes that went well.
+Layouts are played as they are served; where most time is lost, they are played again in pairs of episodes, in which a
+few plans in a row are drawn around the served ones (`rl_pairs.py`). Drawn plans get the credit for what follows, and
+nothing else does. An episode's return is the mean reward of its plans plus how early it would succeed
+(`rl_rollout.py`); its advantage is the return, normalised within its pair. A drawn plan is an action with a likelihood
+ratio, clipped as in PPO; the divergence from the first weights, between Gaussians of one width, is also taken at plans
+of the episodes that went well.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from starry_ros.sim.tasks import TASKS
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.pool import Workers
-from starry_ros.training.rl_pairs import Schedule, Window, in_order, outcomes
+from starry_ros.training.rl_pairs import Schedule, Window, in_order
 from starry_ros.training.rl_rollout import play_rollout
 from starry_ros.training.rl_sampler import Draw, aims, along, log_likelihood, means
 from starry_ros.training.same_run import option, refuse
@@ -159,23 +160,21 @@ class RlTrainer:
         self.save()
 
     def iterate(self, workers: Workers) -> Record:
-        """One iteration: scouts, probes, groups, then the update. Returns what goes into metrics.jsonl."""
+        """One iteration: scouts, groups, then the update. Returns what goes into metrics.jsonl."""
         step, schedule = self.progress.step, self.schedule
         scouts = in_order(workers.run(play_rollout, schedule.scouts(step)))
-        probes = in_order(workers.run(play_rollout, schedule.probes(step, scouts)))
-        windows = [*schedule.deciding(probes), *self._windows()]
+        windows = [*schedule.windows(scouts), *self._windows()]
         groups = in_order(workers.run(play_rollout, schedule.groups(step, windows)))
-        of_probes, of_groups = schedule.credited(probes), schedule.credited(groups)
         anchors = [(draw, 0.0) for scout in scouts if scout.success for draw in scout.draws]
-        samples, rng = of_probes + of_groups, np.random.default_rng([self.config.seed, step])
+        samples, rng = schedule.credited(groups), np.random.default_rng([self.config.seed, step])
         statistics = self.learner.update([*samples, *anchors], rng) if samples else {}
         self.progress.step += 1
         self._prove()
         record = {
             "iteration": self.progress.step, "success": float(np.mean([r.success for r in scouts])),
-            "dense": float(np.mean([r.dense for r in scouts])), "scouts": len(scouts), "probes": len(probes),
-            "turned": sum(probe.success for probe in probes), "groups": len(windows), "episodes": len(groups),
-            "samples": len(samples), "of_probes": len(of_probes), **statistics, "layouts": outcomes(groups),
+            "dense": float(np.mean([r.dense for r in scouts])), "scouts": len(scouts),
+            "lost_s": float(np.mean([r.done_s - r.expected_s[0] for r in scouts])), "groups": len(windows),
+            "episodes": len(groups), "samples": len(samples), **statistics,
             "windows": schedule.noted(schedule.still_deciding(windows, groups)), "frozen": self.frozen[:16],
         }
         self._records.append(record)
@@ -228,7 +227,7 @@ def train_rl_command(args: argparse.Namespace) -> int:
     with Workers(args.workers) as workers:
         while trainer.progress.step < config.iterations:
             record = trainer.iterate(workers)
-            shown = ("success", "turned", "groups", "samples", "dense", "kl", "clipped", "ratio_off", "gradient")
+            shown = ("success", "lost_s", "groups", "samples", "dense", "kl", "clipped", "ratio_off", "gradient")
             text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
             print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
     print(f"{args.out / 'checkpoint'}: {len(trainer.learner.trained)} tensors trained, the others unchanged "
