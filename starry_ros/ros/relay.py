@@ -31,6 +31,7 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.convert import stamp_ns
 from starry_ros.ros.qos import COMMAND, PLAN, STATE
 from starry_ros.timing import NS_PER_S
+from starry_ros.turns import ask_for_real_time
 from starry_ros.types import F64
 
 Fault = Callable[[bytes], list[bytes]]
@@ -56,10 +57,15 @@ class Passed:
 
 
 class Relay(Node):
-    """Passes topics on, through the fault of each if it has one. Spins in a thread of its own once begun."""
+    """Passes topics on, through the fault of each if it has one. Spins in a thread of its own once begun.
 
-    def __init__(self, name: str) -> None:
+    `prompt`: at a real-time priority where the system grants it, so that a busy machine holds up no more than it would
+    without a relay.
+    """
+
+    def __init__(self, name: str, prompt: bool = False) -> None:
         super().__init__(name)
+        self._prompt = prompt
         self._faults: dict[str, Fault] = {}
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self)
@@ -100,6 +106,8 @@ class Relay(Node):
         self._thread.join()
 
     def _spin(self) -> None:
+        if self._prompt:
+            ask_for_real_time()
         while rclpy.ok():
             try:
                 self._executor.spin_once(timeout_sec=0.2)
@@ -113,7 +121,7 @@ class ArmRelays(Relay):
     """Joint states, commands and plans of a robot, and what is known from them."""
 
     def __init__(self, spec: RobotSpec) -> None:
-        super().__init__("arm_relays")
+        super().__init__("arm_relays", prompt=True)
         self._spec = spec
         self.heard: deque[Motion] = deque(maxlen=20_000)
         self.asked: deque[Motion] = deque(maxlen=20_000)
