@@ -34,9 +34,9 @@ class Watch:
         pass
 
 
-def watched(cell: Cell, task: str, geom: str, stage: str = "pick", kind: str = "normal") -> Watch:
+def watched(cell: Cell, task: str, geom: str, stage: str = "pick", kind: str = "normal", seed: int = 1) -> Watch:
     watch = Watch(geom, stage)
-    assert run_episode(ExpertPolicy(cell, task), cell, Case(1, kind, task), watcher=watch).success
+    assert run_episode(ExpertPolicy(cell, task), cell, Case(seed, kind, task), watcher=watch).success
     return watch
 
 
@@ -62,7 +62,7 @@ def test_a_block_came_to_lie_between_the_two_of_a_stack(blind):
 
 def test_a_point_is_carried_back_to_where_the_block_lay_when_it_was_named(blind):
     """A knocked block lies elsewhere and turned: relative to the block the point stays the same."""
-    watch = watched(blind, "place_block_pad", "green", kind="push")
+    watch = watched(blind, "place_block_pad", "green", kind="push", seed=4)
     came, named = watch.touches.came(watch.named), watch.named
     assert np.linalg.norm(came - named.position) < 0.015
     assert min(np.linalg.norm(came - pinch) for pinch in watch.pinches[0]) > 0.01
