@@ -3,13 +3,12 @@
 They publish what executor, planner and visualiser take in and can be told from the real thing: pictures that no camera
 makes, plans, courses and value maps that are not for this robot, and heartbeats, which move nothing. Not joint states,
 pictures of cameras, commands or the emergency stop: a stranger there is a second driver, or an operator, and the arms
-must stop. Strangers sit at computers of their own: here they take only what the graph leaves of this one's cores.
+must stop.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -71,7 +70,6 @@ def _flood(duration_s: float) -> bool:
 def main() -> None:
     """Entry point."""
     heard = False
-    os.nice(19)
     with contextlib.suppress(KeyboardInterrupt), ros_session():
         heard = _flood(float(sys.argv[1]))
     raise SystemExit(0 if heard else 1)
