@@ -11,9 +11,10 @@ from starry_ros.errors import ContractError, InputError
 from starry_ros.kinematics.backend import mujoco
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.sim.cell import ASSET_DIR, BLOCK_HALF_M, BlockPose, Cell, Layout
+from starry_ros.sim.cell import BLOCK_HALF_M, BlockPose, Cell, Layout
 from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.scenes import ASSET_DIR
 from starry_ros.sim.tasks import draw_layout, episode_rng
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))

@@ -1,95 +1,111 @@
-"""The cameras of the simulated robot speak through a process of their own, as a camera's driver is one.
+"""The cameras of the simulated robot are a process of their own, as a camera's driver is one.
 
-Pictures go through memory that processes share (`transport.py`). When a reader dies at a lock of it, or is frozen
-there, whoever writes stands for up to 1 s, with all that it has to send: joint states must not. Pictures that the
-process does not take in time are dropped, and counted.
+It (`sim_camera_process.py`) renders what the cell looked like at the instants that it is told. So physics, and with it
+joint states, never wait for a picture: to be drawn, or to be sent. Pictures go through memory that processes share
+(`transport.py`); when a reader dies at a lock of it, or is frozen there, whoever writes stands for up to 1 s. Instants
+that come while pictures of the one before are still being made are left out, and counted.
 """
 
 from __future__ import annotations
 
 import contextlib
 import pickle
-import queue
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from itertools import chain
+from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, cast
 
-from rclpy.node import Node
-from rclpy.serialization import serialize_message
-from sensor_msgs.msg import CameraInfo, Image
-
-from starry_ros.ros.dead_ports import keep_off_dead_ports
-from starry_ros.ros.qos import SENSOR
-from starry_ros.ros.run import ros_session
+from starry_ros.errors import StarryError
+from starry_ros.ros.run import EXIT_USER_ERROR
 from starry_ros.ros.transport import sharing_environment
-from starry_ros.ros.worker import Worker
+from starry_ros.ros.worker import Slot, Worker
+from starry_ros.sim.cell import Sight
 
 Topics = tuple[str, str]
 """Of the picture and of the calibration, after remapping."""
-ROUNDS = 2
-"""How many pictures of each camera may wait."""
 TAKE_S, END_S = 0.2, 2.0
 
 
+@dataclass(frozen=True)
+class Instant:
+    """What the cameras shall see, and its ROS time."""
+
+    stamp_ns: int
+    sight: Sight
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture was published. `left_out`: instants so far that had to be."""
+
+    camera: str
+    stamp_ns: int
+    left_out: int
+
+
 class Cameras:
-    """Publishes what the cameras see until closed. `on_failure` is told when the process has ended by itself."""
+    """Publishes what the cameras of a robot's file see until closed. `on_failure` is told when the process ends."""
 
-    def __init__(self, topics: Mapping[str, Topics], on_failure: Callable[[Exception], None]) -> None:
-        self._number = {camera: number for number, camera in enumerate(topics)}
-        self._waiting: queue.Queue[tuple[int, Image, CameraInfo]] = queue.Queue(ROUNDS * len(topics))
-        command = [sys.executable, "-m", "starry_ros.ros.sim_cameras", *chain(*topics.values())]
+    def __init__(self, robot: Path, topics: Mapping[str, Topics], on_failure: Callable[[Exception], None]) -> None:
+        self.published = dict.fromkeys(topics, 0)
+        self.last_ns = dict.fromkeys(topics, 0)
+        self._left_out, self._closing = 0, False
+        self._next: Slot[Instant] = Slot()
+        names = (name for camera, pair in topics.items() for name in (camera, *pair))
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, env=sharing_environment(), start_new_session=True
+            [sys.executable, "-m", "starry_ros.ros.sim_camera_process", str(robot), *names],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sharing_environment(), start_new_session=True,
         )
-        self._pipe = cast(IO[bytes], self._process.stdin)
-        self._writer = Worker("cameras", self._hand_over, on_failure)
-        self._writer.start()
+        self._pipe, self._answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+        self._workers = Worker("cameras", self._hand_over, on_failure), Worker("shown", self._hear, on_failure)
+        for worker in self._workers:
+            worker.start()
 
-    def show(self, camera: str, image: Image, info: CameraInfo) -> bool:
-        """Publish a picture and its calibration soon; False if it is dropped, because those before still wait."""
-        try:
-            self._waiting.put_nowait((self._number[camera], image, info))
-        except queue.Full:
-            return False
-        return True
+    def show(self, instant: Instant) -> None:
+        """Publish pictures of this instant soon, unless a newer one comes before."""
+        self._next.put(instant)
+
+    @property
+    def left_out(self) -> int:
+        """Instants of which there are no pictures, because those before were still being made."""
+        return self._left_out + self._next.replaced
 
     def _hand_over(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            number, image, info = self._waiting.get(timeout=TAKE_S)
-            said = number, bytes(serialize_message(image)), bytes(serialize_message(info))
-            pickle.dump(said, self._pipe, protocol=pickle.HIGHEST_PROTOCOL)
-            self._pipe.flush()
+        instant = self._next.take(TAKE_S)
+        if instant is not None:
+            with contextlib.suppress(BrokenPipeError):  # `_hear` tells why
+                pickle.dump(instant, self._pipe, protocol=pickle.HIGHEST_PROTOCOL)
+                self._pipe.flush()
+
+    def _hear(self) -> None:
+        try:
+            shown: Shown = pickle.load(self._answers)
+        except EOFError:
+            if not self._closing:
+                self._tell_end(self._process.wait(END_S))
+            return
+        self.published[shown.camera] += 1
+        self.last_ns[shown.camera], self._left_out = shown.stamp_ns, shown.left_out
+
+    @staticmethod
+    def _tell_end(code: int) -> None:
+        text = f"the process of the cameras has ended by itself, with exit code {code}"
+        if code == EXIT_USER_ERROR:
+            raise StarryError("sim_robot", text, fix="see above what it says")
+        raise RuntimeError(text)
 
     def close(self) -> None:
         """End the process, if need be by force."""
         force = threading.Timer(END_S, self._process.kill)
         force.start()
-        self._writer.close(2 * END_S)
+        self._closing = True
+        self._workers[0].close(2 * END_S)
         with contextlib.suppress(OSError):
             self._pipe.close()
         self._process.wait()
+        self._workers[1].close(END_S)
+        self._answers.close()
         force.cancel()
-
-
-def main() -> None:
-    """Entry point of the process: topics as arguments, pictures by standard input, with whose end it ends."""
-    names = iter(sys.argv[1:])
-    keep_off_dead_ports()
-    with ros_session(signals=False):
-        node = Node("sim_cameras")
-        publishers = [
-            (node.create_publisher(Image, picture, SENSOR), node.create_publisher(CameraInfo, info, SENSOR))
-            for picture, info in zip(names, names, strict=True)
-        ]
-        with contextlib.suppress(EOFError):
-            while True:
-                number, picture, info = pickle.load(sys.stdin.buffer)
-                for publisher, message in zip(publishers[number], (picture, info), strict=True):
-                    publisher.publish(message)
-
-
-if __name__ == "__main__":
-    main()

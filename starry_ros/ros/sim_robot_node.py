@@ -1,6 +1,7 @@
 """Node `sim_robot`: the simulated robot, on the topics of a real one.
 
-One thread owns physics and rendering and keeps pace with real time. In: one trajectory topic an arm, under the rules of
+One thread owns physics and keeps pace with real time, at a real-time priority where the system grants it, as drivers
+under ros2_control have one; cameras are a process of their own. In: one trajectory topic an arm, under the rules of
 joint_trajectory_controller. Out: cameras with calibration, joint states, `/clock`, and under `ground_truth/` what only
 a simulation knows. Service `reset_episode` lays the scene out anew.
 """
@@ -22,14 +23,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 from starry_ros.errors import StarryError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.convert import (
-    EdgeClock,
-    camera_info_message,
-    image_message,
-    stamp_ns,
-    state_message,
-    trajectory_of,
-)
+from starry_ros.ros.convert import EdgeClock, stamp_ns, state_message, trajectory_of
 from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
 from starry_ros.ros.frames import FramePublisher
 from starry_ros.ros.markers import cube_marker
@@ -37,15 +31,16 @@ from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
-from starry_ros.ros.sim_cameras import Cameras
+from starry_ros.ros.sim_cameras import Cameras, Instant
 from starry_ros.ros.worker import Calls, Worker
 from starry_ros.sim.cell import BLOCK_HALF_M, Cell
 from starry_ros.sim.choices import COLOURS
-from starry_ros.sim.driver import CameraRig, SimulatedDriver, Simulation
+from starry_ros.sim.driver import SimulatedDriver, Simulation
 from starry_ros.sim.tasks import SETTINGS, TASKS
 from starry_ros.sim.trajectory_controller import Trajectory
 from starry_ros.srv import ResetEpisode
 from starry_ros.timing import seconds
+from starry_ros.turns import PRIORITY, ask_for_real_time
 from starry_ros.types import F64
 
 PARAMETERS = (
@@ -56,6 +51,8 @@ PARAMETERS = (
     Parameter("joint_state_hz", 50.0, "Rate of joint_states, in hertz.", 1.0, 100.0),
     Parameter("ground_truth_hz", 10.0, "Rate of the ground-truth topics, in hertz.", 1.0, 100.0),
 )
+BELOW_EXECUTOR = PRIORITY - 10
+"""Where physics is too much for the machine, what it is for goes first."""
 BLOCK_RGB = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.7, 0.1), "blue": (0.1, 0.2, 0.9)}
 
 
@@ -70,14 +67,11 @@ class SimRobotNode(StarryNode):
         self._edge = EdgeClock(self.get_clock())
         self._commands: queue.SimpleQueue[tuple[str, Trajectory | F64]] = queue.SimpleQueue()
         self._simulation: Simulation | None = None
-        self._dropped = 0
-        self._frames = {camera.name: 0 for camera in self._spec.cameras}
-        self._last_frame_ns = dict.fromkeys(self._frames, 0)
         self._camera_rate = Every(self._spec.rates.camera_hz)
         self._state_rate = Every(self._values["joint_state_hz"])
         self._truth_rate = Every(self._values["ground_truth_hz"])
         self._calls = Calls(self)
-        self._worker = Worker("physics", self._work, self.fail, self._free)
+        self._worker = Worker("physics", self._work, self.fail)
         self._make_interfaces()
         self._worker.start()
 
@@ -88,7 +82,7 @@ class SimRobotNode(StarryNode):
             camera.name: (self.resolve_topic_name(camera.topic), self.resolve_topic_name(camera.info_topic))
             for camera in self._spec.cameras
         }
-        self._cameras = Cameras(topics, self.fail)
+        self._cameras = Cameras(robot_file(self._values["robot"]), topics, self.fail)
         self._reference = self.create_publisher(JointState, "ground_truth/reference", STATE)
         self._pushed = self.create_publisher(JointState, "ground_truth/pushed", STATE)
         self._success = self.create_publisher(Bool, "ground_truth/success", LATCHED)
@@ -101,6 +95,10 @@ class SimRobotNode(StarryNode):
             self.create_subscription(kind, arm.command_topic, partial(take, arm.name), COMMAND)
         self.create_service(ResetEpisode, "reset_episode", self._on_reset)
         Diagnostics(self, self._health, self._spec.name)
+
+    def begin(self) -> None:
+        """Who holds Python's lock while physics waits for it must not wait itself for those that share the cores."""
+        ask_for_real_time(BELOW_EXECUTOR)
 
     def close(self) -> None:
         """End the physics thread and the cameras."""
@@ -133,9 +131,9 @@ class SimRobotNode(StarryNode):
             return Health(WARN, "loading")
         driver = simulation.driver
         values: dict[str, object] = {"lost_s": seconds(driver.lost_ns), "limited_ticks": driver.limited_ticks,
-                                     "skipped_pictures": simulation.cameras.skipped + self._dropped}
-        for camera, count in self._frames.items():
-            values |= {f"{camera}.published": count, f"{camera}.last_ns": self._last_frame_ns[camera]}
+                                     "instants_without_pictures": self._cameras.left_out}
+        for camera, count in self._cameras.published.items():
+            values |= {f"{camera}.published": count, f"{camera}.last_ns": self._cameras.last_ns[camera]}
         counts = dict(driver.rejected)  # the physics thread adds to it
         values |= {f"rejected.{reason}": count for reason, count in counts.items()}
         rejected = sum(counts.values())
@@ -152,18 +150,15 @@ class SimRobotNode(StarryNode):
         if simulation.driver.behind(now_ns):
             simulation.driver.tick()
             self._publish(simulation)
-        elif not self._publish_camera(simulation.cameras):
+        else:
             time.sleep(simulation.driver.wait_s(now_ns))
 
     def _load(self) -> Simulation:
         values = self._values
         args = (values["task"], values["setting"], values["seed"], self._edge.now_ns())
         self._simulation = Simulation(self._spec, *args)
+        ask_for_real_time(BELOW_EXECUTOR)
         return self._simulation
-
-    def _free(self) -> None:
-        if self._simulation is not None:
-            self._simulation.cameras.close()
 
     def _reset(self, task: str, setting: str, seed: int) -> str:
         return (self._simulation or self._load()).reset(task, setting, seed)
@@ -193,22 +188,7 @@ class SimRobotNode(StarryNode):
             self._placed.publish(String(data=",".join(scene.placed)))
             self._objects.publish(MarkerArray(markers=[_block(driver.cell, colour, stamp) for colour in COLOURS]))
         if self._camera_rate.due(driver.time_ns):
-            simulation.cameras.snapshot(driver.cell, driver.time_ns)
-
-    def _publish_camera(self, rig: CameraRig) -> bool:
-        """One picture of the last camera instant; False when none is pending."""
-        picture = rig.develop()
-        if picture is None:
-            return False
-        name, image, model = picture
-        stamp, frame_id = self._edge.stamp(rig.time_ns), self._spec.camera(name).frame_id
-        info = camera_info_message(model, stamp, frame_id)
-        if self._cameras.show(name, image_message(image, stamp, frame_id), info):
-            self._frames[name] += 1
-            self._last_frame_ns[name] = stamp_ns(stamp)
-        else:
-            self._dropped += 1
-        return True
+            self._cameras.show(Instant(stamp_ns(stamp), driver.cell.sight()))
 
 
 def _block(cell: Cell, colour: str, stamp: Time) -> Marker:

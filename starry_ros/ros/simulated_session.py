@@ -151,9 +151,7 @@ class SimulatedSession:
     def _photograph(self) -> None:
         """All cameras of this instant, and their canvas."""
         now_ns, stamp, frames = self._now_ns, self._edge.stamp(self._now_ns), {}
-        self._rig.snapshot(self._cell, now_ns)
-        while (picture := self._rig.develop()) is not None:
-            name, image, model = picture
+        for name, image, model in self._rig.pictures(self._cell.sight()):
             camera = self._spec.camera(name)
             self._write(camera.topic, convert.image_message(image, stamp, camera.frame_id))
             self._write(camera.info_topic, convert.camera_info_message(model, stamp, camera.frame_id))

@@ -20,17 +20,19 @@ from starry_ros.errors import ContractError, InputError, RuntimeUnavailable
 from starry_ros.kinematics.backend import mujoco
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.choices import COLOURS
-from starry_ros.sim.look import Appearance, Look
+from starry_ros.sim.look import Appearance, Look, Worn
 from starry_ros.sim.raycast import RayCaster
+from starry_ros.sim.scenes import ASSET_DIR, compile_scene
 from starry_ros.types import F32, F64, U8, CameraModel, RobotState
 
-ASSET_DIR = Path(__file__).parent / "assets"
 BLOCK_HALF_M = 0.02
 PAD_HALF_M = 0.05
 PAD_TOP_M = 0.003
 LIT_M = 0.006
 """A button that is pressed this far lights up, and stays lit."""
 FAR_M = 3.0
+POSE = int(mujoco.mjtState.mjSTATE_QPOS | mujoco.mjtState.mjSTATE_MOCAP_POS | mujoco.mjtState.mjSTATE_MOCAP_QUAT)
+"""What of MuJoCo's state says where everything is."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,15 @@ class Contact:
     force_n: float
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What a cell looks like at an instant: its scene, where everything is, and its look. For other processes too."""
+
+    scene: str
+    pose: F64
+    look: Worn
+
+
 class Cell:
     """Two arms, three blocks and a pad in MuJoCo, and what the task adds, driven by joint position targets."""
 
@@ -87,8 +98,21 @@ class Cell:
     def match(self, other: Cell) -> None:
         """Become a copy of another cell's state and look."""
         self.load(other.scene)
-        self._appearance.like(other.model)
+        self._appearance.wear(other._appearance.worn())
         mujoco.mj_copyData(self.data, self.model, other.data)
+
+    def sight(self) -> Sight:
+        """What pictures of this instant need."""
+        pose = np.empty(mujoco.mj_stateSize(self.model, POSE))
+        mujoco.mj_getState(self.model, self.data, pose, POSE)
+        return Sight(self.scene, pose, self._appearance.worn())
+
+    def show(self, sight: Sight) -> None:
+        """Look as another cell did, for pictures alone: nothing else than poses is brought up to date."""
+        self.load(sight.scene)
+        self._appearance.wear(sight.look)
+        mujoco.mj_setState(self.model, self.data, sight.pose, POSE)
+        mujoco.mj_fwdPosition(self.model, self.data)
 
     def wear(self, look: Look) -> None:
         """Change to another look of the hard setting; the arms and the objects of the task stay as they are."""
@@ -367,14 +391,3 @@ class Cell:
             self._renderer.close()
             self._renderer = None
             atexit.unregister(self.close)
-
-
-def compile_scene(scene: str, base: Path = ASSET_DIR / "cell.xml") -> mujoco.MjModel:
-    """The model of a scene such as `cell+tray+clutter`: the cell's file with further asset files."""
-    names = scene.split("+")[1:]
-    files = {path.name: path.read_bytes() for path in base.parent.glob("*.xml")}
-    missing = sorted(f"{name}.xml" for name in names if f"{name}.xml" not in files)
-    if missing:
-        raise ContractError(str(base.parent), f"has no {missing}", expected=sorted(files))
-    parts = "".join(f'<include file="{name}"/>' for name in (base.name, *(f"{name}.xml" for name in names)))
-    return mujoco.MjModel.from_xml_string(f"<mujoco>{parts}</mujoco>", files)

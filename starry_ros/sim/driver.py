@@ -11,12 +11,13 @@ What the controllers ask for reaches the drives through the driver's own velocit
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.sim.cell import Cell, Layout
+from starry_ros.sim.cell import Cell, Layout, Sight
 from starry_ros.sim.tasks import SETTINGS, TASKS, Check, Split, drawn_case, make_check, sentence, task_of
 from starry_ros.sim.trajectory_controller import Rejection, Trajectory, TrajectoryController
 from starry_ros.timing import nanoseconds, seconds
@@ -174,50 +175,30 @@ class Scene:
 
 
 class CameraRig:
-    """All cameras of one physics instant, rendered one at a time so that physics never waits for three pictures."""
+    """All cameras of a cell, in a double of it. The OpenGL context belongs to the thread that renders first."""
 
     def __init__(self, spec: RobotSpec) -> None:
-        self._view = Cell(spec)
+        self._double = Cell(spec)
         self._cameras = tuple(camera.name for camera in spec.cameras)
-        self._pending: list[str] = []
-        self.time_ns = 0
-        self.skipped = 0
 
-    def snapshot(self, cell: Cell, time_ns: int) -> None:
-        """Photograph this instant; left out and counted while pictures of the last one are still pending."""
-        if self._pending:
-            self.skipped += 1
-            return
-        self._view.match(cell)
-        self._pending, self.time_ns = list(self._cameras), time_ns
-
-    def develop(self) -> tuple[str, U8, CameraModel] | None:
-        """Render the next pending camera: its name, image and calibration; None when nothing is pending."""
-        if not self._pending:
-            return None
-        camera = self._pending.pop(0)
-        return camera, self._view.render(camera), self._view.camera_model(camera)
-
-    def warm_up(self) -> None:
-        """Render once, which compiles the scene, and forget it."""
-        self.develop()
-        self._pending = []
+    def pictures(self, sight: Sight) -> Iterator[tuple[str, U8, CameraModel]]:
+        """Camera, image [H, W, 3] and calibration of one after the other."""
+        self._double.show(sight)
+        for camera in self._cameras:
+            yield camera, self._double.render(camera), self._double.camera_model(camera)
 
     def close(self) -> None:
         """Free the OpenGL context, in the thread that rendered."""
-        self._view.close()
+        self._double.close()
 
 
 class Simulation:
-    """Cell, controllers, scene and cameras of one simulated robot, owned by one thread."""
+    """Cell, controllers and scene of one simulated robot, owned by one thread."""
 
     def __init__(self, spec: RobotSpec, task: str, setting: str, seed: int, now_ns: int) -> None:
         cell = Cell(spec)
         self.scene = Scene(cell)
         self.scene.reset(task, setting, seed)
-        self.cameras = CameraRig(spec)
-        self.cameras.snapshot(cell, now_ns)
-        self.cameras.warm_up()
         self.driver = SimulatedDriver(spec, cell, now_ns)
 
     def reset(self, task: str, setting: str, seed: int) -> str:

@@ -8,6 +8,7 @@ task, sizes, masses, and where objects lie, which is as in the easy setting: the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ FRICTION_RANGE = (0.75, 1.25)
 CLUTTER_X_M, CLUTTER_Y_M = (0.31, 0.42), (-0.34, 0.34)
 FIELDS = ("mat_rgba", "light_diffuse", "light_pos", "cam_pos", "cam_quat", "geom_friction")
 _COLOURED = ("red", "green", "blue", "tray", "drawer", "cabinet", "knob")
+
+
+Worn = Mapping[str, F64]
+"""A look, field by field; it can be sent to another process."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,20 @@ class Appearance:
             material = self._model.mat(name).id
             self._model.mat_rgba[material, :3] = rng.uniform(0.1, 0.9, 3)
 
-    def like(self, other: mujoco.MjModel) -> None:
-        """The look of another model of the same scene."""
-        for name in FIELDS:
-            getattr(self._model, name)[:] = getattr(other, name)
-        self._model.vis.headlight.ambient[:] = other.vis.headlight.ambient
-        self._model.mat_emission[:] = other.mat_emission
+    def worn(self) -> Worn:
+        """The look that the model has now."""
+        return {name: np.array(part) for name, part in self._parts().items()}
+
+    def wear(self, worn: Worn) -> None:
+        """Take the look of another model of the same scene."""
+        for name, part in self._parts().items():
+            part[:] = worn[name]
+
+    def _parts(self) -> dict[str, Any]:
+        """Views of everything that looks differ by, and of the lights of buttons."""
+        model = self._model
+        fields = {name: getattr(model, name) for name in (*FIELDS, "mat_emission")}
+        return {**fields, "ambient": model.vis.headlight.ambient}
 
 
 def _turned(quaternion: F64, turn_rad: F64) -> F64:

@@ -42,7 +42,8 @@ def test_joint_states_go_on_while_the_cameras_stand_and_neither_outlives_the_rob
     assert len(states) > 40, "50 a second"
     os.kill(cameras, signal.SIGCONT)
     world.until(lambda: pictures, what="pictures again")
-    world.until(lambda: float(world.values("sim_robot").get("skipped_pictures", 0)) > 0, what="a word on dropped ones")
+    world.until(lambda: float(world.values("sim_robot").get("instants_without_pictures", 0)) > 0,
+                what="a word on what was left out")
 
     os.kill(robot, signal.SIGKILL)
     end_s = time.monotonic() + 10.0
@@ -57,4 +58,4 @@ def test_a_robot_without_its_cameras_ends_and_says_so(world: World, spec: Any) -
     world.until(lambda: pictures, 60.0, "pictures")
     os.kill(cameras_of(robot.process.pid), signal.SIGKILL)
     assert robot.process.wait(20.0) == 1
-    assert "BrokenPipeError" in robot.text()
+    assert "the cameras has ended by itself, with exit code -9" in robot.text()
