@@ -44,6 +44,7 @@ from starry_ros.ros.convert import (
 )
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.params import ROBOT, Parameter, declare
+from starry_ros.ros.priority import hear_first
 from starry_ros.ros.qos import COMMAND, LATCHED, PLAN, SAFETY, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
@@ -116,17 +117,16 @@ class ActionExecutorNode(StarryNode):
         self._planners, self._drivers, self._clocks = Planners(), Speakers(), ClockWatch(self._own_step_s())
         self._commands: dict[str, Any] = {}
         self._take_arms_ns = self._edge.now_ns() + nanoseconds(self._values["owner_check_s"])
-        self._rest_J: Any = None
-        self._told, self._real_time = None, False  # type: Mode | None, bool
+        self._told, self._real_time, self._rest_J = None, False, None  # type: Mode | None, bool, Any
         self._lateness, self._due_ns = LatencyWindow(512), 0
-        self._command_rate = Every(self._values["command_hz"])
-        self._status_rate = Every(self._values["status_hz"])
+        self._command_rate, self._status_rate = (Every(self._values[rate]) for rate in ("command_hz", "status_hz"))
         self._make_interfaces()
 
     def begin(self) -> None:
         """Ticks go before what others compute."""
         priority = self._values["real_time_priority"]
         self._real_time = bool(priority) and ask_for_real_time(priority)
+        hear_first()
         if priority and not self._real_time:
             self.get_logger().info("no real-time priority is granted (docs/safety.md, when cores are short)")
 

@@ -1,7 +1,9 @@
 """Who waits when the cores are busy: pictures for the model, and both for what moves the arms.
 
 Raising one's own niceness needs no privilege, nor do short turns. The executor and the robot's driver keep the niceness
-they were given; `action_executor` asks for a real-time priority for its ticks itself, once it spins.
+they were given; both ask for a real-time priority for what they do themselves, once they spin, and let the middleware's
+threads that receive for them go before others (`hear_first`): a flood fills a busy machine's receive buffers, and joint
+states wait in them, or are thrown away. Nicer turns and no real-time ones, so that no flood starves others either.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ NICENESS = {"world_action": 5, "recorder": 5, "value_map_visualizer": 10}
 """Added to the niceness of these nodes; each step is about a tenth of a share of a busy core."""
 QUICK = ("action_executor",)
 """What has little to do and must not wait."""
+HEARING, RECEIVER = -10, "dds.udp"
+"""Niceness of threads that receive, some nine times an ordinary share; how Fast DDS names them."""
+THREADS = Path("/proc/self/task")
 AUTOGROUP = Path("/proc/self/autogroup")
 
 
@@ -30,3 +35,14 @@ def yield_cores(node: str) -> None:
     if os.getsid(0) == os.getpid():  # Linux groups tasks by session: inside a group of its own, nice alone is idle
         with contextlib.suppress(OSError):
             AUTOGROUP.write_text(str(niceness))
+
+
+def hear_first() -> int:
+    """Let the threads of this process that receive go before others, if the system grants it: how many now do."""
+    heard = 0
+    for thread in THREADS.iterdir() if THREADS.exists() else ():
+        with contextlib.suppress(OSError):  # it has ended, or there is no privilege
+            if (thread / "comm").read_text().startswith(RECEIVER):
+                os.setpriority(os.PRIO_PROCESS, int(thread.name), HEARING)
+                heard += 1
+    return heard

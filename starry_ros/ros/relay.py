@@ -29,6 +29,7 @@ from starry_ros.errors import InputError
 from starry_ros.msg import ActionChunk
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.convert import stamp_ns
+from starry_ros.ros.priority import hear_first
 from starry_ros.ros.qos import COMMAND, PLAN, STATE
 from starry_ros.timing import NS_PER_S
 from starry_ros.turns import ask_for_real_time
@@ -108,6 +109,7 @@ class Relay(Node):
     def _spin(self) -> None:
         if self._prompt:
             ask_for_real_time()
+            hear_first()
         while rclpy.ok():
             try:
                 self._executor.spin_once(timeout_sec=0.2)

@@ -28,6 +28,7 @@ from starry_ros.ros.diagnostics import OK, WARN, Diagnostics, Health
 from starry_ros.ros.frames import FramePublisher
 from starry_ros.ros.markers import cube_marker
 from starry_ros.ros.params import ROBOT, Parameter, declare
+from starry_ros.ros.priority import hear_first
 from starry_ros.ros.qos import CLOCK, COMMAND, LATCHED, STATE
 from starry_ros.ros.rates import Every
 from starry_ros.ros.run import StarryNode, run
@@ -99,6 +100,7 @@ class SimRobotNode(StarryNode):
     def begin(self) -> None:
         """Who holds Python's lock while physics waits for it must not wait itself for those that share the cores."""
         ask_for_real_time(BELOW_EXECUTOR)
+        hear_first()
 
     def close(self) -> None:
         """End the physics thread and the cameras."""

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import World
 from sensor_msgs.msg import Image, JointState
 
+from starry_ros.ros.priority import HEARING
 from starry_ros.ros.qos import SENSOR, STATE
 
 
@@ -59,3 +61,24 @@ def test_a_robot_without_its_cameras_ends_and_says_so(world: World, spec: Any) -
     os.kill(cameras_of(robot.process.pid), signal.SIGKILL)
     assert robot.process.wait(20.0) == 1
     assert "the cameras has ended by itself, with exit code -9" in robot.text()
+
+
+def turns(pid: int) -> list[tuple[str, int, int]]:
+    """Name, niceness and policy of every thread of a process."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [((thread / "comm").read_text().strip(), os.getpriority(os.PRIO_PROCESS, int(thread.name)),
+             os.sched_getscheduler(int(thread.name)) & ~os.SCHED_RESET_ON_FORK) for thread in threads]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is granted a priority everywhere")
+@pytest.mark.parametrize("node", ["sim_robot", "action_executor"])
+def test_what_moves_the_arms_hears_before_others_compute_and_cameras_do_not(world: World, spec: Any, node: str) -> None:
+    process = world.start(node).process
+    threads = 2 if node == "sim_robot" else 1
+    world.until(lambda: sum(policy == os.SCHED_FIFO for _, _, policy in turns(process.pid)) == threads, 60.0, "turns")
+    world.until(lambda: {nice for name, nice, _ in turns(process.pid) if name.startswith("dds.udp")} == {HEARING},
+                what="who hears first")
+    assert {policy for name, _, policy in turns(process.pid) if name.startswith("dds.")} == {os.SCHED_OTHER}
+    if node == "sim_robot":
+        assert {policy for _, _, policy in turns(cameras_of(process.pid))} == {os.SCHED_OTHER}
+        assert all(niceness >= 0 for _, niceness, _ in turns(cameras_of(process.pid)))
