@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 from starry_ros.ros import arguments, chaos
 from starry_ros.ros import chaos_messages as change_messages
 from starry_ros.ros.chaos_faults import FAULT, GOES_ON, GONE, LOOK_AHEAD_END, PLAN_END, RESTS, SCENARIOS, Scenario
-from starry_ros.ros.chaos_judge import Failed, Witness, within_limits
+from starry_ros.ros.chaos_judge import Failed, Witness, stood_still, within_limits
 from starry_ros.ros.graph import build_graph
 from starry_ros.ros.relay import PLAN_TOPIC, Passed, remappings
 
@@ -93,7 +94,7 @@ def test_arms_that_come_to_rest_in_time_pass_and_the_time_is_told() -> None:
     (Watched(lambda t: 1.2 * (t < 0.5), told_of_t=lambda t: -1.2 * (t < 0.1)), RESTS, "is asked to move at"),
     (Watched(lambda t: 0.5 * (t < 0.5), told_of_t=lambda t: 1.2 * (0.2 < t < 0.23)), RESTS, "is asked to move at"),
     (Watched(lambda t: 0.5 * (t < 0.5), told_of_t=lambda t: 0.5 * (t < 0.5)), RESTS, "is asked to stand off"),
-    (Watched(lambda t: 5.1 * (t < 0.02)), RESTS, "outside the limits.* moves at"),
+    (Watched(lambda t: 2.6 * (t < 0.02)), RESTS, "outside the limits.* moves at"),
     (Watched(lambda t: 1.2 * (t < 0.2)), RESTS, "outside the limits.* moves above its limit for"),
     (Watched(lambda t: 0.0, position_J=FULL_SPEC.limit("upper") + 0.1), RESTS, "outside the limits"),
     (Watched(lambda t: 0.5, mode="FAULT"), GOES_ON, "did not go on"),
@@ -112,6 +113,25 @@ def test_speed_may_not_be_gained_faster_than_twice_the_limit() -> None:
 
 def test_a_kick_by_what_is_touched_passes() -> None:
     judge(Watched(lambda t: 2.4 * (t < 0.06)))
+    slipped, jaw = Watched(), FULL_SPEC.joint_names.index("left_gripper")
+    slipped.seen[2][(TIMES > 0.5) & (TIMES < 0.55), jaw] = 6.0 * LIMIT[jaw]
+    with pytest.raises(Failed, match=r"left_gripper moves at 1\.200 0\.52 s after"):
+        judge(slipped)
+    slipped.pushed[1][(TIMES > 0.3) & (TIMES < 0.5), jaw] = 0.002
+    judge(slipped)
+    slipped.seen[2][(TIMES > 0.5) & (TIMES < 0.65), jaw] = 6.0 * LIMIT[jaw]
+    with pytest.raises(Failed, match="left_gripper moves above its limit for"):
+        judge(slipped)
+
+
+def test_what_was_heard_in_a_play_that_failed_is_kept(tmp_path: Path) -> None:
+    watched = moved(0.03)
+    chaos.keep(watched.witness(), tmp_path / "failed.npz")
+    kept = np.load(tmp_path / "failed.npz")
+    assert tuple(kept["joint_names"]) == FULL_SPEC.joint_names
+    for what, motions_ in (("seen", watched.seen), ("asked", watched.told), ("pushed", watched.pushed)):
+        for part, values in zip(("s", "position", "velocity"), motions_, strict=True):
+            np.testing.assert_array_equal(kept[f"{what}_{part}"], values)
 
 
 def test_arms_that_run_out_of_plans_have_until_their_end_and_a_little_more() -> None:
@@ -168,8 +188,9 @@ def moved(
 
 
 def test_a_joint_that_is_told_to_stand_may_be_moved_by_what_it_touches_and_is_named() -> None:
-    for pushed_rad in (0.005, -0.005):
-        row = judge(moved(pushed_rad))
+    freed = moved(0.03, span_s=(0.5, 1.35))
+    for watched in (moved(0.005), moved(-0.005), freed):
+        row = judge(watched)
         assert (row["pressed"], row["rest_s"]) == ("right_waist", 0.0)
     assert judge(Watched(lambda t: max(0.0, 0.5 - t)))["pressed"] == ""
 
@@ -254,7 +275,7 @@ def test_what_is_not_heard_of_the_commands_excuses_nothing() -> None:
     moved(0.0),
     moved(0.002),
     moved(0.03, joint="right_shoulder"),
-    moved(0.03, span_s=(0.5, 1.35)),
+    moved(0.03, span_s=(0.5, 1.25)),
     moved(0.03, span_s=(1.8, 2.5)),
     moved(0.03, speed_of_t=lambda t: -0.1 * (t < 0.9)),
     moved(0.03, speed_of_t=lambda t: -0.1 * (1.2 < t < 1.3)),
@@ -321,15 +342,15 @@ def test_a_stop_must_have_its_reason_and_a_node_must_say_what_it_lacks() -> None
 
 
 @pytest.mark.parametrize(("joint", "velocity", "off", "words"), [
-    ("left_gripper", 4.9, 0.0, ""),
-    ("left_gripper", 5.1, 0.0, "left_gripper moves at"),
+    ("left_gripper", 2.4, 0.0, ""),
+    ("left_gripper", 2.6, 0.0, "left_gripper moves at"),
     ("left_gripper", 0.0, 0.007, ""),
     ("left_gripper", 0.0, 0.013, "left_gripper stands off"),
     ("left_waist", 2.4, 0.01, ""),
     ("left_waist", 2.6, 0.0, "left_waist moves at"),
     ("left_waist", 0.0, 0.03, "left_waist stands off"),
 ])
-def test_jaws_and_arms_are_held_to_their_own_limits(joint: str, velocity: float, off: float, words: str) -> None:
+def test_joints_are_held_to_their_limits_kicks_aside(joint: str, velocity: float, off: float, words: str) -> None:
     j, times = FULL_SPEC.joint_names.index(joint), np.arange(3.0)
     positions, velocities = np.tile(HOME, (3, 1)), np.zeros((3, len(HOME)))
     velocities[1, j], positions[1, j] = -velocity * LIMIT[j], FULL_SPEC.limit("lower")[j] - off
@@ -357,19 +378,37 @@ def test_where_commands_are_lost_what_the_arms_did_counts() -> None:
     row = judge(Watched(lambda t: 1.2 * (t < 0.5), told_of_t=lambda t: -8.0 * (0.01 < t < 0.03)), commands_lost=True)
     assert row["worst_asked"] == pytest.approx(8.0)
     with pytest.raises(Failed, match="moves at"):
-        judge(Watched(lambda t: 5.1 * (t < 0.02)), commands_lost=True)
+        judge(Watched(lambda t: 2.6 * (t < 0.02)), commands_lost=True)
+
+
+def before_arm(asked_of_t: Any = lambda _: 0.0, pushed_rad: float = 0.0) -> Watched:
+    """A joint that is seen to move while the arms wait to be armed."""
+    watched = Watched(told_of_t=asked_of_t)
+    watched.seen[2][(TIMES > 4.0) & (TIMES < 4.2), 3] = -0.04
+    watched.pushed[1][(TIMES > 3.5) & (TIMES < 4.15), 3] = pushed_rad
+    return watched
 
 
 def test_a_joint_that_moves_before_it_is_armed_is_named_with_what_it_touches() -> None:
-    chaos.still(FULL_SPEC, motions(lambda _: 0.0), Watched().witness())
-    moved = motions(lambda _: 0.0)
-    moved[2][TIMES > 4.0, 3] = -0.04
-    witness = held_off(0.03, 0.05, span_s=(0.0, 9.0)).witness()
+    stood_still(Watched().witness())
     words = (r"left_forearm_roll at 0\.040 a second after 4\.02 s, by 0\.0000 in all, "
              r"asked to move at 0\.000, \+0\.0030 off .* \+0\.0000 held")
     with pytest.raises(Failed, match=words):
-        chaos.still(FULL_SPEC, moved, witness)
-    chaos.still(FULL_SPEC, tuple(part[:0] for part in moved), witness)
+        stood_still(before_arm().witness())
+    nothing = before_arm()
+    nothing.seen = tuple(part[:0] for part in nothing.seen)
+    stood_still(nothing.witness())
+
+
+def test_before_it_is_armed_a_joint_may_be_moved_by_what_it_touches_and_by_nothing_else() -> None:
+    stood_still(before_arm(pushed_rad=0.01).witness())
+    for asked_to_move in (lambda t: 0.05 * (4.0 < t < 4.2), lambda t: 0.05 * (0.5 < t < 0.6)):
+        with pytest.raises(Failed, match="moved before they were armed: left_forearm_roll"):
+            stood_still(before_arm(asked_to_move, pushed_rad=0.01).witness())
+    unheard = before_arm(pushed_rad=0.01)
+    unheard.told = tuple(part[:0] for part in unheard.told)
+    with pytest.raises(Failed, match="moved before they were armed"):
+        stood_still(unheard.witness())
 
 
 def test_a_reason_that_is_not_told_fails() -> None:

@@ -95,7 +95,7 @@ def test_the_experts_kinds_and_the_cases_forced_upon_a_model_are_told_apart(task
 
 
 def test_what_is_asked_for_comes_upon_the_model_in_every_episode(tmp_path):
-    meta = generate(tmp_path, Source("stack_blocks_two", 3001, ROBOT, kind="dropped", model=model_dir("tiny")), 1)
+    meta = generate(tmp_path, Source("place_block_pad", 3001, ROBOT, kind="dropped", model=model_dir("tiny")), 1)
     assert meta["kinds"] == {"dropped": 1}
     with np.load(tmp_path / "episodes" / "000000.npz", allow_pickle=False) as data:
         jaw_T, asked_T = data["position_TJ"][:, -1], data["command_TJ"][:, -1]

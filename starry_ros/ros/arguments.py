@@ -90,5 +90,6 @@ def add_chaos_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--times", type=COUNT, default=1, metavar="N", help="how often each is played (default: 1)")
     parser.add_argument("--model", default="tiny", help="model that plans (default: %(default)s)")
     parser.add_argument("--runtime", default="auto", choices=RUNTIMES, help="what evaluates the model (default: auto)")
-    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep what the nodes print there")
+    parser.add_argument("--logs", type=Path, metavar="DIR",
+                        help="keep there what the nodes print, and what the robot did in plays that fail")
     add_json_argument(parser)

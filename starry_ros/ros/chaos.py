@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,14 +28,12 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.ros.chaos_faults import GOES_ON, GONE, PLAN_END, RECORDED, RESTS, SCENARIOS, Scenario
 from starry_ros.ros.chaos_judge import (
     IN_FLIGHT_S,
-    RESTING_RAD_S,
     Failed,
-    Motions,
     Witness,
     along_plans,
     pushed_off,
     rest_in_time,
-    touched,
+    stood_still,
     within_limits,
 )
 from starry_ros.ros.chaos_theatre import READY_S, RESTING_FOR_S, RESUME_S, Theatre
@@ -71,6 +70,7 @@ def play(theatre: Theatre, name: str, run: int) -> Record:
     row: Record = {"scenario": name, "run": run, "passed": False, "problem": "", "guarded": 0}
     while True:
         try:
+            scenario.prepare(theatre)
             theatre.in_motion()
             theatre.look_away()
             scenario.inject(theatre)
@@ -182,7 +182,7 @@ def _resume(theatre: Theatre, scenario: Scenario) -> float:
         scenario.clear(theatre)
         theatre.until(lambda: theatre.relays.newest_s > since_s, READY_S, "joint states")
         theatre.wait(1.0)
-        still(theatre.spec, theatre.relays.since(since_s), theatre.witness())
+        stood_still(theatre.witness_since(since_s))
         theatre.until(lambda: theatre.mode, RESUME_S, "the executor")
         theatre.arm()
     else:
@@ -192,19 +192,6 @@ def _resume(theatre: Theatre, scenario: Scenario) -> float:
     if scenario.outcome != GOES_ON:
         theatre.plan_again()
     return time.monotonic() - begin_s
-
-
-def still(spec: RobotSpec, seen: Motions, witness: Witness) -> None:
-    """Raises Failed where a joint moved, and says which, how, and whether what it touches held it off its command."""
-    times_N, position_NJ, velocity_NJ = seen
-    moved_J = np.abs(velocity_NJ).max(axis=0, initial=0.0)
-    joint = int(moved_J.argmax())
-    if moved_J[joint] <= RESTING_RAD_S:
-        return
-    at_s = float(times_N[np.abs(velocity_NJ[:, joint]).argmax()])
-    raise Failed(
-        f"the arms moved before they were armed: {spec.joint_names[joint]} at {moved_J[joint]:.3f} a second after "
-        f"{at_s - times_N[0]:.2f} s, by {np.ptp(position_NJ[:, joint]):.4f} in all, {touched(witness, joint, at_s)}")
 
 
 def chaos_command(args: argparse.Namespace) -> int:
@@ -226,7 +213,7 @@ def chaos_command(args: argparse.Namespace) -> int:
             share_no_memory()  # from here on: what was started before does
             with ros_session(signals=False):
                 try:
-                    _play_all(Theatre(spec, supervisor, stopped, pictures), names, args.times, rows)
+                    _play_all(Theatre(spec, supervisor, stopped, pictures), names, args.times, rows, args.logs)
                 except (Failed, RigError) as problem:
                     raise StarryError("starry chaos", str(problem), fix="try --logs DIR and see there") from problem
                 finally:
@@ -242,12 +229,22 @@ def _report(rows: list[Record], args: argparse.Namespace, passed: bool) -> None:
         write_report(args.json, rows, passed=passed, model=args.model)
 
 
-def _play_all(theatre: Theatre, names: list[str], times: int, rows: list[Record]) -> None:
+def _play_all(theatre: Theatre, names: list[str], times: int, rows: list[Record], logs: Path | None) -> None:
     theatre.until_ready(READY_S)
     for run in range(times):
         for name in names:
             rows.append(play(theatre, name, run))
             print(f"{name}: {rows[-1]['problem'] or 'passed'}", file=sys.stderr, flush=True)
+            if logs is not None and not rows[-1]["passed"]:
+                keep(theatre.witness(), logs / f"failed_{name}_{run}.npz")
+
+
+def keep(witness: Witness, file: Path) -> None:
+    """Write what was heard since the fault, to look into: times in s [N], positions and velocities [N, J]."""
+    heard = {"seen": witness.seen, "asked": witness.asked, "pushed": witness.pushed}
+    parts: dict[str, Any] = {f"{what}_{part}": values for what, motions in heard.items()
+                             for part, values in zip(("s", "position", "velocity"), motions, strict=True)}
+    np.savez_compressed(file, since_s=witness.since_s, joint_names=witness.spec.joint_names, **parts)
 
 
 def _graph(args: argparse.Namespace, spec: RobotSpec, folder: Path, *, record: bool) -> Graph:

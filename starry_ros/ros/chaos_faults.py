@@ -64,8 +64,11 @@ class Stage(Protocol):
     def offer(self, chunk: ActionChunk) -> None:
         """Publish a plan of our own."""
 
+    def load_strangers(self) -> None:
+        """Start the process that floods, and wait until it can."""
+
     def flood(self, duration_s: float) -> None:
-        """Let another process publish garbage on the graph's topics."""
+        """Let it publish garbage on the graph's topics."""
 
     def during(self, duration_s: float, act: Callable[[], None], every_s: float) -> None:
         """Do something again and again while the graph runs."""
@@ -84,7 +87,7 @@ class Scenario:
     `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Where
     joint states are late as well nobody can know of it, and it is the driver's own limits that hold the arms: what
     counts is what they did. `diagnosed`: a node, and what its diagnostics must begin with.
-    `arguments.SCENARIOS` says in words what each does.
+    `prepare` comes before the arms move. `arguments.SCENARIOS` says in words what each does.
     """
 
     outcome: str
@@ -97,6 +100,7 @@ class Scenario:
     latched: bool = False
     commands_lost: bool = False
     diagnosed: tuple[str, str] | None = None
+    prepare: Callable[[Stage], None] = lambda _: None
 
 
 def _camera(make: MakeFault, camera: int = 1) -> dict[str, Any]:
@@ -233,7 +237,8 @@ SCENARIOS: dict[str, Scenario] = {
     "driver_stutters": Scenario(GOES_ON, _stutter, commands_lost=True),
     "clock_jump": _clock_jump(CLOCK_JUMP_S),
     "clock_jump_back": _clock_jump(-CLOCK_JUMP_S),
-    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), told=("malformed",), commands_lost=True),
+    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), told=("malformed",), commands_lost=True,
+                          prepare=lambda stage: stage.load_strangers()),
     "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk(), lambda stage: stage.restart("recorder"),
                           diagnosed=("recorder", DISK_FULL)),
     "estop": Scenario(RESTS, lambda stage: stage.estop(True), lambda stage: stage.estop(False), REST_AFTER_STOP_S,

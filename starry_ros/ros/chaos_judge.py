@@ -7,7 +7,7 @@ look-ahead: these 0.3 s are for the drives, 0.05 s behind their commands, and fo
 
 Speeds are judged twice. What controllers ask of the joints has to keep the limits. What joints are seen to do may
 exceed them in kicks by what they touch: an object that slips from a jaw frees what the drives were pressing with. A
-kick is short, so that a joint that is above its limit for longer fails.
+kick is short, and a great one comes with a contact: a joint that is above its limit for longer, or without one, fails.
 
 Shapes: N samples, J joints in contract order, K steps of a plan.
 """
@@ -26,10 +26,9 @@ from starry_ros.ros.relay import Passed
 from starry_ros.types import F64, Record
 
 RESTING_RAD_S = 0.03
-ARM_MARGIN, JAW_MARGIN = 2.5, 5.0
-"""Shares of the velocity limit at which a kick may be seen: a slipping finger came to 2.3, a block in a jaw to 4.8."""
-SEEN_MARGIN, KICK_S = 1.15, 0.1
-"""Above this share of the velocity limit a joint may be seen for so long."""
+KICK_MARGIN, SEEN_MARGIN, KICK_S = 2.5, 1.15, 0.1
+"""Shares of its velocity limit above which a joint may be seen only where contacts push on it, and above which no
+longer than `KICK_S`. A slipping finger came to 2.3, a jaw that a block slips from to 5.3."""
 ASKED_ACCELERATION = 2.0
 """Share of its acceleration limit at which a joint may be asked to gain speed from one joint state to the next; below
 1.0 was seen, and what a controller makes of a look-ahead that a busy machine delivers late needs some room."""
@@ -47,9 +46,10 @@ IN_FLIGHT_S = 0.1
 PRESSED, PUSHED = {"rad": 0.015, "m": 0.0015}, {"rad": 0.003, "m": 0.0003}
 """How far from its standing command a joint must be to count as held off by what it touches (free ones are 0.0002 rad
 off), and how far contacts would hold it off in the end, to count as pushed by them, in its own unit."""
-PUSHED_S = 0.1
-"""For so long what a joint touches must have held it off, to explain that the arms were stopped for it. So near in time
-contacts must push on a joint to explain that it moves."""
+PUSHED_S, FREED_S = 0.1, 0.25
+"""For so long what a joint touches must have held it off, to explain that the arms were stopped for it. Contacts must
+push on a joint within `PUSHED_S` from then on, or within `FREED_S` before, to explain that it moves: a drive that has
+a time constant of 0.05 s has by then brought back what was let go as far off as `UNPLANNED`."""
 KEPT = {"rad": 0.002, "m": 0.0002}
 """So near its standing command a joint stands, however fast a jolt is that what it holds gives it, in its own unit: a
 millimetre at the end of an arm."""
@@ -112,6 +112,22 @@ def rest_in_time(witness: Witness, scenario: Scenario) -> Record:
     return {"rest_s": rest_s, "due_s": due_s, "pressed": " ".join(slid)}
 
 
+def stood_still(witness: Witness) -> None:
+    """Raises Failed where a joint moved since `since_s`, though nothing may move it but what it touches."""
+    times_N, position_NJ, velocity_NJ = witness.seen
+    moving_NJ = (np.abs(velocity_NJ) > RESTING_RAD_S) & ~_in_place(witness)
+    if moving_NJ.any() and len(witness.asked[0]):
+        moving_NJ[:, _gives_way(witness, 0.0)] = False
+    if not moving_NJ.any():
+        return
+    joint = int(np.where(moving_NJ, np.abs(velocity_NJ), 0.0).max(axis=0).argmax())
+    fastest = int(np.abs(velocity_NJ[:, joint]).argmax())
+    raise Failed(
+        f"the arms moved before they were armed: {witness.spec.joint_names[joint]} at "
+        f"{abs(velocity_NJ[fastest, joint]):.3f} a second after {times_N[fastest] - times_N[0]:.2f} s, by "
+        f"{np.ptp(position_NJ[:, joint]):.4f} in all, {touched(witness, joint, float(times_N[fastest]))}")
+
+
 def touched(witness: Witness, joint: int, at_s: float) -> str:
     """How a joint stood to what was asked of it, and to what it touched, as far as that was heard."""
     (seen_N, position_NJ, _), (told_N, told_NJ, speed_NJ), (felt_N, pushed_NJ, _) = (
@@ -135,22 +151,27 @@ def _in_place(witness: Witness) -> NDArray[np.bool_]:
 
 def _gives_way(witness: Witness, due_s: float) -> NDArray[np.bool_]:
     """[J] Which joints, whenever they are seen to move after `due_s`, are moved by what they touch: nothing has been
-    asked of any joint for a while but to stand, and the simulator's contacts push on this one then. By no more than
-    `UNPLANNED`.
+    asked of any joint for a while but to stand, and the simulator's contacts push on this one then or have just let it
+    go. By no more than `UNPLANNED`.
 
     Raises Failed where nothing was heard of the commands for as long.
     """
-    (times_N, position_NJ, velocity_NJ), (told_N, _, speed_NJ), (felt_N, pushed_NJ, _) = (
-        witness.seen, witness.asked, witness.pushed)
+    (times_N, position_NJ, velocity_NJ), (told_N, _, speed_NJ) = witness.seen, witness.asked
     if told_N[-1] < times_N[-1] - UNHEARD_S:
         raise Failed(f"what is asked of the joints was not heard for the last {times_N[-1] - told_N[-1]:.2f} s")
-    felt_NJ = np.abs(pushed_NJ) > _by_unit(witness.spec, PUSHED)
-    moved_by_NJ = np.array([felt_NJ[np.abs(felt_N - at_s) <= PUSHED_S].any(axis=0) for at_s in times_N])
     late_N = times_N - witness.since_s > due_s
     stands = bool((np.abs(speed_NJ[told_N - witness.since_s > due_s - STOOD_S]) < RESTING_RAD_S).all())
-    excused_NJ = stands & (moved_by_NJ | (np.abs(velocity_NJ) <= RESTING_RAD_S))
+    excused_NJ = stands & (_by_touch(witness) | (np.abs(velocity_NJ) <= RESTING_RAD_S))
     near_J = np.ptp(position_NJ[late_N], axis=0) <= _by_unit(witness.spec, UNPLANNED)
     return np.asarray(excused_NJ[late_N].all(axis=0) & near_J)
+
+
+def _by_touch(witness: Witness) -> NDArray[np.bool_]:
+    """[N, J] When contacts pushed on joints, or had just let them go."""
+    times_N, (felt_N, pushed_NJ, _) = witness.seen[0], witness.pushed
+    felt_NJ = np.abs(pushed_NJ) > _by_unit(witness.spec, PUSHED)
+    begin_N, end_N = np.searchsorted(felt_N, times_N - FREED_S), np.searchsorted(felt_N, times_N + PUSHED_S, "right")
+    return np.array([felt_NJ[begin:end].any(axis=0) for begin, end in zip(begin_N, end_N, strict=True)])
 
 
 def pushed_off(witness: Witness) -> list[str]:
@@ -200,7 +221,8 @@ def within_limits(witness: Witness, *, commands_lost: bool = False) -> Record:
     asked_outside = ASKED_OUTSIDE_LOST if commands_lost else ASKED_OUTSIDE
     _hold_to(spec, times_N - since_s, position_NJ - middle_J, half_J + asked_outside, "is asked to stand off")
     times_N, position_NJ, seen_NJ = witness.seen
-    _hold_to(spec, times_N - since_s, seen_NJ, np.where(jaw_J, JAW_MARGIN, ARM_MARGIN) * velocity_J, "moves at")
+    free_NJ = np.where(_by_touch(witness), 0.0, seen_NJ)
+    _hold_to(spec, times_N - since_s, free_NJ, KICK_MARGIN * velocity_J, "moves at")
     if not commands_lost:
         _only_kicks(spec, times_N - since_s, np.abs(seen_NJ) / velocity_J)
     if not commands_lost:

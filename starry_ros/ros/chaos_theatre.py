@@ -17,7 +17,7 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.chaos_faults import DISK_FULL
 from starry_ros.ros.chaos_judge import RESTING_RAD_S, Failed, Witness
 from starry_ros.ros.chaos_messages import NOT_OURS
-from starry_ros.ros.flood import start_flood
+from starry_ros.ros.flood import Strangers
 from starry_ros.ros.picture_relay import PictureRelay
 from starry_ros.ros.qos import PLAN, SAFETY, STATE
 from starry_ros.ros.relay import PLAN_TOPIC, ArmRelays, MakeFault
@@ -44,6 +44,7 @@ class Theatre(RunningGraph):
         self._estops = self.operator.create_publisher(Bool, "estop", SAFETY)
         self.operator.create_subscription(ExecutorStatus, "executor_status", self._on_status, STATE)
         self._seed, self._instruction = 0, ""
+        self._strangers: Strangers | None = None
         self.look_away()
 
     def look_away(self) -> None:
@@ -100,14 +101,28 @@ class Theatre(RunningGraph):
         self._chunks.publish(chunk)
         self.offered += 1
 
+    def load_strangers(self) -> None:
+        self._send_away()
+        self._strangers = strangers = Strangers()
+        self.until(lambda: strangers.loaded, READY_S, "the strangers of the flood")
+
     def flood(self, duration_s: float) -> None:
-        strangers = start_flood(HEARD_S + duration_s)
+        strangers = self._strangers
+        if strangers is None:
+            raise Failed("no strangers were loaded")
+        strangers.flood(HEARD_S + duration_s)
         try:
-            self.until(self._flooded, HEARD_S, "the flood, by the executor")
+            self.until(lambda: self._flooded() or strangers.alone, HEARD_S, "the flood, by the executor")
+            if strangers.alone:
+                raise Failed("the strangers did not find all whom they flood")
             self.wait(duration_s)
         finally:
-            strangers.terminate()  # killed, it might die inside a lock of the memory that others share with it
-            strangers.wait()
+            self._send_away()
+
+    def _send_away(self) -> None:
+        if self._strangers is not None:
+            self._strangers.leave()
+        self._strangers = None
 
     def _flooded(self) -> bool:
         """Plans of a flood are no plans: they count once the executor has discovered who sends them."""
@@ -140,7 +155,11 @@ class Theatre(RunningGraph):
 
     def witness(self) -> Witness:
         """What was heard since the fault."""
-        relays, since_s = self.relays, self.since_s
+        return self.witness_since(self.since_s)
+
+    def witness_since(self, since_s: float) -> Witness:
+        """What was heard since a joint state."""
+        relays = self.relays
         plans = [plan for plan in list(relays.plans) if plan.end_s > since_s]
         return Witness(
             self.spec, since_s, relays.since(since_s), relays.asked_since(since_s), relays.pushed_since(since_s), plans,

@@ -1,4 +1,4 @@
-"""Strangers that flood the graph's topics: `python -m starry_ros.ros.flood SECONDS`, a process of their own.
+"""Strangers that flood the graph's topics: a process of their own, which loads and waits for the word.
 
 They publish what executor, planner and visualiser take in and can be told from the real thing: pictures that no camera
 makes, plans, courses and value maps that are not for this robot, and heartbeats, which move nothing. Not joint states,
@@ -9,9 +9,11 @@ must stop.
 from __future__ import annotations
 
 import contextlib
+import select
 import subprocess
 import sys
 import time
+from typing import IO, cast
 
 import rclpy
 from rclpy.node import Node
@@ -29,32 +31,60 @@ from starry_ros.ros.transport import sharing_environment
 EVERY_S = 0.01
 """Between bursts: 90 MB of pictures, 2,000 plans and 100 of everything else a second."""
 CHUNKS = 20
+ALONE = 3
+"""Exit code."""
 HEARD_S = 10.0
-"""How long to look for somebody who listens."""
+"""How long to look for those who shall be flooded; once it has begun, they are harder to find."""
 
 
-def start_flood(duration_s: float) -> subprocess.Popen[bytes]:
-    """Start the process; it ends by itself, with 0 if somebody was there to hear it."""
-    command = [sys.executable, "-m", "starry_ros.ros.flood", str(duration_s)]
-    return subprocess.Popen(
-        command, env=sharing_environment(), stdin=subprocess.DEVNULL, preexec_fn=end_with_parent()
-    )
+class Strangers:
+    """Their process. On a busy machine loading it takes longer than the arms move: load it before."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "starry_ros.ros.flood"], env=sharing_environment(), preexec_fn=end_with_parent(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        self._pipe, self._answer = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it waits for the word, or has ended."""
+        return bool(select.select([self._answer], [], [], 0)[0])
+
+    def flood(self, duration_s: float) -> None:
+        """Begin, and end after so long."""
+        self._pipe.write(f"{duration_s}\n".encode())
+        self._pipe.flush()
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has ended because it did not find all whom it floods."""
+        return self._process.poll() == ALONE
+
+    def leave(self) -> None:
+        """End the process. Killed, it might die inside a lock of the memory that others share with it."""
+        self._process.terminate()
+        self._process.wait()
+        self._pipe.close()
+        self._answer.close()
 
 
 def _flood(duration_s: float) -> bool:
     node = Node("stranger")
     junk = Image(width=640, height=480, step=1920, encoding="rgb8", data=bytes(640 * 480 * 3))
     broken = ActionChunk(contract_hash="flood", positions=[1e9] * 64)
-    burst = [
-        (node.create_publisher(kind, topic, qos), serialize_message(message), count)
-        for kind, topic, qos, message, count in (
-            (Image, "canvas", SENSOR, junk, 1), (ActionChunk, PLAN_TOPIC, PLAN, broken, CHUNKS),
-            (ActionChunk, "executor_course", LATCHED, broken, 1), (ValueMap, "value_map", PLAN, ValueMap(rows=9), 1),
-            (Empty, "heartbeat", SAFETY, Empty(), 1),
-        )
-    ]
+    said = (
+        ("world_action", Image, "canvas", SENSOR, junk, 1),
+        ("action_executor", ActionChunk, PLAN_TOPIC, PLAN, broken, CHUNKS),
+        ("world_action", ActionChunk, "executor_course", LATCHED, broken, 1),
+        ("recorder", ValueMap, "value_map", PLAN, ValueMap(rows=9), 1),
+        ("action_executor", Empty, "heartbeat", SAFETY, Empty(), 1),
+    )
+    burst = [(node.create_publisher(kind, topic, qos), serialize_message(message), count)
+             for _, kind, topic, qos, message, count in said]
     end_s = time.monotonic() + HEARD_S
-    while not all(publisher.get_subscription_count() for publisher, _, _ in burst):
+    while not all(_listens(node, listener, topic) for listener, _, topic, _, _, _ in said):
         if time.monotonic() > end_s:
             return False
         time.sleep(0.05)
@@ -67,12 +97,18 @@ def _flood(duration_s: float) -> bool:
     return True
 
 
+def _listens(node: Node, listener: str, topic: str) -> bool:
+    return any(found.node_name == listener for found in node.get_subscriptions_info_by_topic(topic))
+
+
 def main() -> None:
-    """Entry point."""
+    """Entry point: says a word once it has loaded, waits for the seconds to flood in a line of standard input."""
+    print("loaded", flush=True)
+    said = sys.stdin.readline()
     heard = False
     with contextlib.suppress(KeyboardInterrupt), ros_session():
-        heard = _flood(float(sys.argv[1]))
-    raise SystemExit(0 if heard else 1)
+        heard = bool(said) and _flood(float(said))
+    raise SystemExit(0 if heard else ALONE)
 
 
 if __name__ == "__main__":

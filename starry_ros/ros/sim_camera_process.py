@@ -22,7 +22,7 @@ from starry_ros.ros.convert import camera_info_message, image_message, to_stamp
 from starry_ros.ros.dead_ports import keep_off_dead_ports
 from starry_ros.ros.qos import SENSOR
 from starry_ros.ros.run import EXIT_USER_ERROR, ros_session
-from starry_ros.ros.sim_cameras import TAKE_S, Instant, Shown
+from starry_ros.ros.sim_cameras import CUT_OFF, TAKE_S, Instant, Shown
 from starry_ros.ros.worker import Slot
 from starry_ros.sim.driver import CameraRig
 
@@ -66,7 +66,7 @@ def _show_until_the_end(robot: str, names: list[str], answers: IO[bytes]) -> Non
 
 
 def _listen(told: Slot[Instant], ended: threading.Event) -> None:
-    with contextlib.suppress(EOFError):
+    with contextlib.suppress(*CUT_OFF):
         while True:
             told.put(pickle.load(sys.stdin.buffer))
     ended.set()

@@ -27,6 +27,8 @@ from starry_ros.sim.cell import Sight
 Topics = tuple[str, str]
 """Of the picture and of the calibration, after remapping."""
 TAKE_S, END_S = 0.2, 2.0
+CUT_OFF = EOFError, pickle.UnpicklingError
+"""What reading from a process that has ended raises: between two words, or in the middle of one."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Cameras:
     def _hear(self) -> None:
         try:
             shown: Shown = pickle.load(self._answers)
-        except EOFError:
+        except CUT_OFF:
             if not self._closing:
                 self._tell_end(self._process.wait(END_S))
             return

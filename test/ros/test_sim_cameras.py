@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 from conftest import World
 from sensor_msgs.msg import Image, JointState
 
+from starry_ros.paths import robot_file
 from starry_ros.ros.priority import HEARING
 from starry_ros.ros.qos import SENSOR, STATE
 
@@ -61,6 +65,14 @@ def test_a_robot_without_its_cameras_ends_and_says_so(world: World, spec: Any) -
     os.kill(cameras_of(robot.process.pid), signal.SIGKILL)
     assert robot.process.wait(20.0) == 1
     assert "the cameras has ended by itself, with exit code -9" in robot.text()
+
+
+@pytest.mark.parametrize("said", [b"", pickle.dumps(["a word"] * 9)[:-9]])
+def test_cameras_end_with_the_robot_even_in_the_middle_of_a_word(spec: Any, said: bytes) -> None:
+    names = [name for camera in spec.cameras for name in (camera.name, camera.topic, camera.info_topic)]
+    command = [sys.executable, "-m", "starry_ros.ros.sim_camera_process", str(robot_file("bimanual_sim")), *names]
+    ended = subprocess.run(command, input=said, capture_output=True, timeout=60.0, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
 
 
 def turns(pid: int) -> list[tuple[str, int, int]]:
