@@ -1,4 +1,4 @@
-"""`models/tiny/make.sh`: the commands that make the shipped model, each once, whatever was broken off."""
+"""`models/tiny/make.sh`: the commands that make a model like the shipped one, each once, whatever was broken off."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from starry_ros.sim.choices import FORCED, TASKS
 SCRIPT = model_dir("tiny") / "make.sh"
 FAKE = """#!/bin/bash
 echo "$*" >> "$LOG"
-[ "$(wc -l < "$LOG")" = "${BREAKS_AT:-0}" ] && exit 1
-while [ $# -gt 0 ]; do [ "$1" = --out ] && mkdir -p "$2/checkpoint"; shift; done
-exit 0
+words="$1 $2"
+while [ $# -gt 0 ]; do
+    if [ "$1" = --out ]; then
+        [ "$words" = "data merge" ] && [ -e "$2" ] && exit 2
+        mkdir -p "$2/checkpoint"
+    fi
+    shift
+done
+[ "$(wc -l < "$LOG")" != "${BREAKS_AT:-0}" ]
 """
-"""Notes what it is asked for, makes the folder, and breaks once."""
+"""Notes what it is asked for, makes the folder unless it has to be new, and breaks once, having begun."""
 
 
 def made(folder: Path, breaks_at: int = 0) -> tuple[int, list[list[str]]]:

@@ -1,6 +1,7 @@
 #!/bin/bash
-# The model of this folder from nothing, by the commands that are shipped: demonstrations of the scripted experts, an
-# autoencoder, a model of them, and twice the corrections of what the model so far does wrong, each time trained on.
+# A model like that of this folder from nothing, by the commands that are shipped: demonstrations of the scripted
+# experts, an autoencoder, a model of them, and twice the corrections of what the model so far does wrong, each time
+# trained on. MODEL_CARD.md says how the weights that are here were made, over months of changing commands.
 #
 #     models/tiny/make.sh OUT        # STARRY=path/to/starry if it is not on the PATH
 #

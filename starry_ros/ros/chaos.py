@@ -54,8 +54,8 @@ MOST_GUARDED = 1
 REFUSED_SHARE = 0.5
 """Of the plans that must not be followed, as many must have been counted: only four wait in the middleware's queue for
 an executor that a busy machine holds up."""
-COLUMNS = ("scenario", "run", "passed", "rest_s", "due_s", "pressed", "worst_asked", "worst_acceleration",
-           "worst_velocity", "resumed_s", "guarded", "problem")
+COLUMNS = ("scenario", "run", "passed", "rest_s", "due_s", "pressed", "pressed_before_arm", "worst_asked",
+           "worst_acceleration", "worst_velocity", "resumed_s", "guarded", "problem")
 
 
 class GuardedError(Failed):
@@ -69,14 +69,14 @@ def play(theatre: Theatre, name: str, run: int) -> Record:
     scenario = SCENARIOS[name]
     row: Record = {"scenario": name, "run": run, "passed": False, "problem": "", "guarded": 0}
     while True:
+        theatre.look_away()
         try:
             scenario.prepare(theatre)
             theatre.in_motion()
             theatre.look_away()
             scenario.inject(theatre)
             row |= _judge(theatre, scenario)
-            row["resumed_s"] = _resume(theatre, scenario)
-            return row | {"passed": True}
+            return row | _resume(theatre, scenario) | {"passed": True}
         except Failed as problem:
             with contextlib.suppress(Failed):  # told is what came first
                 scenario.clear(theatre)
@@ -174,15 +174,15 @@ def told(theatre: Theatre) -> set[str]:
     return {session.reason, *theatre.reasons, *refused} - {""}
 
 
-def _resume(theatre: Theatre, scenario: Scenario) -> float:
+def _resume(theatre: Theatre, scenario: Scenario) -> Record:
     """The fault goes; the graph must run again, and a latched one only after reset and arm."""
-    begin_s = time.monotonic()
+    begin_s, slid = time.monotonic(), list[str]()
     if scenario.latched:
         since_s = theatre.relays.newest_s
         scenario.clear(theatre)
         theatre.until(lambda: theatre.relays.newest_s > since_s, READY_S, "joint states")
         theatre.wait(1.0)
-        stood_still(theatre.witness_since(since_s))
+        slid = stood_still(theatre.witness_since(since_s))
         theatre.until(lambda: theatre.mode, RESUME_S, "the executor")
         theatre.arm()
     else:
@@ -191,7 +191,7 @@ def _resume(theatre: Theatre, scenario: Scenario) -> float:
             theatre.arm()
     if scenario.outcome != GOES_ON:
         theatre.plan_again()
-    return time.monotonic() - begin_s
+    return {"resumed_s": time.monotonic() - begin_s, "pressed_before_arm": " ".join(slid)}
 
 
 def chaos_command(args: argparse.Namespace) -> int:
@@ -236,11 +236,14 @@ def _play_all(theatre: Theatre, names: list[str], times: int, rows: list[Record]
             rows.append(play(theatre, name, run))
             print(f"{name}: {rows[-1]['problem'] or 'passed'}", file=sys.stderr, flush=True)
             if logs is not None and not rows[-1]["passed"]:
-                keep(theatre.witness(), logs / f"failed_{name}_{run}.npz")
+                with contextlib.suppress(OSError):  # a full disk ends no run
+                    keep(theatre.witness(), logs / f"failed_{name}_{run}.npz")
 
 
 def keep(witness: Witness, file: Path) -> None:
-    """Write what was heard since the fault, to look into: times in s [N], positions and velocities [N, J]."""
+    """Write what was heard since the fault, or since the play began where it failed before that, to look into: times in
+    s [N], positions and velocities [N, J].
+    """
     heard = {"seen": witness.seen, "asked": witness.asked, "pushed": witness.pushed}
     parts: dict[str, Any] = {f"{what}_{part}": values for what, motions in heard.items()
                              for part, values in zip(("s", "position", "velocity"), motions, strict=True)}

@@ -70,6 +70,9 @@ class Stage(Protocol):
     def flood(self, duration_s: float) -> None:
         """Let it publish garbage on the graph's topics."""
 
+    def send_strangers_away(self) -> None:
+        """End it."""
+
     def during(self, duration_s: float, act: Callable[[], None], every_s: float) -> None:
         """Do something again and again while the graph runs."""
 
@@ -237,8 +240,8 @@ SCENARIOS: dict[str, Scenario] = {
     "driver_stutters": Scenario(GOES_ON, _stutter, commands_lost=True),
     "clock_jump": _clock_jump(CLOCK_JUMP_S),
     "clock_jump_back": _clock_jump(-CLOCK_JUMP_S),
-    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), told=("malformed",), commands_lost=True,
-                          prepare=lambda stage: stage.load_strangers()),
+    "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), lambda stage: stage.send_strangers_away(),
+                          told=("malformed",), commands_lost=True, prepare=lambda stage: stage.load_strangers()),
     "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk(), lambda stage: stage.restart("recorder"),
                           diagnosed=("recorder", DISK_FULL)),
     "estop": Scenario(RESTS, lambda stage: stage.estop(True), lambda stage: stage.estop(False), REST_AFTER_STOP_S,

@@ -17,7 +17,7 @@ from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros.chaos_faults import DISK_FULL
 from starry_ros.ros.chaos_judge import RESTING_RAD_S, Failed, Witness
 from starry_ros.ros.chaos_messages import NOT_OURS
-from starry_ros.ros.flood import Strangers
+from starry_ros.ros.flood import ALONE, Strangers
 from starry_ros.ros.picture_relay import PictureRelay
 from starry_ros.ros.qos import PLAN, SAFETY, STATE
 from starry_ros.ros.relay import PLAN_TOPIC, ArmRelays, MakeFault
@@ -102,7 +102,7 @@ class Theatre(RunningGraph):
         self.offered += 1
 
     def load_strangers(self) -> None:
-        self._send_away()
+        self.send_strangers_away()
         self._strangers = strangers = Strangers()
         self.until(lambda: strangers.loaded, READY_S, "the strangers of the flood")
 
@@ -112,14 +112,15 @@ class Theatre(RunningGraph):
             raise Failed("no strangers were loaded")
         strangers.flood(HEARD_S + duration_s)
         try:
-            self.until(lambda: self._flooded() or strangers.alone, HEARD_S, "the flood, by the executor")
-            if strangers.alone:
-                raise Failed("the strangers did not find all whom they flood")
+            self.until(lambda: self._flooded() or strangers.ended is not None, HEARD_S, "the flood, by the executor")
             self.wait(duration_s)
+            if strangers.ended is not None:
+                why = "they did not find all whom they flood" if strangers.ended == ALONE else "see above"
+                raise Failed(f"the strangers ended too early, with exit code {strangers.ended}: {why}")
         finally:
-            self._send_away()
+            self.send_strangers_away()
 
-    def _send_away(self) -> None:
+    def send_strangers_away(self) -> None:
         if self._strangers is not None:
             self._strangers.leave()
         self._strangers = None

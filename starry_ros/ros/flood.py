@@ -32,7 +32,7 @@ EVERY_S = 0.01
 """Between bursts: 90 MB of pictures, 2,000 plans and 100 of everything else a second."""
 CHUNKS = 20
 ALONE = 3
-"""Exit code."""
+"""Exit code where they do not find all whom they flood."""
 HEARD_S = 10.0
 """How long to look for those who shall be flooded; once it has begun, they are harder to find."""
 
@@ -53,21 +53,23 @@ class Strangers:
         return bool(select.select([self._answer], [], [], 0)[0])
 
     def flood(self, duration_s: float) -> None:
-        """Begin, and end after so long."""
-        self._pipe.write(f"{duration_s}\n".encode())
-        self._pipe.flush()
+        """Begin, and end after so long. A process that has ended does neither."""
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.write(f"{duration_s}\n".encode())
+            self._pipe.flush()
 
     @property
-    def alone(self) -> bool:
-        """Whether it has ended because it did not find all whom it floods."""
-        return self._process.poll() == ALONE
+    def ended(self) -> int | None:
+        """Exit code, once the process has ended."""
+        return self._process.poll()
 
     def leave(self) -> None:
         """End the process. Killed, it might die inside a lock of the memory that others share with it."""
         self._process.terminate()
         self._process.wait()
-        self._pipe.close()
-        self._answer.close()
+        for pipe in (self._pipe, self._answer):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _flood(duration_s: float) -> bool:
@@ -103,11 +105,12 @@ def _listens(node: Node, listener: str, topic: str) -> bool:
 
 def main() -> None:
     """Entry point: says a word once it has loaded, waits for the seconds to flood in a line of standard input."""
-    print("loaded", flush=True)
-    said = sys.stdin.readline()
     heard = False
-    with contextlib.suppress(KeyboardInterrupt), ros_session():
-        heard = bool(said) and _flood(float(said))
+    with contextlib.suppress(KeyboardInterrupt):
+        print("loaded", flush=True)
+        said = sys.stdin.readline()
+        with ros_session():
+            heard = bool(said) and _flood(float(said))
     raise SystemExit(0 if heard else ALONE)
 
 

@@ -51,14 +51,16 @@ class Shown:
 class Cameras:
     """Publishes what the cameras of a robot's file see until closed. `on_failure` is told when the process ends."""
 
-    def __init__(self, robot: Path, topics: Mapping[str, Topics], on_failure: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, robot: Path, namespace: str, topics: Mapping[str, Topics], on_failure: Callable[[Exception], None]
+    ) -> None:
         self.published = dict.fromkeys(topics, 0)
         self.last_ns = dict.fromkeys(topics, 0)
         self._left_out, self._closing = 0, False
         self._next: Slot[Instant] = Slot()
         names = (name for camera, pair in topics.items() for name in (camera, *pair))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "starry_ros.ros.sim_camera_process", str(robot), *names],
+            [sys.executable, "-m", "starry_ros.ros.sim_camera_process", str(robot), namespace, *names],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=sharing_environment(), start_new_session=True,
         )
         self._pipe, self._answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)

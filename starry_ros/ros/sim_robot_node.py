@@ -83,7 +83,7 @@ class SimRobotNode(StarryNode):
             camera.name: (self.resolve_topic_name(camera.topic), self.resolve_topic_name(camera.info_topic))
             for camera in self._spec.cameras
         }
-        self._cameras = Cameras(robot_file(self._values["robot"]), topics, self.fail)
+        self._cameras = Cameras(robot_file(self._values["robot"]), self.get_namespace(), topics, self.fail)
         self._reference = self.create_publisher(JointState, "ground_truth/reference", STATE)
         self._pushed = self.create_publisher(JointState, "ground_truth/pushed", STATE)
         self._success = self.create_publisher(Bool, "ground_truth/success", LATCHED)

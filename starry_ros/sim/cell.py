@@ -91,9 +91,10 @@ class Cell:
     def load(self, scene: str) -> None:
         """Change to another scene; nothing happens if it is the present one."""
         if scene != self.scene:
+            model = compile_scene(scene, self._path)
             self.close()
             self.scene = scene
-            self._build(compile_scene(scene, self._path))
+            self._build(model)
 
     def match(self, other: Cell) -> None:
         """Become a copy of another cell's state and look."""

@@ -4,7 +4,7 @@ A stand-in for `mujoco.Renderer` on machines without a graphics library, slower,
 the fixed-function model of OpenGL 1 (ambient, diffuse, specular, spot lights) at every ray; a texture counts as its
 mean colour; no shadows, no transparency. (`mj_multiRay` is not used: it loses parts of geoms seen straight from above.)
 
-Shapes: P rays in rows, G geoms; vectors are [.., 3] in the world frame.
+Shapes: P rays in rows, G geoms, T textures; vectors are [.., 3] in the world frame.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class RayCaster:
         self._geom_P = np.zeros(self._rows * self._columns, dtype=np.int32)
         self._distance_P = np.zeros(len(self._geom_P))
         self._normal_P3 = np.zeros((len(self._geom_P), 3))
-        self._colour_G3, self._shine_G2 = _surfaces(model)
-        self._sky_3 = _mean_texture(model, int(np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)[0]))
+        self._texture_T3 = np.array([_mean_texture(model, texture) for texture in range(model.ntex)])
+        self._sky_3 = self._texture_T3[int(np.flatnonzero(model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX)[0])]
 
     def update_scene(self, data: mujoco.MjData, camera: str) -> None:
         """Choose what `render` shows: `data` at that time, seen by `camera`."""
@@ -58,6 +58,7 @@ class RayCaster:
             depth_P = np.where(hit_P, self._distance_P * (ray_P3 @ axis_3), np.inf).astype(np.float32)
             depth = depth_P.reshape(self._rows, self._columns).repeat(STEP_PX, axis=0).repeat(STEP_PX, axis=1)
             return depth[: self._height_px, : self._width_px]
+        self._colour_G3, self._shine_G2, self._glow_G = _surfaces(self._model, self._texture_T3)
         colour_P3 = np.tile(self._sky_3, (len(ray_P3), 1))
         colour_P3[hit_P] = self._lit(hit_P, eye_3, ray_P3[hit_P])
         image: U8 = (255 * np.clip(colour_P3, 0.0, 1.0) + 0.5).astype(np.uint8)
@@ -95,7 +96,7 @@ class RayCaster:
         base_P3, shine_P2 = self._colour_G3[geom_P], self._shine_G2[geom_P]
         head = model.vis.headlight
         facing_P1 = np.maximum(-(normal_P3 * ray_P3).sum(1, keepdims=True), 0.0)
-        light_P3 = head.ambient + facing_P1 * head.diffuse
+        light_P3 = self._glow_G[geom_P, None] + head.ambient + facing_P1 * head.diffuse
         gloss_P3 = np.zeros_like(point_P3)
         for i in range(model.nlight):
             to_light_P3 = self._data.light_xpos[i] - point_P3
@@ -119,17 +120,19 @@ def _spot(cosine_P: F64, cutoff_deg: float, exponent: float) -> F64:
     return share[:, None]
 
 
-def _surfaces(model: mujoco.MjModel) -> tuple[F64, F64]:
-    """Per geom: colour [G, 3], and specular share and exponent [G, 2]."""
+def _surfaces(model: mujoco.MjModel, texture_T3: F64) -> tuple[F64, F64, F64]:
+    """Per geom, as the model looks now: colour [G, 3], specular share and exponent [G, 2], share that it glows [G]."""
     colour_G3, shine_G2 = model.geom_rgba[:, :3].astype(np.float64), np.full((model.ngeom, 2), (0.5, 64.0))
+    glow_G = np.zeros(model.ngeom)
     for geom, material in enumerate(model.geom_matid.tolist()):
         if material < 0:
             continue
         texture = int(model.mat_texid[material].max())
         tint = model.mat_rgba[material, :3].astype(np.float64)
-        colour_G3[geom] = tint * (_mean_texture(model, texture) if texture >= 0 else 1.0)
+        colour_G3[geom] = tint * (texture_T3[texture] if texture >= 0 else 1.0)
+        glow_G[geom] = model.mat_emission[material]
         shine_G2[geom] = model.mat_specular[material], 128.0 * model.mat_shininess[material]
-    return colour_G3, shine_G2
+    return colour_G3, shine_G2, glow_G
 
 
 def _mean_texture(model: mujoco.MjModel, texture: int) -> F64:

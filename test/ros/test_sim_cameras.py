@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import World
 from sensor_msgs.msg import Image, JointState
@@ -18,11 +20,19 @@ from sensor_msgs.msg import Image, JointState
 from starry_ros.paths import robot_file
 from starry_ros.ros.priority import HEARING
 from starry_ros.ros.qos import SENSOR, STATE
+from starry_ros.ros.sim_cameras import Instant
+from starry_ros.sim.cell import Sight
+from starry_ros.turns import real_time
 
 
 def alive(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().split(") ")[1][0] != "Z"
+
+
+def command_of(spec: Any) -> list[str]:
+    names = [name for camera in spec.cameras for name in (camera.name, camera.topic, camera.info_topic)]
+    return [sys.executable, "-m", "starry_ros.ros.sim_camera_process", str(robot_file("bimanual_sim")), "/", *names]
 
 
 def cameras_of(robot: int) -> int:
@@ -69,20 +79,44 @@ def test_a_robot_without_its_cameras_ends_and_says_so(world: World, spec: Any) -
 
 @pytest.mark.parametrize("said", [b"", pickle.dumps(["a word"] * 9)[:-9]])
 def test_cameras_end_with_the_robot_even_in_the_middle_of_a_word(spec: Any, said: bytes) -> None:
-    names = [name for camera in spec.cameras for name in (camera.name, camera.topic, camera.info_topic)]
-    command = [sys.executable, "-m", "starry_ros.ros.sim_camera_process", str(robot_file("bimanual_sim")), *names]
-    ended = subprocess.run(command, input=said, capture_output=True, timeout=60.0, check=False)
+    ended = subprocess.run(command_of(spec), input=said, capture_output=True, timeout=60.0, check=False)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"", b"")
+
+
+def test_cameras_that_fail_while_more_may_come_say_why(spec: Any) -> None:
+    nowhere = Instant(0, Sight("cell", np.zeros(1), {}))
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command_of(spec), **pipes) as to:  # type: ignore[call-overload]
+        to.stdin.write(pickle.dumps(nowhere))
+        to.stdin.flush()
+        assert to.wait(60.0) == 1
+        said = to.stderr.read().decode()
+    assert "KeyError" in said
+    assert "Fatal" not in said
+
+
+def test_a_robot_in_a_namespace_has_its_cameras_there(world: World) -> None:
+    program = ["-m", "starry_ros.ros.start", "sim_robot", "--ros-args", "-r", "__ns:=/cell_two"]
+    world.start_as("sim_robot", program)
+    world.until(lambda: ("sim_cameras", "/cell_two") in world.node.get_node_names_and_namespaces(), 60.0, "its name")
 
 
 def turns(pid: int) -> list[tuple[str, int, int]]:
     """Name, niceness and policy of every thread of a process."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [((thread / "comm").read_text().strip(), os.getpriority(os.PRIO_PROCESS, int(thread.name)),
-             os.sched_getscheduler(int(thread.name)) & ~os.SCHED_RESET_ON_FORK) for thread in threads]
+    found = []
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            number, name = int(thread.name), (thread / "comm").read_text().strip()
+            policy = os.sched_getscheduler(number) & ~os.SCHED_RESET_ON_FORK
+            found.append((name, os.getpriority(os.PRIO_PROCESS, number), policy))
+    return found
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root is granted a priority everywhere")
+with real_time() as GRANTED:
+    pass
+
+
+@pytest.mark.skipif(not GRANTED, reason="no privilege: docs/safety.md, when cores are short")
 @pytest.mark.parametrize("node", ["sim_robot", "action_executor"])
 def test_what_moves_the_arms_hears_before_others_compute_and_cameras_do_not(world: World, spec: Any, node: str) -> None:
     process = world.start(node).process
