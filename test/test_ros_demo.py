@@ -13,8 +13,10 @@ pytest.importorskip("av", reason="the film needs PyAV")
 import av
 import cv2
 
+from starry_ros.ros.demo import MOST_FRAMES_LOST, missed_bars
 from starry_ros.ros.demo_film import BAR_PX, ContactSheet, Film, compose
 from starry_ros.ros.demo_operator import FrameCount, frames_lost
+from starry_ros.types import Record
 
 
 def test_frames_lost_is_the_share_that_never_reached_a_canvas() -> None:
@@ -75,3 +77,21 @@ def test_a_contact_sheet_has_one_row_an_episode(tmp_path: Path) -> None:
     sheet.save(tmp_path / "sheet.png")
     image = cv2.imread(str(tmp_path / "sheet.png"))
     assert image.shape == (2 * (BAR_PX + (BAR_PX + 60) // 2), 3 * (248 // 2), 3)
+
+
+FINE: Record = {"success": 0.2, "stall_share": 0.0, "pictures": 7, "lost_head": MOST_FRAMES_LOST}
+
+
+def test_a_demo_of_which_everything_came_misses_nothing() -> None:
+    assert missed_bars(FINE) == []
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    ({"success": 0.0}, "no episode succeeded"),
+    ({"stall_share": 0.01}, "the arms waited for plans 1.0% of an episode"),
+    ({"pictures": 0}, "no picture of a value map came"),
+    ({"lost_head": MOST_FRAMES_LOST + 0.01}, "lost_head is "),
+])
+def test_each_thing_that_is_missed_is_named(change: Record, words: str) -> None:
+    (missed,) = missed_bars(FINE | change)
+    assert missed.startswith(words)

@@ -291,8 +291,9 @@ class Demo:
         meta = {"seed": args.seed, "episodes": [vars(episode) for episode in results.episodes]}
         for path in filter(None, (args.out / "report.json", args.json)):
             write_report(path, [row], **meta)
-        print(f"\nwritten: {args.out / 'report.json'}, {args.out / 'contact_sheet.png'}, {args.out / 'overlay.mp4'}")
-        missed = _missed_bars(row)
+        films = ("contact_sheet.png", "overlay.mp4") if row["pictures"] else ()
+        print("\nwritten: " + ", ".join(str(args.out / name) for name in ("report.json", *films)))
+        missed = missed_bars(row)
         for text in missed:
             print(f"missed: {text}")
         return 1 if missed else 0
@@ -313,7 +314,8 @@ class Demo:
         )
 
 
-def _missed_bars(row: Record) -> list[str]:
+def missed_bars(row: Record) -> list[str]:
+    """What a demo must not show, in words."""
     missed = []
     for name, value in row.items():
         if name.startswith("lost_") and value > MOST_FRAMES_LOST:
@@ -322,6 +324,8 @@ def _missed_bars(row: Record) -> list[str]:
         missed.append(f"the arms waited for plans {row['stall_share']:.1%} of an episode, none allowed")
     if row["success"] == 0:
         missed.append("no episode succeeded")
+    if row["pictures"] == 0:
+        missed.append("no picture of a value map came: see the log of value_map_visualizer")
     return missed
 
 

@@ -36,7 +36,7 @@ def demo(folder: Path, domain: int, *options: str) -> subprocess.Popen[str]:
 
 
 def test_a_demo_writes_report_contact_sheet_and_film(tmp_path: Path) -> None:
-    options = ["--episodes", "2", "--time-limit", "3", "--swap", "--swap-after", "1"]
+    options = ["--episodes", "2", "--time-limit", "6", "--swap", "--swap-after", "1"]
     run = demo(tmp_path, 101, *options, "--json", str(tmp_path / "r.json"))
     text, _ = run.communicate(timeout=150)
     assert run.returncode == 1, text  # the fake session places nothing
