@@ -16,6 +16,8 @@ from starry_ros.bench.fuzz import worst_use
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode, Reply
 from starry_ros.control.schedule import Refusal
+from starry_ros.control.slices import Slices
+from starry_ros.control.splice import Splice
 from starry_ros.control.status import LookAhead
 from starry_ros.sim.trajectory_controller import Trajectory, TrajectoryController, TrajectoryPoint
 from starry_ros.timing import nanoseconds
@@ -489,13 +491,18 @@ def test_after_a_tracking_error_nothing_is_counted_or_told_any_more() -> None:
     assert rig.executor.status(rig.now_ns).missed_ticks == missed
 
 
+def closed() -> Slices[Splice | Refusal]:
+    yield
+    return Refusal.ARMS_TOO_CLOSE
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_where_the_way_on_is_closed_the_other_arm_stops_too(arm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig()
     rig.executor.set_condition(Event.PLANNER_DEGRADED, True, rig.now_ns)
     rig.run(0.9)
     assert rig.mode is Mode.SLOW
-    monkeypatch.setattr(rig.executor, "_reachable", lambda knots, at_ns: Refusal.ARMS_TOO_CLOSE)
+    monkeypatch.setattr(rig.executor._joiner, "joining", lambda *_: closed())
     rig.run(0.5, refuses=(arm,))
     rig.run(0.5)
     assert Event.NOT_FOLLOWING in rig.told

@@ -26,6 +26,8 @@ from starry_ros.types import ActionChunk
 MIDDLE_J = (SPEC.limit("lower") + SPEC.limit("upper")) / 2
 CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "800"))
 SEEDS = 4
+AT_ONCE, BY_SLICES = 4, 8
+"""Seeds of runs that join plans at once, and a slice at a time."""
 
 
 def problems(fuzzer: ExecutorFuzzer, chunks: int, words: str) -> list[str]:
@@ -95,8 +97,11 @@ def test_arms_too_close_are_found_unless_one_of_them_refuses(reason: Refusal, re
     assert bool(fuzzer.report.problems) == found
 
 
+@pytest.mark.parametrize("seed", [AT_ONCE, BY_SLICES])
 @pytest.mark.parametrize("reason", ["stale_epoch", "duplicate", "out_of_order", "old_instruction", "before_arm"])
-def test_a_merge_that_forgets_a_rule_of_identity_is_found(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+def test_a_merge_that_forgets_a_rule_of_identity_is_found(
+    monkeypatch: pytest.MonkeyPatch, reason: str, seed: int
+) -> None:
     judge = Schedule._judge_identity
 
     def forgetful(schedule: Schedule, chunk: ActionChunk, now_ns: int) -> Refusal | None:
@@ -106,7 +111,7 @@ def test_a_merge_that_forgets_a_rule_of_identity_is_found(monkeypatch: pytest.Mo
     monkeypatch.setattr(Schedule, "_judge_identity", forgetful)
     words = {"stale_epoch": "a stale epoch", "duplicate": "a duplicate", "out_of_order": "out of order",
              "old_instruction": "sentence", "before_arm": "seen before arm"}[reason]
-    found = problems(ExecutorFuzzer(FORWARD_SPEC, 1), 250, words)
+    found = problems(ExecutorFuzzer(FORWARD_SPEC, seed), 250, words)
     assert any("accepted although" in problem and words in problem for problem in found)
 
 
@@ -122,9 +127,14 @@ def test_a_way_to_move_without_arm_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert any("without arm" in problem for problem in problems(ExecutorFuzzer(FORWARD_SPEC, 3), 200, "without arm"))
 
 
+def test_seeds_join_plans_in_both_ways() -> None:
+    assert not ExecutorFuzzer(SPEC, AT_ONCE).by_slices
+    assert ExecutorFuzzer(SPEC, BY_SLICES).by_slices
+
+
 def test_a_crash_is_a_problem_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Executor, "submit", lambda *_: 1 / 0)
-    problems = ExecutorFuzzer(SPEC, 1).run(5).problems
+    problems = ExecutorFuzzer(SPEC, AT_ONCE).run(5).problems
     assert len(problems) == 1
     assert "crash" in problems[0]
     assert "ZeroDivisionError" in problems[0]

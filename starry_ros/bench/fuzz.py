@@ -21,13 +21,14 @@ from starry_ros.bench.fuzz_oracle import MergeOracle
 from starry_ros.bench.streams import TOLERANCE, Run, Stream, carried_out, run_of, worst_use
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import CONDITIONS, SERVICES, SLOWING, Event, Mode, Reply
-from starry_ros.control.schedule import Refusal
+from starry_ros.control.schedule import Merge, Refusal
 from starry_ros.control.space import Space
-from starry_ros.control.status import ExecutorConfig, LookAhead
+from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
+from starry_ros.control.waiting import WaitingPlans
 from starry_ros.control.watch import UNTOUCHED_M
 from starry_ros.robot_spec import NO_KINEMATICS, RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds
-from starry_ros.types import F64, JointCommand, RobotState
+from starry_ros.types import F64, ActionChunk, JointCommand, RobotState
 
 __all__ = ["ExecutorFuzzer", "FuzzReport", "worst_use"]
 
@@ -44,6 +45,8 @@ UNSENT = 0.02
 LEAPS, STALL_S, JUMP_S = 0.002, (0.031, 0.9), (1.1, 5.0)
 """Share of ticks before which everything stands still, or the clock jumps, and for how long."""
 HEARTBEAT_S = 1.0
+PAUSE_SHARE = 1 / 6
+"""Which share of a period passes at most from one look at the clock to the next while plans are joined."""
 WAIT = 3
 BEGIN_NS = 1000 * NS_PER_S
 REPORTED = tuple(event for event in Event if event not in SERVICES and event not in SLOWING)
@@ -71,7 +74,10 @@ class FuzzReport:
 
 
 class ExecutorFuzzer:
-    """One executor, one robot that follows with a lag and refuses at times, and random chunks, services and faults."""
+    """One executor, one robot that follows with a lag and refuses at times, and random chunks, services and faults.
+
+    Half of the seeds join plans a slice at a time, `by_slices`, as a machine does that is slow.
+    """
 
     def __init__(self, spec: RobotSpec, seed: int) -> None:
         self._spec, self._rng = spec, np.random.default_rng(seed)
@@ -81,6 +87,9 @@ class ExecutorFuzzer:
         self._executor, self._maker = Executor(spec, self._config), ChunkMaker(spec, self._rng)
         self._recalls = dict(self._executor.recalls)
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
+        self._pauses = np.random.default_rng((seed, 1))
+        self.by_slices = bool(self._pauses.random() < 0.5)
+        self._waiting = WaitingPlans(self._executor, self._period_ns)
         lead_ns = nanoseconds(self._config.lead_s) if self._streaming else 0
         early_ns, late_ns = max(0, 2 * self._period_ns - lead_ns), 2 * self._period_ns + lead_ns
         self._oracle = MergeOracle(spec, self._config.schedule, early_ns, late_ns)
@@ -106,6 +115,8 @@ class ExecutorFuzzer:
                     self._tick()
                 self._offer()
                 self._disturb()
+            while self._waiting:
+                self._tick()
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.report.problems.append(f"crash at {self._now_ns}: {error!r} in {where.filename}:{where.lineno}")
@@ -130,6 +141,11 @@ class ExecutorFuzzer:
         self.report.events += odd or not usable
         command = self._executor.step(self._now_ns, state)
         self._watch_mode()
+        self._carry_out(command)
+        self._join()
+
+    def _carry_out(self, command: JointCommand | None) -> None:
+        """The arms do as they are told."""
         if command is None:
             self._rest_if_disarmed()
             return
@@ -198,23 +214,47 @@ class ExecutorFuzzer:
         chunk = self._maker.make(self._target_J, self._now_ns, self.report.chunks)
         self.report.chunks += 1
         self.report.events += 1
+        if self.by_slices:
+            self._waiting.add(chunk)
+            return
         before = self._executor.status(self._now_ns)
-        moving, faults = before.mode in (Mode.RUN, Mode.SLOW), self._oracle.faults(chunk, self._now_ns)
-        merge, after = self._executor.submit(chunk, self._now_ns), self._executor.status(self._now_ns)
+        self._check_answers(before, [(chunk, self._executor.submit(chunk, self._now_ns))])
+
+    def _join(self) -> None:
+        """Join what waits, in the time that is left by a clock that goes on at random."""
+        if not self._waiting:
+            return
+        time_ns = self._now_ns
+
+        def clock() -> int:
+            nonlocal time_ns
+            time_ns += int(self._pauses.integers(round(PAUSE_SHARE * self._period_ns)))
+            return time_ns
+
+        before = self._executor.status(self._now_ns)
+        self._check_answers(before, self._waiting.join(self._now_ns, clock))
+
+    def _check_answers(self, before: ExecutorStatus, answers: list[tuple[ActionChunk, Merge]]) -> None:
+        """Refusals are counted; what is accepted is without fault, and in force."""
+        after, in_force = self._executor.status(self._now_ns), before.chunk_id
+        for chunk, merge in answers:
+            wrong, faults = list[str](), self._oracle.faults(chunk, self._now_ns)
+            if merge.accepted:
+                self.report.accepted += 1
+                wrong += [] if before.mode in (Mode.RUN, Mode.SLOW) else ["accepted in a mode that does not move"]
+                wrong += [f"accepted although {fault}" for fault in faults]
+                in_force = chunk.chunk_id
+                self._oracle.accepted(chunk)
+                self._maker.epoch = chunk.epoch
+            else:
+                wrong += [] if merge.reason is not None else ["refused without a reason"]
+                self.report.refused[merge.reason.value if merge.reason is not None else "?"] += 1
+            self.report.problems += [f"chunk {chunk.chunk_id}: {what}" for what in wrong]
         counted = sum(after.refused.values()) - sum(before.refused.values())
-        wrong = [] if counted == (not merge.accepted) else [f"{counted} refusals counted"]
-        if merge.accepted:
-            self.report.accepted += 1
-            wrong += [] if moving else ["accepted in a mode that does not move"]
-            wrong += [f"accepted although {fault}" for fault in faults]
-            wrong += [] if after.chunk_id == chunk.chunk_id else ["accepted, not in force"]
-            self._oracle.accepted(chunk)
-            self._maker.epoch = chunk.epoch
-        else:
-            wrong += [] if merge.reason is not None else ["refused without a reason"]
-            wrong += [] if after.chunk_id == before.chunk_id else ["refused, but in force"]
-            self.report.refused[merge.reason.value if merge.reason is not None else "?"] += 1
-        self.report.problems += [f"chunk {chunk.chunk_id}: {what}" for what in wrong]
+        if counted != (refused := sum(not merge.accepted for _, merge in answers)):
+            self.report.problems.append(f"at {self._now_ns}: {counted} refusals counted, {refused} answered")
+        if after.chunk_id != in_force:
+            self.report.problems.append(f"at {self._now_ns}: {after.chunk_id} is in force, not {in_force}")
         self._watch_mode()
 
     def _disturb(self) -> None:

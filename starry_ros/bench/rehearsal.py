@@ -15,6 +15,7 @@ import numpy as np
 
 from starry_ros.control.executor import Executor
 from starry_ros.control.limits import Limits
+from starry_ros.control.waiting import WaitingPlans
 from starry_ros.errors import StarryError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.timing import NS_PER_S, nanoseconds, seconds
@@ -99,6 +100,7 @@ class Rehearsal:
         self._timed, self._plans = timed, plans
         self.executor, self.now_ns, self._position_J = Executor(spec), BEGIN_NS, plans.start_J
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
+        self._waiting = WaitingPlans(self.executor, self._period_ns)
         self._look_every, self._ticks = max(1, round(spec.rates.control_hz / LOOK_HZ)), 0
         self._still_J = np.zeros_like(self._position_J)
         self.step_s, self.bare_s, self.lag = list[float](), list[float](), list[float]()
@@ -112,7 +114,11 @@ class Rehearsal:
         return RobotState(self.now_ns, self._position_J, self._still_J)
 
     def tick(self, now_ns: int | None = None) -> None:
-        """One period; look ahead when due, and then hand over what has arrived, as the node does."""
+        """One period; look ahead when due, and then join what has arrived, as the node does.
+
+        Given the time, what arrived is joined in what is left of the period by the machine's clock; otherwise at once.
+        """
+        begin_ns = time.monotonic_ns()
         self.now_ns = now_ns if now_ns is not None else self.now_ns + self._period_ns
         self._call(self.bare_s, self._state)
         command = self._call(self.step_s, lambda: self.executor.step(self.now_ns, self._state()))
@@ -122,7 +128,12 @@ class Rehearsal:
         if self._ticks % self._look_every == 0:
             self._call(self.look_ahead_s, lambda: self.executor.look_ahead(self.now_ns))
         for chunk in self._plans.due(self.now_ns):
+            if now_ns is not None:
+                self._waiting.add(chunk)
+                continue
             self._call(self.submit_s, lambda chunk=chunk: self.executor.submit(chunk, self.now_ns))  # type: ignore[misc]
+        if now_ns is not None:
+            self._waiting.join(now_ns, lambda: time.monotonic_ns() - begin_ns + now_ns)
 
     def _follow(self, time_ns: int, position_J: F64) -> None:
         if self._timed and isinstance(self._plans, Swing) and seconds(self.now_ns - BEGIN_NS) > SETTLED_S:

@@ -13,20 +13,22 @@ velocity, acceleration).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from starry_ros.control.course import course_of
 from starry_ros.control.figures import RunFigures
+from starry_ros.control.intake import Here, Intake
+from starry_ros.control.joining import Joiner
 from starry_ros.control.limits import Gate, Limits
 from starry_ros.control.outlook import Outlook
 from starry_ros.control.report import Totals, status_of
 from starry_ros.control.safety import CONDITIONS, SERVICES, SLOWING, TABLE, Event, Mode, Reply, SafetyMachine
-from starry_ros.control.schedule import BORDERS, Knots, Merge, Refusal, Schedule
+from starry_ros.control.schedule import BORDERS, Merge, Refusal, Schedule
+from starry_ros.control.slices import at_once
 from starry_ros.control.space import Space
-from starry_ros.control.splice import Splice, Splicer
+from starry_ros.control.splice import Splice
 from starry_ros.control.status import ExecutorConfig, ExecutorStatus, LookAhead
 from starry_ros.control.stop import StopPlanner
 from starry_ros.control.track import Track
@@ -51,17 +53,15 @@ class Executor:
         limits = Limits.of(spec)
         self._lower_J, self._upper_J = limits.lower_J, limits.upper_J
         self._schedule = Schedule(spec, self._config.schedule)
-        self._splicer = Splicer(limits)
         self._stopper = StopPlanner(limits.for_planning(), self._space)
+        self._joiner = Joiner(limits, self._space, self._stopper, self._config.max_delay_s)
         self._outlook = Outlook(spec, self._config, self._stopper, self._lead_ns)
         self._gate = Gate(limits, self._period_s)
-        self._safety = SafetyMachine()
-        self._watch = StateWatch(spec, self._config)
-        self._last_call_ns: int | None = None
-        self._heartbeat_ns: int | None = None
-        self._gate_until_ns: int | None = None
+        self._safety, self._watch = SafetyMachine(), StateWatch(spec, self._config)
+        self._last_call_ns = self._heartbeat_ns = self._gate_until_ns = None  # type: int | None
         self._totals = Totals()
         self._track = Track(self._period_s, np.zeros(self._joints))
+        self._intake = Intake(self._schedule, self._joiner, self._track, self._period_ns, self._take)
         self._begin_run(np.zeros(self._joints), 0)
 
     def _begin_run(self, start_J: F64 | None, now_ns: int) -> None:
@@ -227,12 +227,12 @@ class Executor:
         """Follow what is known of the plan from here on, if anything is."""
         at_ns = self._splice_time(now_ns)
         knots = self._schedule.ahead(at_ns)
-        if knots is not None and self._safety.moving_allowed:
-            splice = self._reachable(knots, at_ns)
-            if isinstance(splice, Splice):
-                self._follow(splice)
-                return True
-        return False
+        if knots is None or not self._safety.moving_allowed:
+            return False
+        splice = at_once(self._joiner.joining(self._track.motion_3J, knots, at_ns, self._slower))
+        if isinstance(splice, Splice):
+            self._follow(splice)
+        return isinstance(splice, Splice)
 
     def _begin_stop(self) -> None:
         self._track.follow(self._stopper.stop(self._track.curve, self._track.s))
@@ -245,31 +245,35 @@ class Executor:
 
     def submit(self, chunk: ActionChunk, now_ns: int) -> Merge:
         """Offer a chunk. An accepted one is in force with the next step; a refused one changes nothing but a count."""
-        if not self._safety.moving_allowed:
-            return self._schedule.refuse(Refusal.NOT_RUNNING)
-        self._catch_up(now_ns)
-        at_ns = self._splice_time(now_ns)
-        if (reason := self._schedule.judge(chunk, at_ns)) is not None:
-            return self._schedule.refuse(reason)
-        knots = self._schedule.merged(chunk, at_ns, standing=self._track.stands)
-        splice = self._reachable(knots, at_ns)
-        self._run.offered(chunk.end_ns, leads_on=isinstance(splice, Splice) or splice in BORDERS)
-        if isinstance(splice, Refusal):
-            return self._schedule.refuse(splice)
-        self._follow(splice)
-        return self._schedule.commit(chunk, knots, at_ns, splice.border)
+        return self._intake.submit(chunk, self._here(now_ns))
 
-    def _reachable(self, knots: Knots, at_ns: int) -> Splice | Refusal:
-        splice = self._splicer.splice(self._track.motion_3J, knots.relative_s(at_ns), knots.position_KJ, self._slower)
-        if splice is None:
-            return Refusal.UNREACHABLE
-        if splice.delay_s > self._config.max_delay_s * self._slower:
-            return Refusal.TOO_FAST
-        breach = self._space.first_breach(splice.curve) if self._space is not None else None
-        if breach is None:
-            return splice
-        stopped = self._stopper.stop_before(splice.curve, breach[0])
-        return breach[1] if stopped is None else replace(splice, curve=stopped, border=breach[1])
+    def offer(self, chunk: ActionChunk, now_ns: int) -> Merge | None:
+        """Offer a chunk, for `go_on_joining` to join in place of one that still is: None, or a refusal right away."""
+        return self._intake.offer(chunk, self._here(now_ns))
+
+    def go_on_joining(self, now_ns: int, more: Callable[[], bool]) -> Merge | None:
+        """Go on joining what was offered, after a step and as long as there is time for `more`: what came of it."""
+        return self._intake.go_on(self._here(now_ns), more)
+
+    @property
+    def joining(self) -> ActionChunk | None:
+        """What was offered and is still being joined."""
+        return self._intake.joining.chunk if self._intake.joining is not None else None
+
+    def _here(self, now_ns: int) -> Here:
+        self._catch_up(now_ns)
+        return Here(self._splice_time(now_ns), self._slower, self._safety.moving_allowed)
+
+    def _take(self, chunk: ActionChunk, splice: Splice | Refusal) -> None:
+        """A chunk was joined, or cannot be."""
+        self._run.offered(chunk.end_ns, leads_on=isinstance(splice, Splice) or splice in BORDERS)
+        if isinstance(splice, Splice):
+            self._follow(splice)
+
+    def _follow(self, splice: Splice) -> None:
+        """Make a splice the active curve."""
+        self._track.follow(splice.curve)
+        self._run.followed(splice)
 
     def _splice_time(self, now_ns: int) -> int:
         """The time that the last command stands for: the command's own, unless the calls stopped coming."""
@@ -277,11 +281,6 @@ class Executor:
         if self._command_ns is None or abs(due_ns - self._command_ns) > 2 * self._period_ns:
             return due_ns
         return self._command_ns
-
-    def _follow(self, splice: Splice) -> None:
-        """Make a splice the active curve."""
-        self._track.follow(splice.curve)
-        self._run.followed(splice)
 
     def set_epoch(self, epoch: int) -> None:
         """A new session: chunks of older epochs are refused; the known plan is run to its end."""

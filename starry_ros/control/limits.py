@@ -72,10 +72,12 @@ def demand(time_s_B: F64, pieces_B4J: F64, limits: Limits) -> F64:
 
 def admitted(time_s_B: F64, pieces_B4J: F64, limits: Limits) -> NDArray[np.bool_]:
     """Which of the curves [..., B, 4, J] obey every limit all along: exact, not sampled. NaN is not admitted."""
+    slow_enough = np.asarray((demand(time_s_B, pieces_B4J, limits) <= 1 + _RATE_ROUNDING).all(axis=(-2, -1)))
+    if not slow_enough.any():
+        return slow_enough
     low, high = position_range(time_s_B, pieces_B4J)
     inside = (low >= limits.lower_J - POSITION_ROUNDING) & (high <= limits.upper_J + POSITION_ROUNDING)
-    slow_enough = demand(time_s_B, pieces_B4J, limits) <= 1 + _RATE_ROUNDING
-    return np.asarray(inside.all(axis=-1) & slow_enough.all(axis=(-2, -1)))
+    return np.asarray(inside.all(axis=-1) & slow_enough)
 
 
 def admits(curve: Curve, limits: Limits) -> bool:
@@ -134,19 +136,20 @@ class JerkLimiter:
 
     def stop(self, motion_3J: F64) -> Curve | None:
         """The fastest stop, every joint by itself; None where the generator finds none."""
-        return self._calculate(self._stop_input, motion_3J)
+        return self._calculate(self._stop_input, motion_3J, np.inf)
 
-    def reach(self, motion_3J: F64, target_3J: F64, least_s: float) -> Curve | None:
+    def reach(self, motion_3J: F64, target_3J: F64, least_s: float, most_s: float = np.inf) -> Curve | None:
         """From one motion to another with all joints arriving together, in `least_s` seconds or later.
 
+        None where that takes longer than `most_s`.
         The returned curve's last motion is the target itself and not rest: join it to what follows with `then`.
         """
         settings = self._reach_input
         settings.target_position, settings.target_velocity, settings.target_acceleration = target_3J.tolist()
         settings.minimum_duration = least_s
-        return self._calculate(settings, motion_3J)
+        return self._calculate(settings, motion_3J, most_s)
 
-    def _calculate(self, settings: Any, motion_3J: F64) -> Curve | None:
+    def _calculate(self, settings: Any, motion_3J: F64, most_s: float) -> Curve | None:
         if not np.isfinite(motion_3J).all():
             return None
         settings.current_position, settings.current_velocity, settings.current_acceleration = motion_3J.tolist()
@@ -154,7 +157,7 @@ class JerkLimiter:
             result = self._generator.calculate(settings, self._trajectory)
         except self._ruckig.RuckigError:
             return None
-        if int(result) < 0:
+        if int(result) < 0 or self._trajectory.duration > most_s:
             return None
         return self._curve(motion_3J)
 

@@ -5,7 +5,7 @@ holds for the end-effector frames. The distance holds between what collides of t
 hang from, such as a torso, belongs to neither, and what is mounted on a hand, such as fingers, is left out, so that two
 hands may hold one object.
 
-A curve is looked at every SAMPLE_S, against a box and a distance that are MARGIN_M tighter.
+A curve is looked at every SAMPLE_S, SLICE of them at a time, against a box and a distance that are MARGIN_M tighter.
 Shapes: N samples, J joints, A arms, G geoms, P pairs of them.
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.control.schedule import Refusal
+from starry_ros.control.slices import Slices, at_once
 from starry_ros.control.trajectory import Curve
 from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.robot_spec import NO_KINEMATICS, RobotSpec
@@ -25,6 +26,7 @@ from starry_ros.types import F64
 
 SAMPLE_S = 0.025
 MARGIN_M = 0.002
+SLICE = 8
 
 Ints = NDArray[np.intp]
 
@@ -53,10 +55,18 @@ class Space:
 
     def first_breach(self, curve: Curve, from_s: float = 0.0) -> tuple[float, Refusal] | None:
         """When a curve first leaves the space from `from_s` on, and how; None when it never does."""
+        return at_once(self.looking(curve, from_s))
+
+    def looking(self, curve: Curve, from_s: float = 0.0) -> Slices[tuple[float, Refusal] | None]:
+        """`first_breach`, a slice at a time."""
         count = max(1, int(np.ceil((curve.duration_s - from_s) / SAMPLE_S)))
         times = np.linspace(from_s, max(from_s, curve.duration_s), count + 1)[1:]
-        found = self._breaches(curve.sample(times)[:, 0])
-        return next(((float(times[n]), refusal) for n, refusal, _ in found), None)
+        position_NJ = curve.sample(times)[:, 0]
+        for first in range(0, len(times), SLICE):
+            for n, refusal, _ in self._breaches(position_NJ[first:first + SLICE]):
+                return float(times[first + n]), refusal
+            yield
+        return None
 
     def _breaches(self, position_NJ: F64) -> Iterator[tuple[int, Refusal, str]]:
         """Which of some positions are not allowed, in order: its index, a code, and words."""

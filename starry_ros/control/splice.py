@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from starry_ros.control.fade import BREAKS_S, FADE_TIMES_S, fade_demand, fades
 from starry_ros.control.limits import JerkLimiter, Limits, admits, admitted, demand
 from starry_ros.control.schedule import Refusal
+from starry_ros.control.slices import Slices, at_once
 from starry_ros.control.trajectory import Curve, KnotSpline, merge_times
 from starry_ros.types import F64
 
@@ -106,22 +107,28 @@ class Splicer:
         `slower` stretches the plan's time. None when the plan cannot be reached inside the limits from this motion;
         from rest it always can.
         """
+        return at_once(self.splicing(motion_3J, time_s_K, position_KJ, slower))
+
+    def splicing(
+        self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float = 1.0
+    ) -> Slices[Splice | None]:
+        """`splice`, a slice at a time."""
         position_KJ = np.clip(position_KJ, self._limits.lower_J, self._limits.upper_J)
         at_rest = not motion_3J[1:].any()
         known = bool(time_s_K[0] <= 0)
         found = None
         if known or not at_rest:
-            path = self._path(time_s_K, position_KJ, slower)
-            found = self._blend_gently(motion_3J, path, time_s_K) if known else None
+            path = yield from self._path(time_s_K, position_KJ, slower)
+            found = (yield from self._blend_gently(motion_3J, path, time_s_K)) if known else None
             if found is None and not at_rest:
-                ways = [self._reach(motion_3J, path, time_s_K)]
-                ways += [self._blend(motion_3J, path, time_s_K)] if known else []
+                ways = [(yield from self._reach(motion_3J, path, time_s_K))]
+                ways += [(yield from self._blend(motion_3J, path, time_s_K))] if known else []
                 found = min((way for way in ways if way is not None), key=path.stray, default=None)
         if found is None and at_rest:
-            found = self._from_rest(motion_3J, time_s_K, position_KJ, slower)
+            found = yield from self._from_rest(motion_3J, time_s_K, position_KJ, slower)
         return replace(found, curve=found.curve.starting_from(motion_3J)) if found is not None else None
 
-    def _path(self, time_s_K: F64, position_KJ: F64, slower: float, from_rest: bool = False) -> _Path:
+    def _path(self, time_s_K: F64, position_KJ: F64, slower: float, from_rest: bool = False) -> Slices[_Path]:
         """Spline through the knots. Corners near which it would exceed a limit from now on are rounded, and where that
         is not enough knot intervals are stretched until every limit is obeyed.
         """
@@ -150,6 +157,7 @@ class Splicer:
             else:
                 uniform = attempt == RETIME_ROUNDS - 1
                 interval_s, spline = interval_s * self._stretch(sharp_I, uniform=uniform), None
+            yield
         return _Path(curve, start_s, limited)
 
     def _ease_out(self, interval_s: F64, position_KJ: F64) -> F64:
@@ -178,20 +186,22 @@ class Splicer:
         excess = np.concatenate(([0.0], need_I - 1, [0.0]))
         return 1 + np.maximum(excess[1:-1], np.maximum(excess[:-2], excess[2:]) / 2) * 1.05
 
-    def _blend_gently(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
+    def _blend_gently(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Slices[Splice | None]:
         from_s_P = path.start_s - np.array([back_s for back_s in BACK_S if back_s <= path.start_s])
         gap_P3J = motion_3J - path.curve.sample(from_s_P)
         gentle_PT = _SHORT & (fade_demand(gap_P3J, self._limits) <= GENTLE_DEMAND)
         for point in np.flatnonzero(gentle_PT.any(axis=1)):
             found = self._fade_in(motion_3J, path, float(from_s_P[point]), time_s_K, gentle_PT[point])
+            yield
             if found is not None:
                 return found
         return None
 
-    def _blend(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
+    def _blend(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Slices[Splice | None]:
         for factor in SLOWER:
             plan = path if factor == 1.0 else path.slowed(factor)
             found = self._fade_in(motion_3J, plan, plan.start_s, time_s_K, _ALL)
+            yield
             if found is not None:
                 return found
         return None
@@ -210,31 +220,37 @@ class Splicer:
         curve = Curve(time_s_B, blend_TB4J[int(fits_T.argmax())])
         return self._splice(curve, Method.BLEND, motion_3J - path.curve.at(path.start_s), path, time_s_K)
 
-    def _reach(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Splice | None:
+    def _reach(self, motion_3J: F64, path: _Path, time_s_K: F64) -> Slices[Splice | None]:
         ahead = path.curve.cut(path.start_s)
         lead_s = max(0.0, float(time_s_K[0]))
         meetings = ahead.time_s_B[ahead.time_s_B + lead_s >= LEAST_MEETING_S]
         late: Curve | None = None
         for meet_s in [*meetings[::3][:MEETING_POINTS].tolist(), ahead.duration_s]:
-            move = self._limiter.reach(motion_3J, ahead.at(meet_s), meet_s + lead_s)
+            in_time_s = meet_s + lead_s + 1e-6
+            most_s = in_time_s if late is not None else np.inf  # one that comes late is enough
+            move = self._limiter.reach(motion_3J, ahead.at(meet_s), meet_s + lead_s, most_s)
+            yield
             if move is None:
                 continue
             curve = move.ending_at(ahead.at(meet_s)[0]).then(move.duration_s, ahead.cut(meet_s))
             if not admits(curve, self._limits):
                 continue
-            if move.duration_s <= meet_s + lead_s + 1e-6:
+            if move.duration_s <= in_time_s:
                 return self._splice(curve, Method.REACH, motion_3J - ahead.at(0.0), path, time_s_K)
-            late = late or curve
+            late = curve
         return self._splice(late, Method.REACH, motion_3J - ahead.at(0.0), path, time_s_K) if late else None
 
-    def _from_rest(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float) -> Splice | None:
+    def _from_rest(
+        self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float
+    ) -> Slices[Splice | None]:
         here = np.clip(motion_3J[0], self._limits.lower_J, self._limits.upper_J)
         later = time_s_K > -BACK_S[-1]
         later[-1] = True
         time = time_s_K[later]
         first_s = 0.5 * float(np.diff(time_s_K).min()) if len(time_s_K) > 1 else 0.05
         time = np.concatenate(([0.0], time + max(0.0, first_s - time[0])))
-        path = self._path(time, np.concatenate((here[None], position_KJ[later])), slower, from_rest=True)
+        path = yield from self._path(time, np.concatenate((here[None], position_KJ[later])), slower, from_rest=True)
+        yield
         if not admits(path.curve, self._limits):
             return None
         gap_3J = np.stack((here - position_KJ[later][0], *np.zeros((2, len(here)))))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from starry_ros.control.limits import JerkLimiter, Limits, admits
+from starry_ros.control.slices import Slices
 from starry_ros.control.space import Space
 from starry_ros.control.trajectory import Curve
 from starry_ros.types import F64
@@ -80,12 +81,13 @@ class StopPlanner:
                 return at_once, 0.0
         return rest, float(np.inf)
 
-    def stop_before(self, curve: Curve, border_s: float) -> Curve | None:
+    def stopping_before(self, curve: Curve, border_s: float) -> Slices[Curve | None]:
         """As much of a curve as leaves room for a stop inside the space, which it leaves at `border_s`, or None."""
         for turn_s in np.arange(border_s - BORDER_STEP_S, LEAST_FOLLOW_S, -BORDER_STEP_S).tolist():
             stopped = self._turn(curve, turn_s)
             if stopped is not None:
                 return stopped
+            yield
         return None
 
     def _turn(self, curve: Curve, turn_s: float) -> Curve | None:

@@ -49,7 +49,13 @@ class Track:
 
     def next(self) -> F64:
         """The motion one period on."""
-        return self.curve.at(self.s + self._period_s)
+        return self.after(1)
+
+    def after(self, periods: int) -> F64:
+        """The motion so many periods on, bit for bit what it will be then."""
+        if not periods:
+            return self.motion_3J
+        return self.curve.at((self._ticks + periods - 1) * self._period_s + self._period_s)
 
     def advance(self, motion_3J: F64) -> None:
         """One period has passed, and this is the command."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -65,7 +66,7 @@ class Curve:
         pieces = np.zeros((len(time_s_B), 4, motion_B3J.shape[2]))
         pieces[:, :3] = motion_B3J
         pieces[-1, 1:] = 0.0
-        pieces[:-1, 3] = np.diff(motion_B3J[:, 2], axis=0) / np.diff(time_s_B)[:, None]
+        pieces[:-1, 3] = (motion_B3J[1:, 2] - motion_B3J[:-1, 2]) / lengths(time_s_B)[:, None]
         return Curve(time_s_B, pieces)
 
     @property
@@ -142,7 +143,7 @@ class Curve:
 def merge_times(times: Sequence[ArrayLike]) -> F64:
     """Sorted union of breakpoints; those closer together than LEAST_PIECE_S become one."""
     merged = np.unique(np.concatenate(times))
-    return merged[np.concatenate(([True], np.diff(merged) > LEAST_PIECE_S))]
+    return merged[np.concatenate(([True], lengths(merged) > LEAST_PIECE_S))]
 
 
 def through_knots(
@@ -179,19 +180,34 @@ class KnotSpline:
         self._interpolating = _from_spline(spline)
         low, high = position_range(self._interpolating.time_s_B, self._interpolating.pieces_B4J)
         self._outside_J = (low < lower_J - _TOUCH) | (high > upper_J + _TOUCH)
-        self._greville = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
-        self._near = _schoenberg(self._greville, time_s_K, position_KJ, from_rest)
+        self._position_KJ, self._from_rest = position_KJ, from_rest
 
     def curve(self, rounded_K: F64 | None = None) -> Curve:
         """Through the knots; `rounded_K` in 0..1 mixes the Schoenberg spline in near each of those that were given."""
         rounded = rounded_K is not None and bool(rounded_K.any())
         if not rounded and not self._outside_J.any():
             return self._interpolating
-        share = np.broadcast_to(self._outside_J, self._near.shape).astype(np.float64)
+        greville, near = self._schoenberg
+        share = np.broadcast_to(self._outside_J, near.shape).astype(np.float64)
         if rounded_K is not None and rounded:
             padded_K = np.pad(rounded_K, (0, len(self._time_s_K) - len(rounded_K)))
-            share = np.maximum(np.interp(self._greville, self._time_s_K, padded_K)[:, None], share)
-        return _from_spline(BSpline(self._knots, self._through + share * (self._near - self._through), 3))
+            share = np.maximum(np.interp(greville, self._time_s_K, padded_K)[:, None], share)
+        return _from_spline(BSpline(self._knots, self._through + share * (near - self._through), 3))
+
+    @cached_property
+    def _schoenberg(self) -> tuple[F64, F64]:
+        """Abscissae and coefficients of the variation-diminishing spline: the polygon of the knots at Greville's.
+
+        Three equal coefficients at an end make velocity and acceleration 0 there (de Boor, A Practical Guide to
+        Splines).
+        """
+        knots, position_KJ = self._knots, self._position_KJ
+        greville = (knots[1:-3] + knots[2:-2] + knots[3:-1]) / 3
+        coefficients = np.stack([np.interp(greville, self._time_s_K, column) for column in position_KJ.T], axis=1)
+        coefficients[-3:] = position_KJ[-1]
+        if self._from_rest:
+            coefficients[:3] = position_KJ[0]
+        return greville, coefficients
 
 
 _TOUCH = 1e-9
@@ -215,16 +231,9 @@ def _from_spline(spline: BSpline) -> Curve:
     return Curve.from_motions(breaks - breaks[0], motions)
 
 
-def _schoenberg(greville: F64, time_s_K: F64, position_KJ: F64, from_rest: bool) -> F64:
-    """Coefficients of the variation-diminishing spline: the polygon of the knots at the Greville abscissae.
-
-    Three equal coefficients at an end make velocity and acceleration 0 there (de Boor, A Practical Guide to Splines).
-    """
-    coefficients = np.stack([np.interp(greville, time_s_K, column) for column in position_KJ.T], axis=1)
-    coefficients[-3:] = position_KJ[-1]
-    if from_rest:
-        coefficients[:3] = position_KJ[0]
-    return coefficients
+def lengths(time_s_B: F64) -> F64:
+    """How long every piece [..., B - 1] lasts."""
+    return np.asarray(time_s_B[..., 1:] - time_s_B[..., :-1])
 
 
 def position_range(time_s_B: F64, pieces_B4J: F64) -> tuple[F64, F64]:
@@ -233,24 +242,22 @@ def position_range(time_s_B: F64, pieces_B4J: F64) -> tuple[F64, F64]:
     Looked at where a piece starts and where the velocity is 0 inside a piece.
     """
     position, velocity, acceleration, jerk = (pieces_B4J[..., :-1, row, :] for row in range(4))
-    length_B1 = np.diff(time_s_B)[..., None]
     starts = pieces_B4J[..., 0, :]
-    low, high = starts.min(axis=-2), starts.max(axis=-2)
+    low, high = np.minimum.reduce(starts, axis=-2), np.maximum.reduce(starts, axis=-2)
     if time_s_B.shape[-1] == 1:
         return low, high
     root = np.sqrt(np.maximum(acceleration**2 - 2 * jerk * velocity, 0.0))
     half = -(acceleration + np.copysign(root, acceleration))
-    for top, bottom in ((half, jerk), (2 * velocity, half)):
-        t = _inside(top, bottom, length_B1)
-        turning = position + t * (velocity + t * (acceleration / 2 + t * jerk / 6))
-        low, high = np.minimum(low, turning.min(axis=-2)), np.maximum(high, turning.max(axis=-2))
-    return low, high
+    t = _inside(np.array((half, 2 * velocity)), np.array((jerk, half)), lengths(time_s_B)[..., None])
+    turning = position + t * (velocity + t * (acceleration / 2 + t * jerk / 6))
+    low = np.minimum(low, np.minimum.reduce(turning, axis=(0, -2)))
+    return low, np.maximum(high, np.maximum.reduce(turning, axis=(0, -2)))
 
 
 def peak_velocity(time_s_B: F64, pieces_B4J: F64) -> F64:
     """Exact greatest speed of every piece [..., B - 1, J]: at its ends and where the acceleration is 0."""
     velocity, acceleration, jerk = (pieces_B4J[..., :-1, row, :] for row in range(1, 4))
-    t = _inside(-acceleration, jerk, np.diff(time_s_B)[..., None])
+    t = _inside(-acceleration, jerk, lengths(time_s_B)[..., None])
     inside = np.abs(velocity + t * (acceleration + t * jerk / 2))
     ends = np.abs(pieces_B4J[..., 1, :])
     return np.maximum(inside, np.maximum(ends[..., :-1, :], ends[..., 1:, :]))

@@ -9,7 +9,7 @@ another node commands an arm: what was sent last ends at rest by itself.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +27,7 @@ from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode, Reply
 from starry_ros.control.status import ExecutorConfig, LookAhead
 from starry_ros.control.status import ExecutorStatus as Status
+from starry_ros.control.waiting import WaitingPlans
 from starry_ros.errors import ConfigError, InputError
 from starry_ros.msg import ActionChunk, ExecutorStatus, WorldActionStatus
 from starry_ros.paths import robot_file
@@ -61,7 +62,6 @@ from starry_ros.ros.stop_causes import (
 )
 from starry_ros.timing import LatencyWindow, nanoseconds, seconds
 from starry_ros.turns import PRIORITY, ask_for_real_time
-from starry_ros.types import ActionChunk as Plan
 from starry_ros.types import RobotState
 
 PARAMETERS = (
@@ -81,8 +81,6 @@ PARAMETERS = (
     Parameter("owner_check_s", 1.5, "How long to look for another owner of the arms at start, in seconds.", 0.0, 30.0),
 )
 MALFORMED, SEQUENCE = "malformed", "publication_sequence_number"
-PILE = 4
-"""So many plans that wait are a pile."""
 LATE_S = 0.03
 """A trajectory that is so late would begin in the past, and controllers step onto such a one."""
 ROW_S = 1.0
@@ -109,7 +107,7 @@ class ActionExecutorNode(StarryNode):
         self._advice = Advice(self._control)
         self._speeds = {Mode.RUN: 1.0, Mode.SLOW: 1.0 / config.slow_factor}
         self._newest: RobotState | None = None
-        self._offered: deque[Plan] = deque()
+        self._plans = WaitingPlans(self._control, nanoseconds(1.0 / self._spec.rates.control_hz))
         self._accepted = self._epoch = 0
         self._malformed: Counter[str] = Counter()
         self._unheard: set[str] = set()
@@ -181,23 +179,16 @@ class ActionExecutorNode(StarryNode):
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:
-            self._offered.append(chunk_of(message, self._edge))
+            self._plans.add(chunk_of(message, self._edge))
         except InputError as error:
             self._malformed[MALFORMED] += 1
             self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
 
-    def _take_plans(self) -> None:
-        """Join what was offered, right after a tick and one at a time: a plan takes most of a period, and the next tick
-        shall be on time. Only where plans pile up, none waits longer.
-        """
-        while self._offered:
-            chunk = self._offered.popleft()
-            merge = self._control.submit(chunk, self._edge.now_ns())
+    def _take_plans(self, tick_ns: int) -> None:
+        for chunk, merge in self._plans.join(tick_ns, self._edge.now_ns):
             self._accepted += merge.accepted
             if not merge.accepted:
                 self.get_logger().debug(f"chunk {chunk.chunk_id} refused: {merge.reason}")
-            elif len(self._offered) < PILE:
-                return
 
     def _on_session(self, message: WorldActionStatus, info: Mapping[str, Any]) -> None:
         """The session's word on which epoch and sentence are in force, so that plans of old ones are refused."""
@@ -299,7 +290,7 @@ class ActionExecutorNode(StarryNode):
                 self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
-        self._take_plans()
+        self._take_plans(now_ns)
 
     def _judge_tick(self, now_ns: int) -> None:
         """How late the tick came after its place in one unbroken row; what it overran is late too."""
