@@ -184,7 +184,6 @@ class ExecutorFuzzer:
         if ahead is None:
             return
         self._check_look_ahead(ahead)
-        self._told = True
         unsent: tuple[str, ...] = ()
         if self._rng.random() < UNSENT:
             names = tuple(self._arms)
@@ -192,6 +191,7 @@ class ExecutorFuzzer:
             self._executor.take_back(unsent)
             self.report.events += 1
         for name in self._arms.keys() - set(unsent):
+            self._told = True
             self._aheads[name].append(ahead)
 
     def _refuse(self) -> None:
@@ -330,8 +330,8 @@ class ExecutorFuzzer:
         off_J = np.min([np.abs(command.position_J - each_J) for each_J in known], axis=0)
         near_J, steady = off_J <= self._slack_J, time_ns - self._last_ns == self._period_ns
         for name, stream in self._arms.items():
-            others: tuple[Run, ...] = ()
-            if self._told and not self._armed and not (steady and recalls[name] == self._recalls[name]):
+            others, recalled = tuple[Run, ...](), recalls[name] != self._recalls[name]
+            if not self._armed and (recalled or (self._told and not steady)):
                 others = tuple(self._elsewhere(name, time_ns - self._period_ns))
             if not (steady or self._told or self._armed):
                 self._waited(name, time_ns, command.position_J)
