@@ -502,7 +502,7 @@ def test_where_the_way_on_is_closed_the_other_arm_stops_too(arm: str, monkeypatc
     rig.executor.set_condition(Event.PLANNER_DEGRADED, True, rig.now_ns)
     rig.run(0.9)
     assert rig.mode is Mode.SLOW
-    monkeypatch.setattr(rig.executor._joiner, "joining", lambda *_: closed())
+    monkeypatch.setattr(rig.executor._joiner, "work", lambda *_: closed())
     rig.run(0.5, refuses=(arm,))
     rig.run(0.5)
     assert Event.NOT_FOLLOWING in rig.told

@@ -16,18 +16,18 @@ from starry_ros.bench.fuzz import ExecutorFuzzer
 from starry_ros.bench.streams import Run, Stream, run_of, worst_use
 from starry_ros.control import safety
 from starry_ros.control.executor import Executor
+from starry_ros.control.intake import Intake
 from starry_ros.control.safety import Event, Mode
 from starry_ros.control.schedule import Refusal, Schedule
 from starry_ros.control.status import LookAhead
+from starry_ros.control.waiting import WaitingPlans
 from starry_ros.control.watch import StateWatch
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.types import ActionChunk
 
 MIDDLE_J = (SPEC.limit("lower") + SPEC.limit("upper")) / 2
 CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "800"))
-SEEDS = 4
-AT_ONCE, BY_SLICES = 4, 8
-"""Seeds of runs that join plans at once, and a slice at a time."""
+SEEDS = 2
 
 
 def problems(fuzzer: ExecutorFuzzer, chunks: int, words: str) -> list[str]:
@@ -39,15 +39,17 @@ def problems(fuzzer: ExecutorFuzzer, chunks: int, words: str) -> list[str]:
     return found
 
 
-def test_no_random_plan_leads_out_of_the_workspace_or_brings_the_arms_together() -> None:
-    report = ExecutorFuzzer(FULL_SPEC, 21).run(CHUNKS // 14)
+@pytest.mark.parametrize("by_slices", [False, True])
+def test_no_random_plan_leads_out_of_the_workspace_or_brings_the_arms_together(by_slices: bool) -> None:
+    report = ExecutorFuzzer(FULL_SPEC, 21, by_slices=by_slices).run(CHUNKS // 20)
     assert not report.problems, report.problems[:5]
     assert report.accepted > report.chunks // 30
 
 
+@pytest.mark.parametrize("by_slices", [False, True])
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_no_random_plan_or_event_leads_outside_the_limits(seed: int) -> None:
-    report = ExecutorFuzzer(SPEC if seed % 2 else FORWARD_SPEC, seed).run(CHUNKS // SEEDS)
+def test_no_random_plan_or_event_leads_outside_the_limits(seed: int, by_slices: bool) -> None:
+    report = ExecutorFuzzer(SPEC if seed % 2 else FORWARD_SPEC, seed, by_slices=by_slices).run(CHUNKS // SEEDS // 2)
     assert not report.problems, f"seed {seed}: {report.problems[:5]}"
     assert report.gate_interventions == 0, f"seed {seed}: a curve broke a limit before the gate"
     assert report.accepted > report.chunks // 10
@@ -97,10 +99,10 @@ def test_arms_too_close_are_found_unless_one_of_them_refuses(reason: Refusal, re
     assert bool(fuzzer.report.problems) == found
 
 
-@pytest.mark.parametrize("seed", [AT_ONCE, BY_SLICES])
+@pytest.mark.parametrize("by_slices", [False, True])
 @pytest.mark.parametrize("reason", ["stale_epoch", "duplicate", "out_of_order", "old_instruction", "before_arm"])
 def test_a_merge_that_forgets_a_rule_of_identity_is_found(
-    monkeypatch: pytest.MonkeyPatch, reason: str, seed: int
+    monkeypatch: pytest.MonkeyPatch, reason: str, by_slices: bool
 ) -> None:
     judge = Schedule._judge_identity
 
@@ -111,7 +113,7 @@ def test_a_merge_that_forgets_a_rule_of_identity_is_found(
     monkeypatch.setattr(Schedule, "_judge_identity", forgetful)
     words = {"stale_epoch": "a stale epoch", "duplicate": "a duplicate", "out_of_order": "out of order",
              "old_instruction": "sentence", "before_arm": "seen before arm"}[reason]
-    found = problems(ExecutorFuzzer(FORWARD_SPEC, seed), 250, words)
+    found = problems(ExecutorFuzzer(FORWARD_SPEC, 18 if by_slices else 4, by_slices=by_slices), 250, words)
     assert any("accepted although" in problem and words in problem for problem in found)
 
 
@@ -127,14 +129,20 @@ def test_a_way_to_move_without_arm_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     assert any("without arm" in problem for problem in problems(ExecutorFuzzer(FORWARD_SPEC, 3), 200, "without arm"))
 
 
-def test_seeds_join_plans_in_both_ways() -> None:
-    assert not ExecutorFuzzer(SPEC, AT_ONCE).by_slices
-    assert ExecutorFuzzer(SPEC, BY_SLICES).by_slices
+def test_joining_that_takes_the_motion_for_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Intake, "_as_foreseen", lambda *_: True)
+    words = "of its limit"
+    assert any(words in problem for problem in problems(ExecutorFuzzer(FORWARD_SPEC, 8, by_slices=True), 120, words))
+
+
+def test_plans_that_get_no_answer_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WaitingPlans, "join", lambda *_: [])
+    assert "got no answer" in ExecutorFuzzer(SPEC, 1, by_slices=True).run(1).problems[-1]
 
 
 def test_a_crash_is_a_problem_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Executor, "submit", lambda *_: 1 / 0)
-    problems = ExecutorFuzzer(SPEC, AT_ONCE).run(5).problems
+    problems = ExecutorFuzzer(SPEC, 1, by_slices=False).run(5).problems
     assert len(problems) == 1
     assert "crash" in problems[0]
     assert "ZeroDivisionError" in problems[0]

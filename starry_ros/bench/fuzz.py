@@ -9,15 +9,15 @@ The arms are looked at in space, and a mode that moves is led to by `arm` alone.
 from __future__ import annotations
 
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from starry_ros.bench.fuzz_chunks import ChunkMaker
 from starry_ros.bench.fuzz_oracle import MergeOracle
+from starry_ros.bench.fuzz_report import FuzzReport
 from starry_ros.bench.streams import TOLERANCE, Run, Stream, carried_out, run_of, worst_use
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import CONDITIONS, SERVICES, SLOWING, Event, Mode, Reply
@@ -47,39 +47,20 @@ LEAPS, STALL_S, JUMP_S = 0.002, (0.031, 0.9), (1.1, 5.0)
 HEARTBEAT_S = 1.0
 PAUSE_SHARE = 1 / 6
 """Which share of a period passes at most from one look at the clock to the next while plans are joined."""
+ANSWERED_TICKS = 1000
+"""By then there is an answer to every plan."""
 WAIT = 3
 BEGIN_NS = 1000 * NS_PER_S
 REPORTED = tuple(event for event in Event if event not in SERVICES and event not in SLOWING)
 
 
-@dataclass
-class FuzzReport:
-    """What a fuzzed run showed. `problems` is empty when every command and every look-ahead was in order.
-
-    `events`: chunks, services, sessions, sentences, the emergency stop, heartbeats, conditions, reports, other owners,
-    refusals by the driver, look-aheads that were not sent, and control ticks at an odd time, after a jump of the clock
-    or without a usable state; ticks in good order do not count.
-    """
-
-    seed: int
-    chunks: int = 0
-    events: int = 0
-    commands: int = 0
-    accepted: int = 0
-    gate_interventions: int = 0
-    recalls: int = 0
-    worst_use: dict[str, float] = field(default_factory=dict)
-    refused: Counter[str] = field(default_factory=Counter)
-    problems: list[str] = field(default_factory=list)
-
-
 class ExecutorFuzzer:
     """One executor, one robot that follows with a lag and refuses at times, and random chunks, services and faults.
 
-    Half of the seeds join plans a slice at a time, `by_slices`, as a machine does that is slow.
+    Half of the seeds join plans a slice at a time, as a slow machine does, if `by_slices` does not say which do.
     """
 
-    def __init__(self, spec: RobotSpec, seed: int) -> None:
+    def __init__(self, spec: RobotSpec, seed: int, *, by_slices: bool | None = None) -> None:
         self._spec, self._rng = spec, np.random.default_rng(seed)
         self._streaming = spec.command_interface == "joint_trajectory"
         watched = HEARTBEAT_S if self._rng.random() < 0.3 else None
@@ -88,7 +69,7 @@ class ExecutorFuzzer:
         self._recalls = dict(self._executor.recalls)
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
         self._pauses = np.random.default_rng((seed, 1))
-        self.by_slices = bool(self._pauses.random() < 0.5)
+        self._by_slices = bool(self._pauses.random() < 0.5) if by_slices is None else by_slices
         self._waiting = WaitingPlans(self._executor, self._period_ns)
         lead_ns = nanoseconds(self._config.lead_s) if self._streaming else 0
         early_ns, late_ns = max(0, 2 * self._period_ns - lead_ns), 2 * self._period_ns + lead_ns
@@ -115,8 +96,7 @@ class ExecutorFuzzer:
                     self._tick()
                 self._offer()
                 self._disturb()
-            while self._waiting:
-                self._tick()
+            self._wait()
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             self.report.problems.append(f"crash at {self._now_ns}: {error!r} in {where.filename}:{where.lineno}")
@@ -214,11 +194,19 @@ class ExecutorFuzzer:
         chunk = self._maker.make(self._target_J, self._now_ns, self.report.chunks)
         self.report.chunks += 1
         self.report.events += 1
-        if self.by_slices:
+        if self._by_slices:
             self._waiting.add(chunk)
             return
         before = self._executor.status(self._now_ns)
         self._check_answers(before, [(chunk, self._executor.submit(chunk, self._now_ns))])
+
+    def _wait(self) -> None:
+        """Until there is an answer to every plan."""
+        for _ in range(ANSWERED_TICKS):
+            if self._waiting:
+                self._tick()
+        if self._waiting:
+            self.report.problems.append(f"at {self._now_ns}: {len(self._waiting)} plans got no answer")
 
     def _join(self) -> None:
         """Join what waits, in the time that is left by a clock that goes on at random."""
@@ -232,7 +220,7 @@ class ExecutorFuzzer:
             return time_ns
 
         before = self._executor.status(self._now_ns)
-        self._check_answers(before, self._waiting.join(self._now_ns, clock))
+        self._check_answers(before, self._waiting.join(self._now_ns + self._period_ns, clock))
 
     def _check_answers(self, before: ExecutorStatus, answers: list[tuple[ActionChunk, Merge]]) -> None:
         """Refusals are counted; what is accepted is without fault, and in force."""

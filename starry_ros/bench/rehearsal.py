@@ -133,7 +133,7 @@ class Rehearsal:
                 continue
             self._call(self.submit_s, lambda chunk=chunk: self.executor.submit(chunk, self.now_ns))  # type: ignore[misc]
         if now_ns is not None:
-            self._waiting.join(now_ns, lambda: time.monotonic_ns() - begin_ns + now_ns)
+            self._waiting.join(now_ns + self._period_ns, lambda: time.monotonic_ns() - begin_ns + now_ns)
 
     def _follow(self, time_ns: int, position_J: F64) -> None:
         if self._timed and isinstance(self._plans, Swing) and seconds(self.now_ns - BEGIN_NS) > SETTLED_S:

@@ -163,7 +163,8 @@ class Executor:
             self._safety.handle(Event.NO_CHUNK if waiting else Event.CHUNK_AVAILABLE)
         at_ns, known = self._command_ns or 0, self._schedule.chunk is not None
         self._run.ticked(at_ns, self._schedule.slack_s(at_ns) if known else None)
-        if self._config.patience_s is not None and self._run.waited_ticks * self._period_s > self._config.patience_s:
+        waited_s = self._run.waited_ticks * self._period_s if self.joining is None else 0.0
+        if self._config.patience_s is not None and waited_s > self._config.patience_s:
             self._safety.handle(Event.PLANNER_LOST)
 
     def _observe(self, now_ns: int, state: RobotState | None) -> None:
@@ -229,7 +230,7 @@ class Executor:
         knots = self._schedule.ahead(at_ns)
         if knots is None or not self._safety.moving_allowed:
             return False
-        splice = at_once(self._joiner.joining(self._track.motion_3J, knots, at_ns, self._slower))
+        splice = at_once(self._joiner.work(self._track.motion_3J, knots, at_ns, self._slower))
         if isinstance(splice, Splice):
             self._follow(splice)
         return isinstance(splice, Splice)
@@ -248,7 +249,7 @@ class Executor:
         return self._intake.submit(chunk, self._here(now_ns))
 
     def offer(self, chunk: ActionChunk, now_ns: int) -> Merge | None:
-        """Offer a chunk, for `go_on_joining` to join in place of one that still is: None, or a refusal right away."""
+        """Offer a chunk for `go_on_joining` to join, one at a time: None, or the answer where there is one at once."""
         return self._intake.offer(chunk, self._here(now_ns))
 
     def go_on_joining(self, now_ns: int, more: Callable[[], bool]) -> Merge | None:
@@ -258,7 +259,7 @@ class Executor:
     @property
     def joining(self) -> ActionChunk | None:
         """What was offered and is still being joined."""
-        return self._intake.joining.chunk if self._intake.joining is not None else None
+        return self._intake.current.chunk if self._intake.current is not None else None
 
     def _here(self, now_ns: int) -> Here:
         self._catch_up(now_ns)

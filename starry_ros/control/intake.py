@@ -9,6 +9,7 @@ Shapes: a motion is [3, J].
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,10 +20,15 @@ from starry_ros.control.schedule import Knots, Merge, Refusal, Schedule
 from starry_ros.control.slices import Slices, at_once
 from starry_ros.control.splice import Splice
 from starry_ros.control.track import Track
+from starry_ros.timing import nanoseconds
 from starry_ros.types import F64, ActionChunk
 
-LEAST_AHEAD, MOST_AHEAD = 2, 40
-"""How many periods on a plan is joined, at least and at most."""
+LEAST_AHEAD, MOST_AHEAD_S = 2, 0.4
+"""How far on a plan is joined: at least so many periods, and at most so long."""
+FURTHER = 4
+"""So many times as far, where the time did not suffice."""
+REMEMBERED = 8
+"""A plan is joined as far on as the slowest of so many before it took, and a period more."""
 TRIES = 3
 """How often it is tried to join a plan a slice at a time, before it is done at once."""
 
@@ -38,11 +44,16 @@ class Here:
 
 @dataclass
 class Joining:
-    """A plan that is being joined to `motion_3J`, the motion commanded for `at_ns`. `found` once it is done."""
+    """A plan that is being joined to `motion_3J`, the motion commanded for `at_ns`, `periods` after it was begun.
+
+    `known` is the plan of record that it goes on from; `found` what came of the work, once it is done.
+    """
 
     chunk: ActionChunk
+    known: Knots | None
     knots: Knots
     at_ns: int
+    periods: int
     slower: float
     motion_3J: F64
     work: Slices[Splice | Refusal]
@@ -71,67 +82,74 @@ class Intake:
     ) -> None:
         self._schedule, self._joiner, self._track, self._period_ns = schedule, joiner, track, period_ns
         self._take = take
-        self._ahead = LEAST_AHEAD
-        self.joining: Joining | None = None
+        self._most = max(LEAST_AHEAD, round(nanoseconds(MOST_AHEAD_S) / period_ns))
+        self._took = deque([LEAST_AHEAD - 1], maxlen=REMEMBERED)
+        self.current: Joining | None = None
 
     def submit(self, chunk: ActionChunk, here: Here) -> Merge:
-        """Join a chunk at once."""
+        """Join a chunk at once, also one that is being joined already."""
+        if self.current is not None and self.current.chunk is chunk:
+            self.current = None
+        if (reason := self._judge(chunk, here)) is not None:
+            return self._schedule.refuse(reason)
         joining = self._begin(chunk, here, 0)
-        if isinstance(joining, Refusal):
-            return self._schedule.refuse(joining)
         return self._end(joining, at_once(joining.work))
 
     def offer(self, chunk: ActionChunk, here: Here) -> Merge | None:
-        """Begin to join a chunk by calls of `go_on`, one a tick: None, or why it was refused right away."""
-        joining = self._begin(chunk, here, self._ahead)
-        if isinstance(joining, Refusal):
-            self.joining = None
-            return self._schedule.refuse(joining)
-        self.joining = joining
-        return None
+        """Begin to join a chunk by calls of `go_on`, one a tick: None, or the answer where there is one right away.
+
+        RuntimeError while another one is being joined.
+        """
+        if self.current is not None:
+            raise RuntimeError("one plan is joined at a time")
+        if (reason := self._judge(chunk, here)) is not None:
+            return self._schedule.refuse(reason)
+        return self._try(chunk, here, min(self._most, max(self._took) + 1), 1)
 
     def go_on(self, here: Here, more: Callable[[], bool]) -> Merge | None:
         """Go on with the chunk that is being joined; what came of it, or None while that is open."""
-        joining = self.joining
+        joining, self.current = self.current, None
         if joining is None:
             return None
-        joining.go_on(more)
-        if here.moving_allowed and here.at_ns < joining.at_ns:
-            return None
-        self.joining = None
-        if reason := self._judge(joining.chunk, here, here.at_ns):
+        if (reason := self._judge(joining.chunk, here)) is not None:
             return self._schedule.refuse(reason)
-        if joining.found is not None and self._as_foreseen(joining, here):
-            self._ahead = min(MOST_AHEAD, max(LEAST_AHEAD, joining.ticks + 1, self._ahead - 1))
-            return self._end(joining, joining.found)
-        return self._again(joining, here)
+        if not self._as_foreseen(joining, here):
+            return self._again(joining, here, joining.periods)
+        joining.go_on(more)
+        if here.at_ns < joining.at_ns:
+            self.current = joining
+            return None
+        if joining.found is None:
+            return self._again(joining, here, FURTHER * joining.periods)
+        self._took.append(max(LEAST_AHEAD - 1, joining.ticks))
+        return self._end(joining, joining.found)
 
     def _as_foreseen(self, joining: Joining, here: Here) -> bool:
-        """Whether the arms are where the work took them to be."""
-        same = here.at_ns == joining.at_ns and here.slower == joining.slower
-        return same and np.array_equal(self._track.motion_3J, joining.motion_3J)
+        """Whether the arms are on the way that the work began with, and the plan of record is the one it knew."""
+        left, off_ns = divmod(joining.at_ns - here.at_ns, self._period_ns)
+        same = left >= 0 and not off_ns and here.slower == joining.slower and self._schedule.knots is joining.known
+        return same and np.array_equal(self._track.after(left), joining.motion_3J)
 
-    def _again(self, joining: Joining, here: Here) -> Merge | None:
-        if joining.found is None:
-            self._ahead = min(MOST_AHEAD, 2 * self._ahead)
+    def _again(self, joining: Joining, here: Here, periods: int) -> Merge | None:
         if joining.tries == TRIES:
             return self.submit(joining.chunk, here)
-        merge = self.offer(joining.chunk, here)
-        if self.joining is not None:
-            self.joining.tries = joining.tries + 1
-        return merge
+        return self._try(joining.chunk, here, min(self._most, periods), joining.tries + 1)
 
-    def _judge(self, chunk: ActionChunk, here: Here, at_ns: int) -> Refusal | None:
-        return self._schedule.judge(chunk, at_ns) if here.moving_allowed else Refusal.NOT_RUNNING
+    def _try(self, chunk: ActionChunk, here: Here, periods: int, tries: int) -> Merge | None:
+        if chunk.end_ns <= here.at_ns + periods * self._period_ns:  # it would be over by then
+            return self.submit(chunk, here)
+        self.current = self._begin(chunk, here, periods)
+        self.current.tries = tries
+        return None
 
-    def _begin(self, chunk: ActionChunk, here: Here, periods: int) -> Joining | Refusal:
-        at_ns = here.at_ns + periods * self._period_ns
-        if (reason := self._judge(chunk, here, at_ns)) is not None:
-            return reason
-        motion_3J = self._track.after(periods)
+    def _judge(self, chunk: ActionChunk, here: Here) -> Refusal | None:
+        return self._schedule.judge(chunk, here.at_ns) if here.moving_allowed else Refusal.NOT_RUNNING
+
+    def _begin(self, chunk: ActionChunk, here: Here, periods: int) -> Joining:
+        at_ns, motion_3J = here.at_ns + periods * self._period_ns, self._track.after(periods)
         knots = self._schedule.merged(chunk, at_ns, standing=not motion_3J[1:].any())
-        work = self._joiner.joining(motion_3J, knots, at_ns, here.slower)
-        return Joining(chunk, knots, at_ns, here.slower, motion_3J, work)
+        work = self._joiner.work(motion_3J, knots, at_ns, here.slower)
+        return Joining(chunk, self._schedule.knots, knots, at_ns, periods, here.slower, motion_3J, work)
 
     def _end(self, joining: Joining, found: Splice | Refusal) -> Merge:
         self._take(joining.chunk, found)

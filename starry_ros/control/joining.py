@@ -19,8 +19,8 @@ class Joiner:
     def __init__(self, limits: Limits, space: Space | None, stopper: StopPlanner, max_delay_s: float) -> None:
         self._splicer, self._space, self._stopper, self._max_delay_s = Splicer(limits), space, stopper, max_delay_s
 
-    def joining(self, motion_3J: F64, knots: Knots, at_ns: int, slower: float) -> Slices[Splice | Refusal]:
-        """A splice of knots to the motion commanded for `at_ns`, or why there is none.
+    def work(self, motion_3J: F64, knots: Knots, at_ns: int, slower: float) -> Slices[Splice | Refusal]:
+        """What makes a splice of knots to the motion commanded for `at_ns`, or finds why there is none.
 
         `slower` stretches the time of the plan.
         """

@@ -143,6 +143,7 @@ class Splicer:
                 spline = KnotSpline(
                     time, position_KJ, self._limits.lower_J, self._limits.upper_J, from_rest=from_rest
                 )
+                yield
             curve = spline.curve(rounded_K)
             start_s = time[anchor] + fraction * interval_s[anchor] if len(interval_s) else 0.0
             ahead = curve.time_s_B[1:] > start_s - BACK_S[-1]
@@ -226,6 +227,7 @@ class Splicer:
         meetings = ahead.time_s_B[ahead.time_s_B + lead_s >= LEAST_MEETING_S]
         late: Curve | None = None
         for meet_s in [*meetings[::3][:MEETING_POINTS].tolist(), ahead.duration_s]:
+            yield
             in_time_s = meet_s + lead_s + 1e-6
             most_s = in_time_s if late is not None else np.inf  # one that comes late is enough
             move = self._limiter.reach(motion_3J, ahead.at(meet_s), meet_s + lead_s, most_s)

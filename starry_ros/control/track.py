@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from starry_ros.control.trajectory import Curve
 from starry_ros.types import F64
 
@@ -37,11 +35,6 @@ class Track:
     def at_rest(self) -> bool:
         """Whether the curve has come to its end."""
         return self.s >= self.curve.duration_s
-
-    @property
-    def stands(self) -> bool:
-        """Whether the last command was one of rest."""
-        return not np.any(self.motion_3J[1:])
 
     def ahead(self) -> Curve:
         """What is left of the curve."""

@@ -9,20 +9,20 @@ from starry_ros.control.executor import Executor
 from starry_ros.control.schedule import Merge
 from starry_ros.types import ActionChunk
 
-PILE = 4
+PILE = 2
 """So many plans that wait are a pile."""
-JOINING_SHARE = 0.5
-"""In which share of a period slices of joining may begin: one takes a millisecond or two, and a period is 5 to 10."""
+RESERVED_SHARE = 0.5
+"""Share of a period, its last, in which no slice begins: a slice takes a millisecond or two, a period 5 to 10."""
 
 
 class WaitingPlans:
     """Has an executor join plans in the order in which they came, one at a time and a slice at a time.
 
-    Only where plans pile up, each is joined at once: none shall wait longer.
+    Where plans pile up each is joined at once, the one that is being joined too: a late tick is better than late plans.
     """
 
     def __init__(self, executor: Executor, period_ns: int) -> None:
-        self._executor, self._period_ns = executor, period_ns
+        self._executor, self._reserved_ns = executor, round(RESERVED_SHARE * period_ns)
         self._waiting: deque[ActionChunk] = deque()
 
     def __len__(self) -> int:
@@ -33,12 +33,16 @@ class WaitingPlans:
         """A plan came."""
         self._waiting.append(chunk)
 
-    def join(self, tick_ns: int, clock: Callable[[], int]) -> list[tuple[ActionChunk, Merge]]:
-        """Use what is left of the period of a tick, right after it: what was joined or refused, and the answers."""
-        until_ns, answers = tick_ns + round(JOINING_SHARE * self._period_ns), list[tuple[ActionChunk, Merge]]()
+    def join(self, next_tick_ns: int, clock: Callable[[], int]) -> list[tuple[ActionChunk, Merge]]:
+        """Use the time after a tick until the next one is due: what was joined or refused, and the answers."""
+        until_ns, answers = next_tick_ns - self._reserved_ns, list[tuple[ActionChunk, Merge]]()
         while self:
-            chunk = self._executor.joining or self._waiting.popleft()
-            merge = None if self._executor.joining else self._begin(chunk, clock())
+            begun = self._executor.joining
+            chunk = begun or self._waiting.popleft()
+            if len(self._waiting) >= PILE:
+                merge: Merge | None = self._executor.submit(chunk, clock())
+            else:
+                merge = None if begun else self._executor.offer(chunk, clock())
             if merge is None:
                 merge = self._executor.go_on_joining(clock(), lambda: clock() < until_ns)
             if merge is None:
@@ -47,7 +51,3 @@ class WaitingPlans:
             if merge.accepted and len(self._waiting) < PILE:
                 break
         return answers
-
-    def _begin(self, chunk: ActionChunk, now_ns: int) -> Merge | None:
-        piled = len(self._waiting) >= PILE
-        return self._executor.submit(chunk, now_ns) if piled else self._executor.offer(chunk, now_ns)

@@ -184,8 +184,8 @@ class ActionExecutorNode(StarryNode):
             self._malformed[MALFORMED] += 1
             self.get_logger().error(f"refused: {error}", throttle_duration_sec=5.0)
 
-    def _take_plans(self, tick_ns: int) -> None:
-        for chunk, merge in self._plans.join(tick_ns, self._edge.now_ns):
+    def _take_plans(self) -> None:
+        for chunk, merge in self._plans.join(self._due_ns, self._edge.now_ns):
             self._accepted += merge.accepted
             if not merge.accepted:
                 self.get_logger().debug(f"chunk {chunk.chunk_id} refused: {merge.reason}")
@@ -290,7 +290,7 @@ class ActionExecutorNode(StarryNode):
                 self._commands[arm.name].publish(set_point_message(self._spec, arm, command.position_J))
         if self._status_rate.due(now_ns):
             self._publish_status(now_ns)
-        self._take_plans(now_ns)
+        self._take_plans()
 
     def _judge_tick(self, now_ns: int) -> None:
         """How late the tick came after its place in one unbroken row; what it overran is late too."""
