@@ -13,6 +13,7 @@ from starry_ros.bench.streams import worst_use
 from starry_ros.control.executor import Executor
 from starry_ros.control.fade import BREAKS_S, FADE_TIMES_S, fade_demand, fades
 from starry_ros.control.limits import Limits, admits, demand
+from starry_ros.control.slices import at_once
 from starry_ros.control.splice import Method, Splice, Splicer
 from starry_ros.control.trajectory import Curve
 
@@ -63,11 +64,11 @@ def test_what_a_fade_demands_is_what_its_curve_demands() -> None:
 
 
 def test_a_feasible_plan_on_which_the_arms_already_are_is_followed_exactly(splicer: Splicer) -> None:
-    whole = splicer.splice(rest_at(smooth_plan(0.0)), STEPS_S + 0.1, smooth_plan(STEPS_S + 0.1))
+    whole = at_once(splicer.splicing(rest_at(smooth_plan(0.0)), STEPS_S + 0.1, smooth_plan(STEPS_S + 0.1)))
     assert whole is not None
     now_s = 2.35
     knots_s = np.arange(20, 40) * 0.1
-    plan = Splicer(LIMITS).splice(rest_at(smooth_plan(2.0)), knots_s - 2.0, smooth_plan(knots_s))
+    plan = at_once(Splicer(LIMITS).splicing(rest_at(smooth_plan(2.0)), knots_s - 2.0, smooth_plan(knots_s)))
     assert plan is not None
     h = 1e-5
     there = np.stack((
@@ -75,7 +76,7 @@ def test_a_feasible_plan_on_which_the_arms_already_are_is_followed_exactly(splic
         (smooth_plan(now_s + h) - smooth_plan(now_s - h)) / (2 * h),
         (smooth_plan(now_s + h) - 2 * smooth_plan(now_s) + smooth_plan(now_s - h)) / h**2,
     ))
-    splice = splicer.splice(there, knots_s - now_s, smooth_plan(knots_s))
+    splice = at_once(splicer.splicing(there, knots_s - now_s, smooth_plan(knots_s)))
     assert splice is not None
     assert splice.method is Method.BLEND
     assert not splice.limited_J.any()
@@ -91,7 +92,8 @@ def test_every_splice_starts_with_the_commanded_motion_and_obeys_every_limit(spl
         motion = curve.at(at_s)
         size = rng.choice([0.003, 0.03, 0.1])
         walk = motion[0] + np.cumsum(rng.normal(0, size, (16, JOINTS)), axis=0) * (UPPER_J - LOWER_J) / 6
-        splice = splicer.splice(motion, STEPS_S - float(rng.uniform(-0.1, 1.3)), np.clip(walk, LOWER_J, UPPER_J))
+        time_s = STEPS_S - float(rng.uniform(-0.1, 1.3))
+        splice = at_once(splicer.splicing(motion, time_s, np.clip(walk, LOWER_J, UPPER_J)))
         if splice is None:
             assert motion[1:].any(), "from rest every plan can be reached"
             continue
@@ -115,7 +117,7 @@ def test_a_plan_that_is_too_fast_is_slowed_as_a_whole_and_keeps_its_path(splicer
     knots = np.repeat(SPEC.limit("home")[None], 16, axis=0)
     knots[:, 0] += 1.2 * np.sin(STEPS_S * 4)
     knots[:, 7] += 0.6 * np.sin(STEPS_S * 4)
-    splice = splicer.splice(rest_at(knots[0]), STEPS_S + 0.05, knots)
+    splice = at_once(splicer.splicing(rest_at(knots[0]), STEPS_S + 0.05, knots))
     assert splice is not None
     assert splice.limited_J[0]
     assert splice.delay_s > 0.5
@@ -131,7 +133,7 @@ def test_the_arms_wait_for_a_jaw_that_is_slower_than_the_plan(splicer: Splicer) 
     knots[:, 0] = 0.3 * (1 - np.cos(STEPS_S * 2))
     closing = knots.copy()
     closing[:, GRIPPERS] = np.where(STEPS_S < 0.5, 0.04, 0.0)[:, None]
-    plain, jaws = (splicer.splice(rest_at(k[0]), STEPS_S, k) for k in (knots, closing))
+    plain, jaws = (at_once(splicer.splicing(rest_at(k[0]), STEPS_S, k)) for k in (knots, closing))
     assert plain is not None
     assert jaws is not None
     assert jaws.limited_J.nonzero()[0].tolist() == GRIPPERS
@@ -149,7 +151,7 @@ def test_arms_that_are_behind_join_their_path_where_they_are(splicer: Splicer) -
     here_s = now_s - late_s + np.array([-h, 0, h])
     q = smooth_plan(here_s, amplitude=0.5)
     there = np.stack((q[1], (q[2] - q[0]) / (2 * h), (q[2] - 2 * q[1] + q[0]) / h**2))
-    splice = splicer.splice(there, knots_s - now_s, smooth_plan(knots_s, amplitude=0.5))
+    splice = at_once(splicer.splicing(there, knots_s - now_s, smooth_plan(knots_s, amplitude=0.5)))
     assert splice is not None
     t = np.linspace(0, 0.5, 50)
     path = smooth_plan(np.linspace(1.5, 2.9, 1400), amplitude=0.5)
@@ -163,7 +165,7 @@ def test_a_plan_with_sharp_corners_is_rounded_before_it_is_slowed(splicer: Splic
     """A velocity step that the interpolating spline cannot make: a corner cut by a sixth of the second difference."""
     knots = np.repeat(SPEC.limit("home")[None], 16, axis=0)
     knots[:, 0] = np.where(STEPS_S < 0.7, 0.0, (STEPS_S - 0.7) * 0.5)
-    splice = splicer.splice(rest_at(knots[0]), STEPS_S, knots)
+    splice = at_once(splicer.splicing(rest_at(knots[0]), STEPS_S, knots))
     assert splice is not None
     assert splice.limited_J[0]
     waist = splice.curve.sample(STEPS_S[:12])[:, 0, 0]
@@ -173,7 +175,7 @@ def test_a_plan_with_sharp_corners_is_rounded_before_it_is_slowed(splicer: Splic
 def test_a_plan_that_ends_in_motion_slows_down_before_its_last_knot(splicer: Splicer) -> None:
     knots = np.repeat(SPEC.limit("home")[None], 16, axis=0)
     knots[:, 0] = 0.08 * np.arange(16)
-    splice = splicer.splice(rest_at(knots[0]), STEPS_S, knots)
+    splice = at_once(splicer.splicing(rest_at(knots[0]), STEPS_S, knots))
     assert splice is not None
     waist = splice.curve.sample(np.linspace(0, 5, 5001))[:, 0, 0]
     assert waist.max() <= knots[-1, 0] + 1e-9
@@ -185,7 +187,7 @@ def test_a_plan_that_ends_in_motion_slows_down_before_its_last_knot(splicer: Spl
 def test_a_jump_is_found_wherever_it_is(splicer: Splicer, piece: int) -> None:
     """At the splice itself, at the first breakpoint after it, inside, and at the end."""
     standing = Curve.hold(SPEC.limit("home"))
-    splice = splicer.splice(rest_at(SPEC.limit("home")), STEPS_S, smooth_plan(STEPS_S))
+    splice = at_once(splicer.splicing(rest_at(SPEC.limit("home")), STEPS_S, smooth_plan(STEPS_S)))
     assert splice is not None
     pieces = splice.curve.pieces_B4J.copy()
     pieces[piece:, 0, 3] += 2e-9

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from starry_ros.control.fade import BREAKS_S, FADE_TIMES_S, fade_demand, fades
 from starry_ros.control.limits import JerkLimiter, Limits, admits, admitted, demand
 from starry_ros.control.schedule import Refusal
-from starry_ros.control.slices import Slices, at_once
+from starry_ros.control.slices import Slices
 from starry_ros.control.trajectory import Curve, KnotSpline, merge_times
 from starry_ros.types import F64
 
@@ -101,18 +101,14 @@ class Splicer:
         self._limits = limits.for_planning()
         self._limiter = JerkLimiter(self._limits)
 
-    def splice(self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float = 1.0) -> Splice | None:
+    def splicing(
+        self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float = 1.0
+    ) -> Slices[Splice | None]:
         """Join knots (times relative to now, ascending, the last in the future) to the commanded motion.
 
         `slower` stretches the plan's time. None when the plan cannot be reached inside the limits from this motion;
         from rest it always can.
         """
-        return at_once(self.splicing(motion_3J, time_s_K, position_KJ, slower))
-
-    def splicing(
-        self, motion_3J: F64, time_s_K: F64, position_KJ: F64, slower: float = 1.0
-    ) -> Slices[Splice | None]:
-        """`splice`, a slice at a time."""
         position_KJ = np.clip(position_KJ, self._limits.lower_J, self._limits.upper_J)
         at_rest = not motion_3J[1:].any()
         known = bool(time_s_K[0] <= 0)
