@@ -45,6 +45,41 @@ def test_a_node_that_shares_its_session_leaves_the_session_alone():
     assert started("world_action", own_session=False)[1] == started("action_executor", own_session=False)[1]
 
 
+HEARS = """
+import os, pathlib, sys, threading
+from starry_ros.ros.priority import hear_first
+go = threading.Event()
+thread = threading.Thread(target=go.wait, daemon=True)
+thread.start()
+pathlib.Path(f"/proc/self/task/{thread.native_id}/comm").write_text(sys.argv[1])
+heard = hear_first()
+group = pathlib.Path("/proc/self/autogroup")
+said = group.read_text().split() if group.exists() else []
+print(heard, os.getpriority(os.PRIO_PROCESS, thread.native_id), os.getpriority(os.PRIO_PROCESS, 0), *said[-1:])
+"""
+
+
+def hears(thread: str, own_session: bool) -> list[str]:
+    if subprocess.run(["nice", "-n", "-10", "true"], check=False, capture_output=True).stderr:
+        pytest.skip("this machine lets nobody go before others")
+    return subprocess.run([sys.executable, "-c", HEARS, thread], capture_output=True, text=True, check=True,
+                          start_new_session=own_session).stdout.split()
+
+
+def test_threads_that_receive_go_first_and_so_does_the_session_that_a_node_has_of_its_own():
+    """By the kernel's own word; where it makes no groups, there is none to go first."""
+    heard, receiver, main, *group = hears("dds.udp.7412", own_session=True)
+    assert (heard, receiver, main) == ("1", "-10", "0")
+    assert group in ([], ["-10"])
+
+
+@pytest.mark.parametrize(("thread", "own_session"), [("dds.udp.7412", False), ("dds.ev", True)])
+def test_a_session_that_others_share_or_nobody_hears_in_is_left_alone(thread, own_session):
+    group = hears(thread, own_session)[3:]
+    before = started("action_executor", own_session)[1]
+    assert group in ([], [before])
+
+
 @pytest.mark.parametrize(("node", "turn_ns"), [("action_executor", 100_000), ("world_action", None)])
 def test_the_executor_alone_asks_for_short_turns(node, turn_ns):
     """By the kernel's own word; before 6.12 it has no turns of one's own."""

@@ -32,9 +32,7 @@ def yield_cores(node: str) -> None:
     if not niceness:
         return
     os.nice(niceness)
-    if os.getsid(0) == os.getpid():  # Linux groups tasks by session: inside a group of its own, nice alone is idle
-        with contextlib.suppress(OSError):
-            AUTOGROUP.write_text(str(niceness))
+    _raise_group(niceness)
 
 
 def hear_first() -> int:
@@ -45,4 +43,13 @@ def hear_first() -> int:
             if (thread / "comm").read_text().startswith(RECEIVER):
                 os.setpriority(os.PRIO_PROCESS, int(thread.name), HEARING)
                 heard += 1
+    if heard:
+        _raise_group(HEARING)
     return heard
+
+
+def _raise_group(niceness: int) -> None:
+    """Linux groups tasks by session: alone in a group, a thread's niceness tells it from its own process only."""
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # there are no groups, or there is no privilege
+            AUTOGROUP.write_text(str(niceness))
