@@ -50,15 +50,16 @@ def ask_for_short_turns(turn_s: float = TURN_S) -> bool:
     return not refused
 
 
-def ask_for_real_time(priority: int = PRIORITY) -> bool:
-    """First in, first out, for this thread alone and not for those that it starts; whether the system granted it.
+def ask_for_real_time(priority: int = PRIORITY, thread: int = 0) -> bool:
+    """First in, first out, for this thread (or another, by its number in the system) alone and not for those that it
+    starts; whether the system granted it.
 
     A thread that was given another policy keeps it.
     """
-    if not _is_ordinary():
+    if not _is_ordinary(thread):
         return False
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+        os.sched_setscheduler(thread, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
     except OSError:  # no privilege, or a container whose group has no real time
         return False
     return True
@@ -78,8 +79,8 @@ def real_time(priority: int = PRIORITY) -> Iterator[bool]:
             os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
-def _is_ordinary() -> bool:
+def _is_ordinary(thread: int = 0) -> bool:
     """What is reset on a fork stays so: taking that back needs more than being allowed a priority."""
     if not sys.platform.startswith("linux"):
         return False
-    return os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER
+    return os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER

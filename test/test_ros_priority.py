@@ -47,37 +47,57 @@ def test_a_node_that_shares_its_session_leaves_the_session_alone():
 
 HEARS = """
 import os, pathlib, sys, threading
-from starry_ros.ros.priority import hear_first
+from starry_ros.ros import priority
 go = threading.Event()
 thread = threading.Thread(target=go.wait, daemon=True)
 thread.start()
 pathlib.Path(f"/proc/self/task/{thread.native_id}/comm").write_text(sys.argv[1])
-heard = hear_first()
+if sys.argv[2] == "share":
+    priority.ask_for_real_time = lambda *_: False
+heard = priority.hear_first(*map(int, sys.argv[3:]))
 group = pathlib.Path("/proc/self/autogroup")
 said = group.read_text().split() if group.exists() else []
-print(heard, os.getpriority(os.PRIO_PROCESS, thread.native_id), os.getpriority(os.PRIO_PROCESS, 0), *said[-1:])
+of = lambda thread: (os.sched_getscheduler(thread) & ~os.SCHED_RESET_ON_FORK, os.sched_getparam(thread).sched_priority,
+                     os.getpriority(os.PRIO_PROCESS, thread))
+print(heard, *of(thread.native_id), *of(0), *said[-1:])
 """
 
 
-def hears(thread: str, own_session: bool) -> list[str]:
+def hears(thread: str, own_session: bool, granted: str = "real time", below: int = 40) -> list[int]:
+    """How many receive first, and policy, priority and niceness of the one and of the main thread; the group's."""
+    return [int(word) for word in subprocess.run(
+        [sys.executable, "-c", HEARS, thread, granted, str(below)], capture_output=True, text=True, check=True,
+        start_new_session=own_session).stdout.split()]
+
+
+def test_threads_that_receive_go_first_and_a_session_of_the_nodes_own_gets_a_large_share():
+    """By the kernel's own word; where it makes no groups, there is none to get one."""
+    if subprocess.run([sys.executable, "-c", ASK], check=False, capture_output=True).returncode:
+        pytest.skip("this machine grants no real-time priority")
+    told = hears("dds.udp.7412", own_session=True)
+    assert told[:7] == [1, FIFO, 5, 0, OTHER, 0, 0]
+    assert told[7:] in ([], [-10])
+
+
+def test_where_real_time_is_not_granted_threads_that_receive_get_a_large_share():
     if subprocess.run(["nice", "-n", "-10", "true"], check=False, capture_output=True).stderr:
         pytest.skip("this machine lets nobody go before others")
-    return subprocess.run([sys.executable, "-c", HEARS, thread], capture_output=True, text=True, check=True,
-                          start_new_session=own_session).stdout.split()
+    assert hears("dds.udp.7412", own_session=False, granted="share")[:7] == [1, OTHER, 0, -10, OTHER, 0, 0]
 
 
-def test_threads_that_receive_go_first_and_so_does_the_session_that_a_node_has_of_its_own():
-    """By the kernel's own word; where it makes no groups, there is none to go first."""
-    heard, receiver, main, *group = hears("dds.udp.7412", own_session=True)
-    assert (heard, receiver, main) == ("1", "-10", "0")
-    assert group in ([], ["-10"])
+@pytest.mark.parametrize(("below", "policy", "priority"), [(3, FIFO, 2), (1, OTHER, 0), (0, OTHER, 0)])
+def test_threads_that_receive_never_go_before_ticks_and_have_no_real_time_where_these_have_none(
+    below, policy, priority,
+):
+    if subprocess.run([sys.executable, "-c", ASK], check=False, capture_output=True).returncode:
+        pytest.skip("this machine grants no real-time priority")
+    assert hears("dds.udp.7412", own_session=False, below=below)[1:3] == [policy, priority]
 
 
 @pytest.mark.parametrize(("thread", "own_session"), [("dds.udp.7412", False), ("dds.ev", True)])
 def test_a_session_that_others_share_or_nobody_hears_in_is_left_alone(thread, own_session):
-    group = hears(thread, own_session)[3:]
     before = started("action_executor", own_session)[1]
-    assert group in ([], [before])
+    assert [str(niceness) for niceness in hears(thread, own_session)[7:]] in ([], [before])
 
 
 @pytest.mark.parametrize(("node", "turn_ns"), [("action_executor", 100_000), ("world_action", None)])

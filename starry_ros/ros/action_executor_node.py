@@ -124,7 +124,7 @@ class ActionExecutorNode(StarryNode):
         """Ticks go before what others compute."""
         priority = self._values["real_time_priority"]
         self._real_time = bool(priority) and ask_for_real_time(priority)
-        hear_first()
+        hear_first(below=priority)
         if priority and not self._real_time:
             self.get_logger().info("no real-time priority is granted (docs/safety.md, when cores are short)")
 

@@ -38,12 +38,15 @@ HEARD_S = 10.0
 
 
 class Strangers:
-    """Their process. On a busy machine loading it takes longer than the arms move: load it before."""
+    """Their process, in a session of its own: Linux shares cores between sessions, as it does with true strangers.
+
+    On a busy machine loading it takes longer than the arms move: load it before.
+    """
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "starry_ros.ros.flood"], env=sharing_environment(), preexec_fn=end_with_parent(),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
         )
         self._pipe, self._answer = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from multiprocessing.connection import Connection
 
@@ -66,6 +67,7 @@ class PictureRelay:
 
 
 def _serve(topics: list[tuple[str, str]], pipe: Connection) -> None:
+    os.setsid()  # Linux shares cores between sessions: what relays joint states and commands does not wait for pictures
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who has started this process ends it, by closing the pipe
     keep_off_dead_ports()
     with ros_session(signals=False):
