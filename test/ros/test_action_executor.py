@@ -9,6 +9,7 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,16 +38,20 @@ def test_it_starts_disarmed_and_sends_nothing(robot: Robot) -> None:
     assert not any(robot.commands.values())
 
 
-def test_its_ticks_alone_go_before_what_others_compute_where_the_system_grants_that(robot: Robot) -> None:
-    """By the kernel's own word on the node's threads: those of DDS stay ordinary, so that a flood starves nobody."""
+def test_its_ticks_go_before_what_it_hears_and_both_before_what_others_compute_where_the_system_grants_that(
+    robot: Robot,
+) -> None:
+    """By the kernel's own word on the node's threads."""
     granted = subprocess.run([sys.executable, "-c", ASK], check=False, capture_output=True).returncode == 0
     child = robot.world.children["action_executor"]
-    policies = {int(task): os.sched_getscheduler(int(task)) & ~os.SCHED_RESET_ON_FORK
-                for task in os.listdir(f"/proc/{child.process.pid}/task")}
-    assert len(policies) > 2
-    ticking = policies.pop(child.process.pid)
-    assert ticking == (os.SCHED_FIFO if granted else os.SCHED_OTHER)
-    assert set(policies.values()) == {os.SCHED_OTHER}
+    threads = Path(f"/proc/{child.process.pid}/task")
+    priorities = {int(thread.name): os.sched_getparam(int(thread.name)).sched_priority for thread in threads.iterdir()}
+    hearing = {number for number in priorities if (threads / str(number) / "comm").read_text().startswith("dds.udp")}
+    ticking = priorities.pop(child.process.pid)
+    assert 0 < len(hearing) < len(priorities)
+    assert ticking == (40 if granted else 0)
+    assert {priorities.pop(number) for number in hearing} == {5 if granted else 0}
+    assert set(priorities.values()) == {0}
     assert granted or "no real-time priority is granted" in child.text()
 
 
