@@ -18,10 +18,11 @@ def told(epochs: list[int], every_s: float = 0.2) -> tuple[Planners, int]:
 
 def test_one_planner_may_begin_new_sessions_and_be_started_anew() -> None:
     assert not told([1, 1, 2, 2, 3, 1, 1, 2])[0].two
+    assert not told([1, 0, 1, 1], every_s=0.1)[0].two, "one that was killed in epoch 1 loads, and is told its sentence"
 
 
 def test_statuses_that_take_turns_are_two_planners_until_one_is_silent() -> None:
-    planners, now_ns = told([3, 1, 3])
+    planners, now_ns = told([3, 1, 3, 1])
     assert planners.two
     for epoch in (1, 3, 1, 3):
         planners.hear_epoch(epoch, None, now_ns)

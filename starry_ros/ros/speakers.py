@@ -5,8 +5,21 @@ from __future__ import annotations
 from starry_ros.timing import nanoseconds
 
 TURN_S, BELIEVED_S = 1.0, 3.0
-"""A node that was started anew counts its messages from the beginning once, and a planner changes the epoch once; two
-do so again this soon. They are believed to be two until nothing of it was seen for so long."""
+"""A node that was started anew counts its messages from the beginning once, and the epochs of a planner come back once:
+1 before, 0 while it loads, 1 again. Two do so again this soon. They are believed to be two until nothing of it was seen
+for so long."""
+
+
+class Again:
+    """Tells what happens again within `TURN_S` from what happens once."""
+
+    def __init__(self) -> None:
+        self._last_ns: int | None = None
+
+    def happens(self, now_ns: int) -> bool:
+        """It happens now; returns whether it did so a moment ago."""
+        before_ns, self._last_ns = self._last_ns, now_ns
+        return before_ns is not None and now_ns - before_ns < nanoseconds(TURN_S)
 
 
 class Speakers:
@@ -18,11 +31,12 @@ class Speakers:
         self.two = False
         self._seen_ns = 0
         self._sequence: int | None = None
-        self._fell_ns: int | None = None
+        self._fall = Again()
 
     def hear(self, sequence: int | None, now_ns: int) -> None:
         """A message came; `sequence` is its publisher's count, None where the middleware tells none."""
-        if self._fell_again(sequence, now_ns):
+        last, self._sequence = self._sequence, sequence
+        if sequence and last is not None and sequence <= last and self._fall.happens(now_ns):
             self._see_two(now_ns)
 
     def look(self, now_ns: int) -> None:
@@ -32,13 +46,6 @@ class Speakers:
     def _see_two(self, now_ns: int) -> None:
         self.two, self._seen_ns = True, now_ns
 
-    def _fell_again(self, sequence: int | None, now_ns: int) -> bool:
-        last, self._sequence = self._sequence, sequence
-        if not sequence or last is None or sequence > last:
-            return False
-        before_ns, self._fell_ns = self._fell_ns, now_ns
-        return before_ns is not None and now_ns - before_ns < nanoseconds(TURN_S)
-
 
 class Planners(Speakers):
     """Tells two planners of one graph by epochs that come and go as well."""
@@ -46,7 +53,7 @@ class Planners(Speakers):
     def __init__(self) -> None:
         super().__init__()
         self._epochs: tuple[int | None, int | None] = None, None
-        self._changed_ns = 0
+        self._return = Again()
 
     def hear_epoch(self, epoch: int, sequence: int | None, now_ns: int) -> None:
         """A status said this epoch."""
@@ -54,6 +61,6 @@ class Planners(Speakers):
         before, last = self._epochs
         if epoch == last:
             return
-        if epoch == before and now_ns - self._changed_ns < nanoseconds(TURN_S):
+        self._epochs = last, epoch
+        if epoch == before and self._return.happens(now_ns):
             self._see_two(now_ns)
-        self._epochs, self._changed_ns = (last, epoch), now_ns

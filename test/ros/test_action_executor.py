@@ -274,7 +274,7 @@ def test_two_planners_that_take_turns_are_a_fault_and_one_of_another_robot_is_no
         said.publish(WorldActionStatus(epoch=epoch, contract_hash="of another robot"))
         robot.run(0.2)
     assert robot.mode == "RUN"
-    for epoch in (3, 4, 3):
+    for epoch in (3, 4, 3, 4):
         said.publish(WorldActionStatus(epoch=epoch, contract_hash=robot.spec.content_hash))
         robot.run(0.2)
     robot.run(0.3)
