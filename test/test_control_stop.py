@@ -18,14 +18,19 @@ from starry_ros.control.trajectory import Curve, through_knots
 
 
 class Closed:
-    """A space that is closed to every stop that begins within the first moments of a curve."""
+    """A space that is closed to every stop that begins within the first moments of a curve, its margin included or
+    not.
+    """
 
-    def __init__(self, until_s: float) -> None:
-        self.until_s, self.asked_s = until_s, list[float]()
+    def __init__(self, until_s: float, margin_until_s: float = 0.0) -> None:
+        self.until_s, self.margin_until_s, self.asked_s = until_s, margin_until_s, list[float]()
 
-    def first_breach(self, _curve: Curve, from_s: float = 0.0) -> tuple[float, Refusal] | None:
+    def first_breach(
+        self, _curve: Curve, from_s: float = 0.0, *, to_the_border: bool = False
+    ) -> tuple[float, Refusal] | None:
         self.asked_s.append(from_s)
-        return (from_s, Refusal.OUTSIDE_WORKSPACE) if from_s < self.until_s else None
+        closed_s = self.until_s if to_the_border else max(self.until_s, self.margin_until_s)
+        return (from_s, Refusal.OUTSIDE_WORKSPACE) if from_s < closed_s else None
 
 
 def moving_curve() -> Curve:
@@ -49,7 +54,8 @@ def test_next_to_a_border_the_arms_stop_at_the_first_moment_that_fits(closed_s: 
 def test_where_no_stop_fits_the_curve_itself_is_the_stop() -> None:
     curve, space = moving_curve(), Closed(0.0)
     whole = curve.cut(0.0).duration_s
-    space.first_breach = lambda tried, from_s=0.0: None if tried.duration_s == whole else (0.0, Refusal.ARMS_TOO_CLOSE)
+    space.first_breach = lambda tried, from_s=0.0, **_: (
+        None if tried.duration_s == whole else (0.0, Refusal.ARMS_TOO_CLOSE))
     stopped, turn_s = StopPlanner(Limits.of(SPEC), space).follow_then_stop(curve, 0.0, 0.0, 0.1)
     assert stopped.duration_s == whole
     assert np.isinf(turn_s)
@@ -62,9 +68,22 @@ def test_a_curve_that_leaves_the_space_itself_is_left_at_once() -> None:
     assert turn_s == 0.0
 
 
+def test_where_every_way_to_rest_leads_into_the_margin_the_one_inside_the_space_is_taken() -> None:
+    """The fastest stop swung 2 mm past the border, while the curve itself ended before it."""
+    curve, space = moving_curve(), Closed(0.25, margin_until_s=np.inf)
+    stopped, turn_s = StopPlanner(Limits.of(SPEC), space).follow_then_stop(curve, 0.0, 0.0, 0.0)
+    assert turn_s == pytest.approx(0.26)
+    assert stopped.duration_s < curve.duration_s
+    space.first_breach = lambda tried, from_s=0.0, to_the_border=False: (
+        None if to_the_border and tried.duration_s == curve.cut(0.0).duration_s else (0.0, Refusal.ARMS_TOO_CLOSE))
+    whole, turn_s = StopPlanner(Limits.of(SPEC), space).follow_then_stop(curve, 0.0, 0.0, 0.0)
+    assert np.isinf(turn_s)
+    assert whole.duration_s == curve.cut(0.0).duration_s
+
+
 def test_a_look_ahead_turns_sooner_before_it_turns_later() -> None:
     space = Closed(0.0)
-    space.first_breach = lambda _curve, from_s=0.0: (0.0, Refusal.ARMS_TOO_CLOSE) if from_s > 0.075 else None
+    space.first_breach = lambda _curve, from_s=0.0, **_: (0.0, Refusal.ARMS_TOO_CLOSE) if from_s > 0.075 else None
     turn_s = StopPlanner(Limits.of(SPEC), space).follow_then_stop(moving_curve(), 0.0, 0.03, 0.15)[1]
     assert turn_s == pytest.approx(0.07)
 

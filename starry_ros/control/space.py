@@ -5,7 +5,8 @@ holds for the end-effector frames. The distance holds between what collides of t
 hang from, such as a torso, belongs to neither, and what is mounted on a hand, such as fingers, is left out, so that two
 hands may hold one object.
 
-A curve is looked at every SAMPLE_S, SLICE of them at a time, against a box and a distance that are MARGIN_M tighter.
+A curve is looked at every SAMPLE_S, SLICE of them at a time, against a box and a distance that are MARGIN_M tighter:
+arms may go on from what was told of a checked curve, which is not sampled at the same times, and is less smooth.
 Shapes: N samples, J joints, A arms, G geoms, P pairs of them.
 """
 
@@ -39,9 +40,8 @@ class Space:
         links = [self._links(self.robot.hand_body(arm.name)) for arm in spec.arms]
         geoms, count = np.unique(np.concatenate(links), return_counts=True)
         self._geoms = [np.setdiff1d(found, geoms[count > 1]) for found in links]
-        box = np.array([spec.workspace_m[axis] for axis in "xyz"])
-        self._low_3, self._high_3 = box[:, 0] + margin_m, box[:, 1] - margin_m
-        self._distance_m = spec.arm_distance_m + margin_m
+        self._low_3, self._high_3 = np.array([spec.workspace_m[axis] for axis in "xyz"]).T
+        self._margin_m, self._distance_m = margin_m, spec.arm_distance_m
         self._pairs = [(*pair, self._near(*pair)) for pair in combinations(self._geoms, 2)]
 
     @staticmethod
@@ -51,27 +51,36 @@ class Space:
 
     def breach(self, position_J: F64) -> tuple[Refusal, str] | None:
         """Why the arms may not stand like this, as a code and in words, or None."""
-        return next(((refusal, why) for _, refusal, why in self._breaches(position_J[None])), None)
+        found = self._breaches(position_J[None], self._margin_m)
+        return next(((refusal, why) for _, refusal, why in found), None)
 
-    def first_breach(self, curve: Curve, from_s: float = 0.0) -> tuple[float, Refusal] | None:
-        """When a curve first leaves the space from `from_s` on, and how; None when it never does."""
-        return at_once(self.looking(curve, from_s))
+    def first_breach(
+        self, curve: Curve, from_s: float = 0.0, *, to_the_border: bool = False
+    ) -> tuple[float, Refusal] | None:
+        """When a curve first leaves the space from `from_s` on, and how; None when it never does.
 
-    def looking(self, curve: Curve, from_s: float = 0.0) -> Slices[tuple[float, Refusal] | None]:
+        `to_the_border`: what leads into the margin does not leave the space.
+        """
+        return at_once(self.looking(curve, from_s, to_the_border=to_the_border))
+
+    def looking(
+        self, curve: Curve, from_s: float = 0.0, *, to_the_border: bool = False
+    ) -> Slices[tuple[float, Refusal] | None]:
         """`first_breach`, a slice at a time."""
         count = max(1, int(np.ceil((curve.duration_s - from_s) / SAMPLE_S)))
         times = np.linspace(from_s, max(from_s, curve.duration_s), count + 1)[1:]
-        position_NJ = curve.sample(times)[:, 0]
+        position_NJ, margin_m = curve.sample(times)[:, 0], 0.0 if to_the_border else self._margin_m
         for first in range(0, len(times), SLICE):
-            for n, refusal, _ in self._breaches(position_NJ[first:first + SLICE]):
+            for n, refusal, _ in self._breaches(position_NJ[first:first + SLICE], margin_m):
                 return float(times[first + n]), refusal
             yield
         return None
 
-    def _breaches(self, position_NJ: F64) -> Iterator[tuple[int, Refusal, str]]:
+    def _breaches(self, position_NJ: F64, margin_m: float) -> Iterator[tuple[int, Refusal, str]]:
         """Which of some positions are not allowed, in order: its index, a code, and words."""
         hands_NA3, centres_NG3 = self._places(position_NJ)
-        outside_NA = np.any((hands_NA3 < self._low_3) | (hands_NA3 > self._high_3), axis=2)
+        low_3, high_3, least_m = self._low_3 + margin_m, self._high_3 - margin_m, self._distance_m + margin_m
+        outside_NA = np.any((hands_NA3 < low_3) | (hands_NA3 > high_3), axis=2)
         close_P3 = self._close(centres_NG3)
         for n in np.union1d(np.flatnonzero(outside_NA.any(axis=1)), close_P3[:, 0]).tolist():
             if outside_NA[n].any():
@@ -79,8 +88,8 @@ class Space:
                 where = hands_NA3[n, arm].round(3).tolist()
                 yield n, Refusal.OUTSIDE_WORKSPACE, f"the {self.robot.spec.arms[arm].name} hand is at {where} m"
                 continue
-            gap_m = self._gap_m(position_NJ[n], close_P3[close_P3[:, 0] == n, 1:].tolist())
-            if gap_m < self._distance_m:
+            gap_m = self._gap_m(position_NJ[n], close_P3[close_P3[:, 0] == n, 1:].tolist(), least_m)
+            if gap_m < least_m:
                 yield n, Refusal.ARMS_TOO_CLOSE, f"the arms are {gap_m:.3f} m apart"
 
     def _places(self, position_NJ: F64) -> tuple[F64, F64]:
@@ -101,9 +110,9 @@ class Space:
             found.append(np.stack((n, first_G[i], second_G[j]), axis=1))
         return np.concatenate(found) if found else np.empty((0, 3), dtype=np.intp)
 
-    def _gap_m(self, position_J: F64, pairs: Sequence[tuple[int, int]]) -> float:
-        """Least distance between any of some pairs of geoms, or `_distance_m` where it is certainly larger."""
-        robot, least = self.robot, self._distance_m
+    def _gap_m(self, position_J: F64, pairs: Sequence[tuple[int, int]], least: float) -> float:
+        """Least distance between any of some pairs of geoms, or `least` where it is certainly larger."""
+        robot = self.robot
         robot.place(position_J)
         for first, second in pairs:
             least = min(least, robot.mujoco.mj_geomDistance(robot.model, robot.data, first, second, least, None))
@@ -111,8 +120,8 @@ class Space:
 
     def _near(self, first_G: Ints, second_G: Ints) -> F64:
         """Squared distance of centres [G, G] from which on bounding spheres are certainly far enough apart."""
-        radius = self.robot.model.geom_rbound
-        reach: F64 = np.maximum(0.0, radius[first_G][:, None] + radius[second_G][None] + self._distance_m)
+        radius, apart_m = self.robot.model.geom_rbound, self._distance_m + self._margin_m
+        reach: F64 = np.maximum(0.0, radius[first_G][:, None] + radius[second_G][None] + apart_m)
         return reach**2
 
     def _links(self, hand: int) -> Ints:

@@ -68,17 +68,20 @@ class StopPlanner:
         """Follow `curve` from `from_s` for `follow_s`, then stop: a curve whose time 0 is `from_s`, and when it turns.
 
         Where that stop does not fit, the turn comes sooner, down to `least_s`, else as soon after as one fits; inf when
-        the curve is followed to its own end. A curve that leaves the space itself is left at once.
+        the curve is followed to its own end. Where all of that leads into the margin of the space, it may; a curve that
+        leaves the space itself is left at once.
         """
         rest = curve.cut(from_s)
-        for turn_s in _turns(least_s, follow_s, rest.duration_s):
-            stopped = self._turn(rest, turn_s)
-            if stopped is not None:
-                return stopped, turn_s
-        if self._space is not None and self._space.first_breach(rest) is not None:
-            at_once = self._limiter.stop(rest.at(0.0))
-            if at_once is not None and admits(at_once, self._limits):
-                return at_once, 0.0
+        for to_the_border in (False, True):
+            for turn_s in _turns(least_s, follow_s, rest.duration_s):
+                stopped = self._turn(rest, turn_s, to_the_border)
+                if stopped is not None:
+                    return stopped, turn_s
+            if self._inside(rest, 0.0, to_the_border):
+                return rest, float(np.inf)
+        at_once = self._limiter.stop(rest.at(0.0))
+        if at_once is not None and admits(at_once, self._limits):
+            return at_once, 0.0
         return rest, float(np.inf)
 
     def stopping_before(self, curve: Curve, border_s: float) -> Slices[Curve | None]:
@@ -90,14 +93,17 @@ class StopPlanner:
             yield
         return None
 
-    def _turn(self, curve: Curve, turn_s: float) -> Curve | None:
+    def _turn(self, curve: Curve, turn_s: float, to_the_border: bool = False) -> Curve | None:
         """The curve until `turn_s` and then the fastest stop, if that obeys every limit."""
         tail = self._limiter.stop(curve.at(turn_s))
         if tail is None or not admits(tail, self._limits):
             return None
         stopped = curve.then(turn_s, tail)
-        outside = self._space is not None and self._space.first_breach(stopped, turn_s) is not None
-        return None if outside else stopped
+        return stopped if self._inside(stopped, turn_s, to_the_border) else None
+
+    def _inside(self, curve: Curve, from_s: float, to_the_border: bool) -> bool:
+        space = self._space
+        return space is None or space.first_breach(curve, from_s, to_the_border=to_the_border) is None
 
 
 def _turns(least_s: float, follow_s: float, end_s: float) -> list[float]:
