@@ -15,10 +15,13 @@ from control_kit import FULL_SPEC, SPEC
 from starry_ros.bench import control, jitter
 from starry_ros.bench.planning import METHODS, Played, Way, ways
 from starry_ros.bench.rehearsal import BEGIN_NS, Rehearsal, Swing, Tape
+from starry_ros.bench.splices import Splices, rows
 from starry_ros.checks import judged
 from starry_ros.control.executor import Executor
+from starry_ros.control.intake import Here, Intake, Joining
 from starry_ros.report import bench_row
 from starry_ros.timing import NS_PER_S, nanoseconds
+from starry_ros.types import ActionChunk
 from starry_ros.wam.choices import PlanMode, SpliceMethod
 
 FAST = replace(SPEC, rates=replace(SPEC.rates, control_hz=200.0))
@@ -122,3 +125,62 @@ def test_a_tape_plays_the_plans_of_an_episode_again() -> None:
     status = rehearsal.executor.status(rehearsal.now_ns)
     assert sum(status.splices.values()) == len(rehearsal.submit_s) == 2
     assert len(rehearsal.look_ahead_s) == 50
+
+
+def test_splices_joined_by_slices_take_more_than_one_tick_and_the_others_none() -> None:
+    at_once, by_slices = (Splices(SPEC, 0, by_slices=way) for way in (False, True))
+    at_once.play(10)
+    by_slices.play(10)
+    assert at_once.over_ticks == 0
+    assert by_slices.over_ticks >= 8
+    assert by_slices.watch.curves >= 10, "looked at every one"
+    assert judged(bench_row("control/splice_position", by_slices.watch.jump, "rad"))["passed"]
+    assert judged(bench_row("control/splice_velocity", by_slices.watch.velocity_step, "ticks"))["passed"]
+
+
+@pytest.mark.parametrize(("by_slices", "jump_rad", "step_ticks"), [(False, 0.5, 2.0), (True, 0.7, 3.0)])
+def test_both_halves_of_the_splices_are_counted_and_the_worse_one_is_reported(
+    monkeypatch: pytest.MonkeyPatch, by_slices: bool, jump_rad: float, step_ticks: float
+) -> None:
+    play = Splices.play
+
+    def broken(half: Splices, splices: int) -> None:
+        play(half, splices)
+        if half._by_slices == by_slices:
+            half.watch.jump, half.watch.velocity_step = jump_rad, step_ticks
+
+    monkeypatch.setattr(Splices, "play", broken)
+    position, velocity = rows(SPEC, 7)
+    assert (position["value"], velocity["value"]) == (jump_rad, step_ticks)
+    assert (position["splices"], position["by_slices"]) == (7, 3)
+    assert position["curves"] == position["answers"]["accepted"] == 7
+
+
+def test_a_plan_joined_by_slices_to_another_motion_than_the_arms_will_have_misses_the_bar(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = Intake._begin
+
+    def elsewhere(intake: Intake, chunk: ActionChunk, here: Here, periods: int) -> Joining:
+        joining = begin(intake, chunk, here, periods)
+        if periods:
+            there_3J = joining.motion_3J + np.array([[1e-6], [0], [0]])
+            joining.work = intake._joiner.work(there_3J, joining.knots, joining.at_ns, joining.slower)
+        return joining
+
+    monkeypatch.setattr(Intake, "_begin", elsewhere)
+    for by_slices in (False, True):
+        half = Splices(SPEC, 0, by_slices=by_slices)
+        half.play(3)
+        assert judged(bench_row("control/splice_position", half.watch.jump, "rad"))["passed"] == (not by_slices)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_an_untimed_rehearsal_joins_its_plans_over_several_ticks_as_the_node_does(timed: bool) -> None:
+    rehearsal, joining = Rehearsal(FAST, Swing(FAST), timed=timed), 0
+    for _ in range(400):
+        rehearsal.tick()
+        joining += rehearsal.executor.joining is not None
+    assert sum(rehearsal.executor.status(rehearsal.now_ns).splices.values()) == 4
+    assert (joining >= 2 * 4) == (not timed)
+    assert len(rehearsal.submit_s) == 4 * timed

@@ -5,14 +5,18 @@ STARRY_FUZZ_CHUNKS sets the number of chunks.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from control_kit import FORWARD_SPEC, FULL_SPEC, SPEC
+from control_kit import FORWARD_SPEC, FULL_SPEC, PERIOD_NS, SPEC
 
-from starry_ros.bench.fuzz import ExecutorFuzzer
+from starry_ros.bench.fuzz import BEGIN_NS, ExecutorFuzzer
+from starry_ros.bench.fuzz_run import add_arguments, fuzz_command
 from starry_ros.bench.streams import Run, Stream, run_of, worst_use
 from starry_ros.control import safety
 from starry_ros.control.executor import Executor
@@ -23,7 +27,7 @@ from starry_ros.control.status import LookAhead
 from starry_ros.control.waiting import WaitingPlans
 from starry_ros.control.watch import StateWatch
 from starry_ros.robot_spec import RobotSpec
-from starry_ros.types import ActionChunk
+from starry_ros.types import ActionChunk, JointCommand, RobotState
 
 MIDDLE_J = (SPEC.limit("lower") + SPEC.limit("upper")) / 2
 CHUNKS = int(os.environ.get("STARRY_FUZZ_CHUNKS", "800"))
@@ -196,6 +200,38 @@ def test_motions_that_agree_of_late_stay_apart_while_a_look_ahead_can_still_tell
         stream.runs = runs
         assert [stream.add(10**9 + tick_ns * k, MIDDLE_J) for k in (1, 2, 3)] == [None] * 3
         assert (stream.continued(ahead) is None) == fine
+
+
+def test_ticks_at_odd_times_or_without_a_usable_state_are_counted_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step, odd, last_ns = Executor.step, [], BEGIN_NS
+
+    def counted(executor: Executor, now_ns: int, state: RobotState | None) -> JointCommand | None:
+        nonlocal last_ns
+        usable = state is not None and bool(np.isfinite(state.position_J).all())
+        odd.append(now_ns - last_ns != PERIOD_NS or not usable)
+        last_ns = now_ns
+        return step(executor, now_ns, state)
+
+    monkeypatch.setattr(Executor, "step", counted)
+    report = ExecutorFuzzer(SPEC, 2).run(40)
+    assert len(odd) > report.odd_ticks == sum(odd) > 0
+    assert report.other_events > report.chunks == 40, "every chunk comes with a heartbeat, or more"
+
+
+def test_the_report_of_many_seeds_says_what_its_events_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser, file = argparse.ArgumentParser(), tmp_path / "fuzz.json"
+    add_arguments(parser)
+    assert fuzz_command(parser.parse_args(["--chunks", "12", "--seed", "2", "--json", str(file)])) == 0
+    value = {row["name"]: row["value"] for row in json.loads(file.read_text())["rows"]}
+    chunks, other, odd = (value[f"fuzz/{name}"] for name in ("chunks", "other_events", "odd_ticks"))
+    assert value["fuzz/events"] == chunks + other + odd
+    assert chunks == 12
+    assert min(other, odd) > 0
+    printed = capsys.readouterr().out
+    assert f"seed 2: {chunks + other + odd} events (12 chunks, {other} others, {odd} odd ticks)" in printed
+    assert "fuzz/odd_ticks" in printed
 
 
 def test_the_same_seed_replays_the_same_run() -> None:

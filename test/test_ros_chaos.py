@@ -36,9 +36,19 @@ HERE = Passed(0.0, 1.0, HOME[None])
 
 def motions(speed_of_t: Any, position_J: np.ndarray = HOME) -> Any:
     """All joints at these shares of their speed limits."""
-    return TIMES, np.tile(position_J, (len(TIMES), 1)), np.array([speed_of_t(t) for t in TIMES])[:, None] * LIMIT
+    position_NJ = np.broadcast_to(position_J, (len(TIMES), len(HOME))).copy()
+    return TIMES, position_NJ, np.array([speed_of_t(t) for t in TIMES])[:, None] * LIMIT
 
 
+def swings(joint: str, from_s: float = 0.0, until_s: float = 9.0) -> np.ndarray:
+    """One joint moves for a while, and all others stand at home."""
+    position_NJ = np.tile(HOME, (len(TIMES), 1))
+    phase_N = np.clip(TIMES, from_s, until_s) - from_s
+    position_NJ[:, FULL_SPEC.joint_names.index(joint)] -= 0.02 * np.abs(np.sin(3.0 * phase_N))
+    return position_NJ
+
+
+GOING_ON = swings("right_elbow")
 OFF = 0.003
 """Joints are so far from their commands that they do not count as in place when they move."""
 
@@ -337,16 +347,60 @@ def test_a_robot_that_is_gone_must_not_be_sent_on_its_way_again() -> None:
 
 
 def test_arms_that_go_on_follow_the_planner_and_nobody_else() -> None:
-    judge(Watched(), GOES_ON)
+    judge(Watched(position_J=GOING_ON), GOES_ON)
     elsewhere = HOME.copy()
     elsewhere[0] += 0.2
     with pytest.raises(Failed, match="left_waist is away from every plan"):
         judge(Watched(position_J=np.linspace(HOME, elsewhere, len(TIMES))), GOES_ON)
-    ours, idle, accepted = Watched(), Watched(), Watched()
+    ours, idle, accepted = (Watched(position_J=GOING_ON) for _ in range(3))
     ours.followed_ours, idle.accepted_before, accepted.offered = True, 5, 7
     for watched, words in ((ours, "none of the planner's"), (idle, "no plan was followed"), (accepted, "3 were refu")):
         with pytest.raises(Failed, match=words):
             judge(watched, GOES_ON)
+
+
+def heard_until(watched: Watched, *ends_s: float) -> list[float]:
+    """Joint states come as one waits: until which time at first, and after each wait. Returns how long was waited."""
+    waits, whole, ends = [], watched.seen, iter(ends_s[1:])
+
+    def hear(end_s: float) -> None:
+        watched.seen = tuple(part[whole[0] <= end_s] for part in whole)
+
+    def wait(duration_s: float) -> None:
+        waits.append(duration_s)
+        hear(next(ends, ends_s[-1]))
+
+    hear(ends_s[0])
+    watched.wait = wait  # type: ignore[method-assign]
+    return waits
+
+
+def test_how_far_arms_that_go_on_travelled_is_told() -> None:
+    going = Watched(position_J=GOING_ON)
+    waits = heard_until(going, 0.0, 3.1)
+    assert judge(going, GOES_ON)["travelled_rad"] == pytest.approx(0.038, abs=0.002)
+    assert waits == [3.0]  # a fault that was put in place at once
+    assert judge(Watched(position_J=GOING_ON), GOES_ON)["travelled_rad"] > 0.1  # one that lasted as long as was heard
+
+
+@pytest.mark.parametrize("position_J", [
+    HOME, swings("right_elbow", until_s=2.0), swings("right_gripper"), swings("right_elbow", from_s=3.2),
+], ids=["stand", "finish the last plan", "move a jaw only", "go on once the fault has gone"])
+def test_arms_that_stand_while_a_fault_is_on_do_not_go_on(position_J: np.ndarray) -> None:
+    standing = Watched(position_J=position_J)
+    heard_until(standing, 3.1, 4.1)
+    with pytest.raises(Failed, match=r"the arms stood still: their joints travelled 0\.0000 rad in all"):
+        judge(standing, GOES_ON)
+
+
+def test_where_the_planner_may_get_no_turn_arms_may_go_on_afterwards() -> None:
+    resting = Watched(position_J=swings("right_elbow", from_s=3.2))
+    heard_until(resting, 3.1, 3.3, 4.3)
+    assert judge(resting, GOES_ON, starves=True)["travelled_rad"] > 0.02
+    standing = Watched()
+    heard_until(standing, 3.1, 4.1)
+    with pytest.raises(Failed, match="the arms stood still"):
+        judge(standing, GOES_ON, starves=True)
 
 
 def test_a_stop_must_have_its_reason_and_a_node_must_say_what_it_lacks() -> None:
@@ -500,7 +554,7 @@ def test_every_relayed_topic_ends_at_the_relays() -> None:
 
 def test_the_faults_of_pictures_can_be_given_to_another_process() -> None:
     given: dict[str, Any] = {}
-    stage = SimpleNamespace(spec=FULL_SPEC, spoil=given.__setitem__)
+    stage = SimpleNamespace(spec=FULL_SPEC, run=0, spoil=given.__setitem__)
     topics = {camera.topic for camera in FULL_SPEC.cameras}
     for name, scenario in SCENARIOS.items():
         if name.startswith(("camera", "clock")):
@@ -509,6 +563,18 @@ def test_the_faults_of_pictures_can_be_given_to_another_process() -> None:
             assert made, name
             assert all(isinstance(make()(image(7)), list) for make in made), name
             given.clear()
+
+
+def test_every_camera_has_its_turn() -> None:
+    spoilt: list[tuple[str, bool]] = []
+    stage: Any = SimpleNamespace(spec=FULL_SPEC, spoil=lambda topic, make: spoilt.append((topic, make is not None)))
+    topics = [camera.topic for camera in FULL_SPEC.cameras]
+    for name in (name for name in SCENARIOS if name.startswith("camera")):
+        spoilt.clear()
+        for stage.run in range(len(topics) + 1):
+            SCENARIOS[name].inject(stage)
+            SCENARIOS[name].clear(stage)
+        assert spoilt == [(topic, on) for topic in (*topics, topics[0]) for on in (True, False)]
 
 
 def test_what_latches_must_rest_and_every_scenario_has_a_summary() -> None:

@@ -24,7 +24,7 @@ def heard() -> Heard:
             SimpleNamespace(name=name, level=level, message=text, values=[pair, calm])]), at_s)
     found.executor = SimpleNamespace(
         mode_name="RUN", reason="armed", conditions=["slow_requested"], chunk_id=7, slack_s=0.5, chunk_age_s=0.25,
-        stall_share=0.0, splice_position=0.01, refused_counts=[1, 2], missed_ticks=0,
+        stall_share=0.0, splice_position=0.01, splice_velocity=0.25, refused_counts=[1, 2], missed_ticks=0,
     )
     found.arrived("executor_status", 103.0)
     return found

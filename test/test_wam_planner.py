@@ -252,7 +252,7 @@ def test_after_a_surprise_the_next_frame_of_the_history_is_planned_from(
 def surprise_of(planner: Planner, level: float) -> None:
     """Every plan finds this surprise."""
     def found(_aim: object) -> None:
-        planner.monitor.score = Score(level=level)
+        planner.monitor.score = Score(shifted=level)
 
     planner.monitor.aim = found  # type: ignore[method-assign]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def undisturbed(count: int, seed: int) -> list[tuple[Dream, np.ndarray]]:
 def calibration() -> Calibration:
     rng = np.random.default_rng(2)
     shifts = [shift(*aims(rng, rng.uniform(0, 0.5))) or 0.0 for _ in range(200)]
-    return calibrate(undisturbed(150, 1), shifts[:130], shifts[130:], TOKENS, COLUMNS)
+    return calibrate(undisturbed(150, 1), shifts[:130], shifts[130:], undisturbed(100, 9), TOKENS, COLUMNS)
 
 
 def aims(rng: np.random.Generator, moved_px: float, free: bool = True) -> tuple[Aim, Aim]:
@@ -132,6 +133,48 @@ def test_progress_is_the_share_of_the_imagined_change() -> None:
         assert progress(dream, real) == pytest.approx(share, abs=1e-5)
 
 
+def come(dream: Dream, share: float) -> np.ndarray:
+    return (dream.seen_ND + share * (dream.imagined_ND - dream.seen_ND)).astype(np.float32)
+
+
+def test_arms_that_are_held_up_slow_after_two_frames_until_the_imagined_change_comes(calibration: Calibration) -> None:
+    assert calibration.progress_at is not None
+    monitor, rng, levels = Monitor(calibration, 50), np.random.default_rng(11), []
+    for share in (0.0, 1.0, 0.0, 0.0, 0.0, 1.0):
+        dream = next(d for d, _ in iter(lambda: frames(rng), None) if d.change > calibration.change_at)
+        monitor.expect(dream)
+        monitor.compare(1_000, come(dream, share))
+        assert monitor.score is not None
+        levels.append(monitor.score.level)
+        monitor.aim(None)
+        assert monitor.score.level == levels[-1], "a plan that says nothing of its aim changes nothing"
+    assert levels == [0, 0, 0, 1, 1, 0]
+
+
+def test_arms_that_are_meant_to_stand_and_undisturbed_ones_are_not_slow(calibration: Calibration) -> None:
+    dream, _ = frames(np.random.default_rng(12))
+    still = replace(dream, imagined_ND=come(dream, 0.1))
+    assert still.change < calibration.change_at
+    assert not calibration.too_little(still, 0.0)
+    usual = [calibration.too_little(dream, progress(dream, real)) for dream, real in undisturbed(100, 13)]
+    assert sum(usual) <= 3
+    assert not replace(calibration, progress_at=None).too_little(dream, 0.0), "calibrated before progress was"
+
+
+def test_what_was_imagined_for_another_sentence_is_not_waited_for(calibration: Calibration) -> None:
+    dream = max((dream for dream, _ in undisturbed(20, 14)), key=lambda dream: dream.change)
+    monitor = Monitor(calibration, 50)
+    for _ in range(2):
+        monitor.expect(dream)
+        monitor.compare(1_000, dream.seen_ND)
+    assert monitor.score is not None
+    assert monitor.score.level == 1
+    monitor.expect(dream)
+    monitor.forget_aim()
+    assert monitor.score.level == 0
+    assert monitor.compare(1_000, dream.seen_ND) is None
+
+
 def test_the_area_counts_ties_half() -> None:
     """Oracle: every pair, one by one."""
     usual, moved = [1.0, 2.0, 2.0, 5.0], [2.0, 3.0, 6.0]
@@ -162,6 +205,11 @@ def test_a_calibration_survives_its_file_and_a_broken_one_says_so(calibration: C
     two = aims(np.random.default_rng(6), 2.0)
     assert loaded.surprise(*two) == calibration.surprise(*two)
     assert (loaded.slow_at, loaded.stop_at) == (calibration.slow_at, calibration.stop_at)
+    assert (loaded.change_at, loaded.progress_at) == (calibration.change_at, calibration.progress_at)
+    older = json.loads((tmp_path / "surprise.json").read_text())
+    del older["change_at"], older["progress_at"]
+    (tmp_path / "surprise.json").write_text(json.dumps(older))
+    assert getattr(Calibration.load(tmp_path), "progress_at", 0.0) is None
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     assert Calibration.load(tmp_path) is None
     (tmp_path / "surprise.json").write_text("{}")

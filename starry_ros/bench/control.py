@@ -33,8 +33,8 @@ FUZZ_CHUNKS = 400
 SPLICES = 10_000
 GROWTH_MINUTES = 10
 COST_S = 20.0
-COLUMNS = ("mode", "splice", "runtime", "latency_s", "stall_share", "splice_jump", "jerk", "chunk_age_s", "jitter_ms",
-           "bare_jitter_ms", "step_ms", "success")
+COLUMNS = ("mode", "splice", "runtime", "latency_s", "stall_share", "splice_jump", "velocity_jump", "jerk",
+           "chunk_age_s", "jitter_ms", "bare_jitter_ms", "step_ms", "success")
 
 
 def run(

@@ -18,6 +18,7 @@ import numpy as np
 from starry_ros.bench.fuzz_chunks import ChunkMaker
 from starry_ros.bench.fuzz_oracle import MergeOracle
 from starry_ros.bench.fuzz_report import FuzzReport
+from starry_ros.bench.rehearsal import looks_ns
 from starry_ros.bench.streams import TOLERANCE, Run, Stream, carried_out, run_of, worst_use
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import CONDITIONS, SERVICES, SLOWING, Event, Mode, Reply
@@ -45,8 +46,6 @@ UNSENT = 0.02
 LEAPS, STALL_S, JUMP_S = 0.002, (0.031, 0.9), (1.1, 5.0)
 """Share of ticks before which everything stands still, or the clock jumps, and for how long."""
 HEARTBEAT_S = 1.0
-PAUSE_SHARE = 1 / 6
-"""Which share of a period passes at most from one look at the clock to the next while plans are joined."""
 ANSWERED_TICKS = 1000
 """By then there is an answer to every plan."""
 WAIT = 3
@@ -119,6 +118,7 @@ class ExecutorFuzzer:
         usable = state is not None and bool(np.isfinite(position_J).all())
         self._seen_J = position_J if usable else self._seen_J
         self.report.events += odd or not usable
+        self.report.odd_ticks += odd or not usable
         command = self._executor.step(self._now_ns, state)
         self._watch_mode()
         self._carry_out(command)
@@ -212,13 +212,7 @@ class ExecutorFuzzer:
         """Join what waits, in the time that is left by a clock that goes on at random."""
         if not self._waiting:
             return
-        time_ns = self._now_ns
-
-        def clock() -> int:
-            nonlocal time_ns
-            time_ns += int(self._pauses.integers(round(PAUSE_SHARE * self._period_ns)))
-            return time_ns
-
+        clock = looks_ns(self._now_ns, self._period_ns, self._pauses).__next__
         before = self._executor.status(self._now_ns)
         self._check_answers(before, self._waiting.join(self._now_ns + self._period_ns, clock))
 

@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def fuzz_command(args: argparse.Namespace) -> int:
     """`starry fuzz executor`: random plans and events; 1 when anything was not in order.
 
+    Events are chunks, control ticks at odd times or without a usable state, and others, each counted by itself as well.
     Seeds take turns: both command interfaces, in the contract's space and free of it (which tries more of the limits).
     """
     robot = load_robot_spec(robot_file(args.robot))
@@ -35,11 +36,11 @@ def fuzz_command(args: argparse.Namespace) -> int:
     total, worst, problems = Counter[str](), 0.0, 0
     for i, seed in enumerate(range(args.seed, args.seed - (-args.chunks // CHUNKS_A_SEED))):
         report = ExecutorFuzzer(specs[seed % len(specs)], seed).run(min(CHUNKS_A_SEED, args.chunks - i * CHUNKS_A_SEED))
-        counted = {"chunks": report.chunks, "events": report.events, "commands": report.commands}
-        total.update(counted, accepted=report.accepted, **report.refused)
+        parts = {"chunks": report.chunks, "other": report.other_events, "odd_ticks": report.odd_ticks}
+        total.update(parts, events=report.events, commands=report.commands, accepted=report.accepted, **report.refused)
         worst, problems = max(worst, *report.worst_use.values()), problems + len(report.problems)
-        counted["problems"] = len(report.problems)
-        print(f"seed {seed}: {', '.join(f'{count} {name}' for name, count in counted.items())}", flush=True)
+        print(f"seed {seed}: {report.events} events ({report.chunks} chunks, {report.other_events} others, "
+              f"{report.odd_ticks} odd ticks), {report.commands} commands, {len(report.problems)} problems", flush=True)
         for problem in report.problems[:5]:
             print(f"  {problem}; replay: starry fuzz executor --seed {seed} --chunks {report.chunks}")
     refused = {name: count for name, count in sorted(total.items()) if name in set(Refusal)}
@@ -47,6 +48,8 @@ def fuzz_command(args: argparse.Namespace) -> int:
         bench_row("fuzz/problems", problems, "", refused=refused),
         bench_row("fuzz/events", total["events"], "", commands=total["commands"]),
         bench_row("fuzz/chunks", total["chunks"], "", accepted=total["accepted"]),
+        bench_row("fuzz/other_events", total["other"], ""),
+        bench_row("fuzz/odd_ticks", total["odd_ticks"], ""),
         bench_row("fuzz/worst_limit_use", worst, "of the limit"),
     ]
     print_table(rows, BENCH_COLUMNS)

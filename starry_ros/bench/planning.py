@@ -127,6 +127,7 @@ def _row(way: Way, latency_s: float, session: Session, result: EpisodeResult, je
     return bench_row(
         f"control/stall_{way.name}", result.stall_share, "share", mode=str(way.mode),
         splice=str(way.splice) if way.mode is PlanMode.ASYNC_GROUNDED else "-", runtime=session.runtime.name,
-        latency_s=latency_s, stall_share=result.stall_share, splice_jump=result.splice_jump, jerk=jerk,
-        chunk_age_s=result.chunk_age_s, delay_s=result.delay_s, success=float(result.success),
+        latency_s=latency_s, stall_share=result.stall_share, splice_jump=result.splice_jump,
+        velocity_jump=result.velocity_jump, jerk=jerk, chunk_age_s=result.chunk_age_s, delay_s=result.delay_s,
+        success=float(result.success),
     )

@@ -7,7 +7,7 @@ Shapes: J joints, N times.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -28,6 +28,15 @@ LOOK_HZ = 50.0
 """Look-aheads a second, as the node sends them."""
 PULSE_RAD_S = 1.5
 SETTLED_S = 3.0
+PAUSE_SHARE = 1 / 6
+"""Which share of a period passes at most from one look at a clock that goes on at random to the next."""
+
+
+def looks_ns(begin_ns: int, period_ns: int, rng: np.random.Generator) -> Iterator[int]:
+    """What a clock that goes on at random says, one look after the other."""
+    while True:
+        begin_ns += int(rng.integers(round(PAUSE_SHARE * period_ns)))
+        yield begin_ns
 
 
 class Plans(Protocol):
@@ -94,13 +103,16 @@ class Tape:
 
 
 class Rehearsal:
-    """Arms that do what they are told, on plans that come in time. With `timed`, keeps what everything cost."""
+    """Arms that do what they are told, on plans that come in time. With `timed`, keeps what everything cost.
+
+    What joining a plan costs is only known where it is done at once: without `timed` it is done a slice a tick.
+    """
 
     def __init__(self, spec: RobotSpec, plans: Plans, *, timed: bool = True) -> None:
         self._timed, self._plans = timed, plans
         self.executor, self.now_ns, self._position_J = Executor(spec), BEGIN_NS, plans.start_J
         self._period_ns = round(NS_PER_S / spec.rates.control_hz)
-        self._waiting = WaitingPlans(self.executor, self._period_ns)
+        self._waiting, self._pauses = WaitingPlans(self.executor, self._period_ns), np.random.default_rng(0)
         self._look_every, self._ticks = max(1, round(spec.rates.control_hz / LOOK_HZ)), 0
         self._still_J = np.zeros_like(self._position_J)
         self.step_s, self.bare_s, self.lag = list[float](), list[float](), list[float]()
@@ -116,7 +128,8 @@ class Rehearsal:
     def tick(self, now_ns: int | None = None) -> None:
         """One period; look ahead when due, and then join what has arrived, as the node does.
 
-        Given the time, what arrived is joined in what is left of the period by the machine's clock; otherwise at once.
+        Given the time, what arrived is joined in what is left of the period by the machine's clock; otherwise at once
+        if that is timed, and by a clock that goes on at random if it is not.
         """
         begin_ns = time.monotonic_ns()
         self.now_ns = now_ns if now_ns is not None else self.now_ns + self._period_ns
@@ -127,13 +140,21 @@ class Rehearsal:
         self._ticks += 1
         if self._ticks % self._look_every == 0:
             self._call(self.look_ahead_s, lambda: self.executor.look_ahead(self.now_ns))
-        for chunk in self._plans.due(self.now_ns):
-            if now_ns is not None:
-                self._waiting.add(chunk)
-                continue
-            self._call(self.submit_s, lambda chunk=chunk: self.executor.submit(chunk, self.now_ns))  # type: ignore[misc]
         if now_ns is not None:
-            self._waiting.join(now_ns + self._period_ns, lambda: time.monotonic_ns() - begin_ns + now_ns)
+            self._join(lambda: time.monotonic_ns() - begin_ns + now_ns)
+        elif self._timed:
+            self._submit()
+        else:
+            self._join(looks_ns(self.now_ns, self._period_ns, self._pauses).__next__)
+
+    def _submit(self) -> None:
+        for chunk in self._plans.due(self.now_ns):
+            self._call(self.submit_s, lambda chunk=chunk: self.executor.submit(chunk, self.now_ns))  # type: ignore[misc]
+
+    def _join(self, clock: Callable[[], int]) -> None:
+        for chunk in self._plans.due(self.now_ns):
+            self._waiting.add(chunk)
+        self._waiting.join(self.now_ns + self._period_ns, clock)
 
     def _follow(self, time_ns: int, position_J: F64) -> None:
         if self._timed and isinstance(self._plans, Swing) and seconds(self.now_ns - BEGIN_NS) > SETTLED_S:

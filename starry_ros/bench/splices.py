@@ -1,6 +1,7 @@
 """Random plans against a moving executor: does any splice make the command jump?
 
-A third of the plans arrives late, a tenth out of order. Measured from outside of what makes curves: the left and the
+A third of the plans arrives late, a tenth out of order. Half of the splices are joined at once, the others a slice a
+tick, as the node does, by a clock that goes on at random. Measured from outside of what makes curves: the left and the
 right limit of the commanded position, from the polynomials themselves, at every splice and at every breakpoint of every
 curve that is followed; and second differences of the commands that were sent, across splices and everywhere else.
 Shapes: B pieces of a curve, J joints, K steps of a chunk.
@@ -13,8 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from starry_ros.bench.rehearsal import looks_ns
 from starry_ros.control.executor import Executor
+from starry_ros.control.schedule import Merge
 from starry_ros.control.trajectory import Curve
+from starry_ros.control.waiting import WaitingPlans
 from starry_ros.errors import StarryError
 from starry_ros.report import bench_row
 from starry_ros.robot_spec import NO_KINEMATICS, KinematicsSpec, RobotSpec
@@ -75,32 +79,76 @@ class Continuity:
             self.velocity_step = max(self.velocity_step, float((step_J / self._tick_J).max()))
 
 
+class Splices:
+    """Plays random plans; `watch` looks on. `over_ticks`: how many splices took the work of more than one tick."""
+
+    def __init__(self, robot: RobotSpec, seed: int, *, by_slices: bool) -> None:
+        self._spec = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, ""))
+        self._rng, self._by_slices = np.random.default_rng((seed, by_slices)), by_slices
+        self._executor, self._now_ns = Executor(self._spec), NS_PER_S
+        self._position_J = self._spec.limit("home")
+        self._period_ns = round(NS_PER_S / self._spec.rates.control_hz)
+        self._waiting = WaitingPlans(self._executor, self._period_ns)
+        self.answers, self.over_ticks = Counter[str](), 0
+        self._step()
+        if not self._executor.arm(self._now_ns).ok:
+            raise StarryError("bench control", "the executor could not be armed")
+        self.watch = Continuity(self._executor, self._spec)
+
+    def play(self, splices: int) -> None:
+        """Offer plans, and go on for some periods after each, until so many are accepted."""
+        number = 0
+        while self.answers["accepted"] < splices:
+            chunk = _random_chunk(self._spec, self._rng, self._position_J, self._now_ns, number)
+            number += 1
+            if self._by_slices:
+                self._waiting.add(chunk)
+            else:
+                self._answered(self._executor.submit(chunk, self._now_ns))
+            for _ in range(int(self._rng.integers(1, 30))):
+                self._tick()
+
+    def _step(self) -> JointCommand | None:
+        state = RobotState(self._now_ns, self._position_J, np.zeros_like(self._position_J))
+        return self._executor.step(self._now_ns, state)
+
+    def _tick(self) -> None:
+        self._now_ns += self._period_ns
+        command = self._step()
+        if command is None:
+            raise StarryError("bench control", "the executor stopped", got=self._executor.status(self._now_ns).reason)
+        self.watch.sent(command)
+        self._position_J = command.position_J
+        self._join()
+
+    def _join(self) -> None:
+        """Join what waits, in the time that is left of the period."""
+        clock, begun = looks_ns(self._now_ns, self._period_ns, self._rng).__next__, self._executor._intake.current
+        for chunk, merge in self._waiting.join(self._now_ns + self._period_ns, clock):
+            self._answered(merge)
+            if merge.accepted and begun is not None and begun.chunk is chunk:
+                self.over_ticks += begun.found is not None and begun.ticks > 1
+
+    def _answered(self, merge: Merge) -> None:
+        self.answers["accepted" if merge.reason is None else merge.reason.value] += 1
+        self.watch.look()
+
+
 def rows(robot: RobotSpec, splices: int, seed: int = 0) -> list[Record]:
     """`control/splice_position` in rad and `control/splice_velocity` in ticks of the acceleration limit."""
-    spec = replace(robot, kinematics=KinematicsSpec(NO_KINEMATICS, ""))
-    rng, executor, home_J = np.random.default_rng(seed), Executor(spec), spec.limit("home")
-    period_ns, now_ns, position_J = round(NS_PER_S / spec.rates.control_hz), NS_PER_S, home_J
-    still_J = np.zeros(len(home_J))
-    executor.step(now_ns, RobotState(now_ns, position_J, still_J))
-    if not executor.arm(now_ns).ok:
-        raise StarryError("bench control", "the executor could not be armed")
-    watch, answers = Continuity(executor, spec), Counter[str]()
-    while answers["accepted"] < splices:
-        chunk = _random_chunk(spec, rng, position_J, now_ns, answers.total())
-        merge = executor.submit(chunk, now_ns)
-        answers["accepted" if merge.reason is None else merge.reason.value] += 1
-        watch.look()
-        for _ in range(int(rng.integers(1, 30))):
-            now_ns += period_ns
-            command = executor.step(now_ns, RobotState(now_ns, position_J, still_J))
-            if command is None:
-                raise StarryError("bench control", "the executor stopped", got=executor.status(now_ns).reason)
-            watch.sent(command)
-            position_J = command.position_J
-    more: Record = {"splices": answers["accepted"], "offered": answers.total(), "answers": dict(answers), "seed": seed}
+    at_once, by_slices = (Splices(robot, seed, by_slices=way) for way in (False, True))
+    at_once.play(splices - splices // 2)
+    by_slices.play(splices // 2)
+    answers = at_once.answers + by_slices.answers
+    more: Record = {
+        "splices": answers["accepted"], "by_slices": by_slices.answers["accepted"], "over_ticks": by_slices.over_ticks,
+        "offered": answers.total(), "answers": dict(answers), "seed": seed,
+    }
+    watched = at_once.watch, by_slices.watch
+    jump, step = max(watch.jump for watch in watched), max(watch.velocity_step for watch in watched)
     return [
-        bench_row("control/splice_position", watch.jump, "rad", curves=watch.curves, **more),
-        bench_row("control/splice_velocity", watch.velocity_step, "ticks", **more),
+        bench_row("control/splice_position", jump, "rad", curves=sum(watch.curves for watch in watched), **more),
+        bench_row("control/splice_velocity", step, "ticks", **more),
     ]
 
 

@@ -19,7 +19,7 @@ class RunFigures:
     def __init__(self, joints: int) -> None:
         self.delay_s = 0.0
         self.splices, self.borders = dict.fromkeys(Method, 0), dict.fromkeys(BORDERS, 0)
-        self.jump = self.jump_worst = 0.0
+        self.jump = self.jump_worst = self.velocity_jump_worst = 0.0
         self.waiting, self.moved = True, False
         self.waited_ticks = self._offered_ns = 0
         self._limited_J = np.zeros(joints, dtype=bool)
@@ -35,6 +35,7 @@ class RunFigures:
             self.borders[splice.border] += 1
         self.jump = float(np.abs(splice.jump_J).max())
         self.jump_worst = max(self.jump_worst, self.jump)
+        self.velocity_jump_worst = max(self.velocity_jump_worst, float(np.abs(splice.jump_velocity_J).max()))
 
     def offered(self, end_ns: int, *, leads_on: bool) -> None:
         """A plan came in time and in order, so a planner is there; it ends at `end_ns`.

@@ -37,7 +37,8 @@ def status_of(
         chunk_age_s=seconds(now_ns - chunk.observation_ns) if chunk is not None else None,
         slack_s=schedule.slack_s(now_ns), delay_s=run.delay_s, stall_share=run.stall_share,
         splices=MappingProxyType(dict(run.splices)), borders=MappingProxyType(dict(run.borders)),
-        splice_jump=run.jump, splice_jump_worst=run.jump_worst, refused=schedule.refused,
+        splice_jump=run.jump, splice_jump_worst=run.jump_worst,
+        velocity_jump_worst=run.velocity_jump_worst, refused=schedule.refused,
         limit_activity_J=run.limit_activity(), tracking_error_J=watch.error_J.copy(),
         gate_interventions=totals.gate_interventions, ticks=totals.ticks, missed_ticks=totals.missed_ticks,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
 import tempfile
@@ -25,15 +26,18 @@ from starry_ros.errors import StarryError
 from starry_ros.paths import robot_file
 from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
-from starry_ros.ros.chaos_faults import GOES_ON, GONE, PLAN_END, RECORDED, RESTS, SCENARIOS, Scenario
+from starry_ros.ros.chaos_faults import GOES_ON, GONE, LASTS_S, PLAN_END, RECORDED, RESTS, SCENARIOS, Scenario
 from starry_ros.ros.chaos_judge import (
+    GOING_ON_RAD,
     IN_FLIGHT_S,
+    OLD_PLANS_S,
     Failed,
     Witness,
     along_plans,
     pushed_off,
     rest_in_time,
     stood_still,
+    travelled,
     within_limits,
 )
 from starry_ros.ros.chaos_theatre import READY_S, RESTING_FOR_S, RESUME_S, Theatre
@@ -55,7 +59,7 @@ REFUSED_SHARE = 0.5
 """Of the plans that must not be followed, as many must have been counted: only four wait in the middleware's queue for
 an executor that a busy machine holds up."""
 COLUMNS = ("scenario", "run", "passed", "rest_s", "due_s", "pressed", "pressed_before_arm", "worst_asked",
-           "worst_acceleration", "worst_velocity", "resumed_s", "guarded", "problem")
+           "worst_acceleration", "worst_velocity", "travelled_rad", "resumed_s", "guarded", "problem")
 
 
 class GuardedError(Failed):
@@ -66,7 +70,7 @@ class GuardedError(Failed):
 
 def play(theatre: Theatre, name: str, run: int) -> Record:
     """One scenario; the row of the report."""
-    scenario = SCENARIOS[name]
+    scenario, theatre.run = SCENARIOS[name], run
     row: Record = {"scenario": name, "run": run, "passed": False, "problem": "", "guarded": 0}
     while True:
         theatre.look_away()
@@ -88,11 +92,8 @@ def play(theatre: Theatre, name: str, run: int) -> Record:
 
 def _judge(theatre: Theatre, scenario: Scenario) -> Record:
     """What the arms did, by the simulated robot's own word, and what the graph said of it."""
-    if scenario.outcome == GOES_ON:
-        theatre.wait(1.0)
-    else:
-        theatre.wait(scenario.within_s + RESTING_FOR_S + 0.2)
-    row = _arms_gone(theatre, scenario) if scenario.outcome == GONE else _arms_seen(theatre, scenario)
+    until_s = _watch(theatre, scenario)
+    row = _arms_gone(theatre, scenario) if scenario.outcome == GONE else _arms_seen(theatre, scenario, until_s)
     _wait_for(theatre, lambda: not scenario.told or told(theatre) & set(scenario.told),
               lambda: f"{' or '.join(scenario.told)} was not published, but {sorted(told(theatre))}")
     _wait_for(theatre, lambda: not scenario.stopped_by or _stopped(theatre, scenario),
@@ -106,6 +107,20 @@ def _judge(theatre: Theatre, scenario: Scenario) -> Record:
     return row
 
 
+def _watch(theatre: Theatre, scenario: Scenario) -> float:
+    """Wait for what the arms must do. Returns until when they must go on: while the fault is on, of which those that
+    were put in place at once still are; at any later time where the planner may get no turn before.
+    """
+    if scenario.outcome != GOES_ON:
+        theatre.wait(scenario.within_s + RESTING_FOR_S + 0.2)
+        return math.inf
+    witness = theatre.witness()
+    injected_s = float(witness.seen[0].max(initial=witness.since_s))
+    least_s = witness.since_s + LASTS_S
+    theatre.wait(max(1.0, least_s - injected_s))
+    return math.inf if scenario.starves else max(injected_s, least_s)
+
+
 def _stopped(theatre: Theatre, scenario: Scenario) -> bool:
     """Whether it stands for what it must. Arms that have run out of plans and rest pressed on something may be stopped
     for that before; where nothing that they touch holds them off, or no plan led there, that is a failure.
@@ -117,7 +132,7 @@ def _stopped(theatre: Theatre, scenario: Scenario) -> bool:
     return theatre.mode in ("STOP", "FAULT") and theatre.reason in reasons
 
 
-def _arms_seen(theatre: Theatre, scenario: Scenario) -> Record:
+def _arms_seen(theatre: Theatre, scenario: Scenario, until_s: float) -> Record:
     if not len(theatre.witness().seen[0]):
         raise Failed("the simulated robot says nothing")
     _wait_for(theatre, lambda: len(theatre.witness().asked[0]) > 1,  # a listener that was killed may hold up the word
@@ -133,8 +148,20 @@ def _arms_seen(theatre: Theatre, scenario: Scenario) -> Record:
         touched = pushed_off(witness) if theatre.reason == Event.TRACKING_ERROR else []
         kind = GuardedError if touched or theatre.reason == Event.SURPRISE_HIGH else Failed
         raise kind(" ".join(["the arms did not go on:", theatre.mode, theatre.reason, *touched]))
+    row |= _motion_goes_on(theatre, until_s)
     _plans_go_on(theatre)
     return row
+
+
+def _motion_goes_on(theatre: Theatre, until_s: float) -> Record:
+    """How far the arms travelled by plans that came after the fault."""
+    def travelled_rad() -> float:
+        return travelled(theatre.witness(), until_s)
+
+    _wait_for(theatre, lambda: travelled_rad() >= GOING_ON_RAD,
+              lambda: f"the arms stood still: their joints travelled {travelled_rad():.4f} rad in all, from "
+                      f"{OLD_PLANS_S:g} s after the fault on")
+    return {"travelled_rad": travelled_rad()}
 
 
 def _plans_go_on(theatre: Theatre) -> None:

@@ -32,6 +32,8 @@ REST_AFTER_WATCH_S = 1.2
 """Where a watch of 0.15 to 0.4 s comes before that."""
 REST_AT_LAST_S = 4.0
 """However long plans go on arriving: a camera's greatest age, 1.6 s of the last plan, and what limits add to it."""
+LASTS_S = 3.0
+"""For so long at least a fault that arms go on in is on: a second longer than plans from before it may move them."""
 CLOCK_JUMP_S = 5.0
 DISK_FULL = "disk"
 """How the recorder's diagnostics begin then."""
@@ -42,6 +44,8 @@ class Stage(Protocol):
     """What a fault may use of the running graph."""
 
     spec: RobotSpec
+    run: int
+    """How many times the scenario was played before."""
 
     def spoil(self, topic: str, make: MakeFault | None) -> None:
         """Put a fault on a relayed topic, or take it away."""
@@ -89,7 +93,8 @@ class Scenario:
     `latched`: the arms must stay at rest after the fault has gone until the services reset and arm are called.
     `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Where
     joint states are late as well nobody can know of it, and it is the driver's own limits that hold the arms: what
-    counts is what they did. `diagnosed`: a node, and what its diagnostics must begin with.
+    counts is what they did. `diagnosed`: a node, and what its diagnostics must begin with. `starves`: the planner may
+    get no turn while the fault is on, so that arms may rest for a while and must go on afterwards.
     `prepare` comes before the arms move. `arguments.SCENARIOS` says in words what each does.
     """
 
@@ -102,15 +107,18 @@ class Scenario:
     stopped_by: tuple[str, ...] = ()
     latched: bool = False
     commands_lost: bool = False
+    starves: bool = False
     diagnosed: tuple[str, str] | None = None
     prepare: Callable[[Stage], None] = lambda _: None
 
 
-def _camera(make: MakeFault, camera: int = 1) -> dict[str, Any]:
-    return {
-        "inject": lambda stage: stage.spoil(stage.spec.cameras[camera].topic, make),
-        "clear": lambda stage: stage.spoil(stage.spec.cameras[camera].topic, None),
-    }
+def _camera(make: MakeFault) -> dict[str, Any]:
+    """On another camera in every run."""
+    def put(stage: Stage, fault: MakeFault | None) -> None:
+        cameras = stage.spec.cameras
+        stage.spoil(cameras[stage.run % len(cameras)].topic, fault)
+
+    return {"inject": lambda stage: put(stage, make), "clear": lambda stage: put(stage, None)}
 
 
 def _blind(make: MakeFault) -> Scenario:
@@ -140,7 +148,7 @@ def _commands(make: MakeFault | None) -> Callable[[Stage], None]:
 def _stutter(stage: Stage) -> None:
     """The driver refuses commands for a moment, takes them again, and so on."""
     _commands(change.refused_at_times)(stage)
-    stage.during(2.5, lambda: None, 0.1)
+    stage.during(LASTS_S, lambda: None, 0.1)
     _commands(None)(stage)
 
 
@@ -152,7 +160,7 @@ def _chunks(edit: Callable[[ActionChunk], None], *told: str) -> Scenario:
             edit(chunk)
             stage.offer(chunk)
 
-        stage.during(2.0, once, 0.05)
+        stage.during(LASTS_S, once, 0.05)
 
     return Scenario(GOES_ON, inject, told=told)
 
@@ -196,7 +204,7 @@ def _slow_planner(stage: Stage) -> None:
         time.sleep(rng.uniform(0.02, 0.12))
         stage.send("world_action", signal.SIGCONT)
 
-    stage.during(3.0, once, 0.2)
+    stage.during(LASTS_S, once, 0.2)
 
 
 def _frozen_for_two_seconds(stage: Stage) -> None:
@@ -241,7 +249,8 @@ SCENARIOS: dict[str, Scenario] = {
     "clock_jump": _clock_jump(CLOCK_JUMP_S),
     "clock_jump_back": _clock_jump(-CLOCK_JUMP_S),
     "dds_flood": Scenario(GOES_ON, lambda stage: stage.flood(2.0), lambda stage: stage.send_strangers_away(),
-                          told=("malformed",), commands_lost=True, prepare=lambda stage: stage.load_strangers()),
+                          told=("malformed",), commands_lost=True, starves=True,
+                          prepare=lambda stage: stage.load_strangers()),
     "disk_full": Scenario(GOES_ON, lambda stage: stage.fill_disk(), lambda stage: stage.restart("recorder"),
                           diagnosed=("recorder", DISK_FULL)),
     "estop": Scenario(RESTS, lambda stage: stage.estop(True), lambda stage: stage.estop(False), REST_AFTER_STOP_S,

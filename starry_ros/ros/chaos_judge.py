@@ -41,6 +41,11 @@ far, once in 230 plays."""
 UNPLANNED = {"rad": 0.15, "m": 0.02}
 """How far arms that go on may be seen from everything that plans asked for, in the joint's own unit: what splices and
 drives swing past it. Plans that must not be followed lead 0.3 rad away."""
+OLD_PLANS_S = 2.0
+"""So long after a fault arms may still move by plans of 1.6 s from before it, or brake: that is no going on."""
+GOING_ON_RAD = 0.02
+"""So far in all the arms' joints must travel after that. Arms that stood were seen to travel 0.0; those that follow the
+planner without ROS travelled 0.2 or more in each such second of 49 episodes, and 0.06 in any second, also when done."""
 IN_FLIGHT_S = 0.1
 """Look-aheads that pass so long after a node was killed were sent before."""
 PRESSED, PUSHED = {"rad": 0.015, "m": 0.0015}, {"rad": 0.003, "m": 0.0003}
@@ -264,6 +269,17 @@ def _hold_to(spec: RobotSpec, after_s_N: F64, value_NJ: F64, limit: F64, what: s
 
 def _by_unit(spec: RobotSpec, values: Mapping[str, float]) -> F64:
     return np.array([values[joint.unit] for joint in spec.joints])
+
+
+def travelled(witness: Witness, until_s: float) -> float:
+    """Radians that all joints of the arms, jaws aside, travelled in sum from `OLD_PLANS_S` after the fault's begin to
+    `until_s`: by plans that came after it.
+    """
+    times_N, position_NJ, _ = witness.seen
+    counts_N = (times_N >= witness.since_s + OLD_PLANS_S) & (times_N <= until_s)
+    travel_J = np.abs(np.diff(position_NJ[counts_N], axis=0)).sum(axis=0)
+    travel_J[list(witness.spec.gripper_indices)] = 0.0
+    return float(travel_J.sum())
 
 
 def along_plans(witness: Witness) -> None:

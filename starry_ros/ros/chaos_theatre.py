@@ -43,7 +43,7 @@ class Theatre(RunningGraph):
         self._chunks = self.operator.create_publisher(ActionChunk, PLAN_TOPIC, PLAN)
         self._estops = self.operator.create_publisher(Bool, "estop", SAFETY)
         self.operator.create_subscription(ExecutorStatus, "executor_status", self._on_status, STATE)
-        self._seed, self._instruction = 0, ""
+        self.run, self._seed, self._instruction = 0, 0, ""
         self._strangers: Strangers | None = None
         self.look_away()
 

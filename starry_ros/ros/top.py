@@ -148,7 +148,8 @@ def _head(heard: Heard, now_s: float) -> list[Line]:
     if executor is not None:
         plan = f"{executor.chunk_id}, lasts {executor.slack_s:.2f} s more, seen {executor.chunk_age_s:.2f} s ago"
         lines.append(Line(
-            f"  plan      {plan if executor.chunk_id else 'none'}; change at splice {executor.splice_position:.3f}; "
+            f"  plan      {plan if executor.chunk_id else 'none'}; change at splice {executor.splice_position:.3f}, "
+            f"{executor.splice_velocity:.2f} a second; "
             f"waited {executor.stall_share:.1%}; refused {sum(executor.refused_counts)}; "
             f"late ticks {executor.missed_ticks}{silent}"
         ))

@@ -268,7 +268,7 @@ class WorldActionNode(StarryNode):
         self._status.epoch = planner.reset(text)
         if self._course is not None and self._course.end_ns > self._edge.now_ns():
             planner.told(self._course)  # a new session stops no arms: they run to the end of what is known
-        self._status.surprise = []
+        self._status.surprise, self._status.progress = [], []
         self._status.instruction, self._status.instruction_id = text, planner.session.instruction_id
         self._say("waiting", NO_OBSERVATION)
         return int(self._status.epoch)
@@ -328,6 +328,7 @@ class WorldActionNode(StarryNode):
         self._status.rung = planner.ladder.rung.value
         score = planner.monitor.score
         self._status.surprise = [] if score is None else [score.level]
+        self._status.progress = [] if score is None else [score.progress]
         if plan is None:
             self._say("refused", NO_TIME)
         else:

@@ -80,9 +80,9 @@ class EpisodeResult:
 
     `duration_s` counts from the sentence that has to be followed, or from what was forced. `stall_share` is of the
     executor's running ticks, `delay_s` the worst delay that limits added to a plan. `plan_s` holds the measured time
-    of every plan, `frames` the canvases if they were kept. `splice_jump` is the worst difference of a plan from the
-    command at its border, `chunk_age_s` the mean age of the observation behind the plan in force. `forced` says
-    whether what the case forces came about: a block that nobody takes cannot be dropped.
+    of every plan, `frames` the canvases if they were kept. `splice_jump` and `velocity_jump` are the worst
+    differences of a plan from the command at its border, `chunk_age_s` the mean age of the observation behind the plan
+    in force. `forced` says whether what the case forces came about: a block that nobody takes cannot be dropped.
     """
 
     case: Case
@@ -97,6 +97,7 @@ class EpisodeResult:
     plan_s: tuple[float, ...]
     frames: tuple[U8, ...] = ()
     splice_jump: float = 0.0
+    velocity_jump: float = 0.0
     chunk_age_s: float = 0.0
     forced: bool = True
 
@@ -264,7 +265,8 @@ class _Episode:
             failure=self._failure(), duration_s=seconds(self.driver.time_ns - self._start_ns),
             stall_share=status.stall_share, delay_s=self._delay_s,
             refused=refused, plan_s=tuple(self._plan_s), frames=tuple(self._frames),
-            splice_jump=status.splice_jump_worst, chunk_age_s=float(np.mean(self._ages_s)) if self._ages_s else 0.0,
+            splice_jump=status.splice_jump_worst, velocity_jump=status.velocity_jump_worst,
+            chunk_age_s=float(np.mean(self._ages_s)) if self._ages_s else 0.0,
             forced=self._mishap.happened,
         )
 

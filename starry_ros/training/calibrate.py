@@ -1,8 +1,9 @@
-"""`starry calibrate`: what surprise is usual for a model, measured in closed loop, and how well a disturbance is told.
+"""`starry calibrate`: what surprise and progress are usual for a model, in closed loop, and how well they tell.
 
 A sample is what two plans in a row say while the hands are free. Undisturbed episodes give mean, spread and thresholds
-(every third of them is held out for the thresholds and for the comparison). In pushed episodes a block is nudged by an
-unseen hand: samples in which a free block went more than MOVED_M are disturbed, those in which it stayed are not.
+(every third of them is held out for the thresholds, that of progress too, and for the comparison). In pushed episodes a
+block is nudged by an unseen hand: samples in which a free block went more than MOVED_M are disturbed, those in which it
+stayed are not.
 
 Shapes: N tokens, S samples.
 """
@@ -13,6 +14,7 @@ import argparse
 import sys
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 
@@ -29,11 +31,13 @@ from starry_ros.types import F32, F64, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.aim import Aim, shift
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.load import load_session
-from starry_ros.wam.surprise import Dream, Ints, calibrate, roc_area
+from starry_ros.wam.surprise import BEHIND, Calibration, Dream, Ints, calibrate, progress, roc_area
 
 MOVED_M, STAYED_M = 0.01, 0.002
 AFTER_S = 4.0
 """Undisturbed episodes go on after success: aims wander where nothing is left to do, and that must not stop arms."""
+
+One = TypeVar("One")
 
 
 @dataclass
@@ -104,18 +108,19 @@ def calibrate_command(args: argparse.Namespace) -> int:
         raise ConfigError(str(folder), "is of Wan's size: surprise is calibrated for models trained here alone")
     play = Comparisons(PlannerPolicy(session, loop), cell)
     tokens_M = still_tokens(model, {camera.name for camera in spec.cameras if camera.role == "head"})
-    dreams, shifts = list[tuple[Dream, F32]](), list[list[float]]()
+    frames, shifts = list[list[tuple[Dream, F32]]](), list[list[float]]()
     for i in range(args.episodes):
         run_episode(play, cell, Case(args.seed + i, task=args.task), replace(loop, after_s=AFTER_S))
-        dreams += play.pairs if i % 3 else []
+        frames.append(play.pairs)
         shifts.append([moved for moved, _ in play.samples()])
         print(f"undisturbed {i + 1}/{args.episodes}: {len(shifts[-1])} samples", file=sys.stderr, flush=True)
-    fitted = [one for i, episode in enumerate(shifts) if i % 3 for one in episode]
-    held_out = [one for i, episode in enumerate(shifts) if not i % 3 for one in episode]
-    calibration = calibrate(dreams, fitted, held_out, tokens_M, model.columns)
-    calm, disturbed = _pushed(args, play, loop)
+    (fitted, held_out), (dreams, later) = _parted(shifts), _parted(frames)
+    calibration = calibrate(dreams, fitted, held_out, later, tokens_M, model.columns)
+    usual = [slow for episode in frames[::3] for slow in too_slow(calibration, episode)]
+    calm, disturbed, behind = _pushed(args, play, loop, calibration)
     cell.close()
     slow_at = calibration.aim_mean + calibration.slow_at * calibration.aim_spread
+    stop_at = calibration.aim_mean + calibration.stop_at * calibration.aim_spread
     rows = [
         bench_row("surprise/roc_area", roc_area(calm + held_out, disturbed) if disturbed else float("nan"), "",
                   usual=len(calm + held_out), disturbed=len(disturbed)),
@@ -124,6 +129,12 @@ def calibrate_command(args: argparse.Namespace) -> int:
         bench_row("surprise/usual_that_slow", float(np.mean(np.array(calm) >= slow_at)), "share",  # held_out chose it
                   usual=len(calm)),
         bench_row("surprise/disturbed_that_slow", float(np.mean(np.array(disturbed) >= slow_at)), "share"),
+        bench_row("surprise/usual_that_stop", float(np.mean(np.array(calm) >= stop_at)), "share"),
+        bench_row("surprise/disturbed_that_stop", float(np.mean(np.array(disturbed) >= stop_at)), "share"),
+        bench_row("progress/slow_at", float("nan") if calibration.progress_at is None else calibration.progress_at,
+                  "share"),
+        bench_row("progress/usual_that_slow", float(np.mean(usual)), "share", usual=len(usual)),
+        bench_row("progress/pushed_that_slow", float(np.mean(behind)), "share", pushed=len(behind)),
     ]
     print_table(rows, BENCH_COLUMNS)
     if not args.dry_run:
@@ -145,13 +156,31 @@ def still_tokens(model: WamConfig, cameras: set[str]) -> Ints:
     return np.flatnonzero(inside_N)
 
 
-def _pushed(args: argparse.Namespace, play: Comparisons, loop: LoopConfig) -> tuple[list[float], list[float]]:
-    """Shifts of undisturbed and of disturbed samples of pushed episodes."""
-    calm, disturbed = list[float](), list[float]()
+def _parted(episodes: list[list[One]]) -> tuple[list[One], list[One]]:
+    """What is fitted, and what is held out: of every third episode."""
+    fitted = [one for i, episode in enumerate(episodes) if i % 3 for one in episode]
+    return fitted, [one for i, episode in enumerate(episodes) if not i % 3 for one in episode]
+
+
+def too_slow(calibration: Calibration, frames: list[tuple[Dream, F32]]) -> list[bool]:
+    """At which frames of an episode progress slows the arms."""
+    found, behind = list[bool](), 0
+    for dream, real_ND in frames:
+        behind = behind + 1 if calibration.too_little(dream, progress(dream, real_ND)) else 0
+        found.append(behind >= BEHIND)
+    return found
+
+
+def _pushed(
+    args: argparse.Namespace, play: Comparisons, loop: LoopConfig, calibration: Calibration
+) -> tuple[list[float], list[float], list[bool]]:
+    """Of pushed episodes: shifts of undisturbed and of disturbed samples, and at which frames progress slows."""
+    calm, disturbed, behind = list[float](), list[float](), list[bool]()
     for i in range(args.pushed):
         run_episode(play, play.cell, Case(args.seed + args.episodes + i, "push", args.task), loop)
         for moved, distance_m in play.samples():
             calm += [moved] if distance_m < STAYED_M else []
             disturbed += [moved] if distance_m > MOVED_M else []
+        behind += too_slow(calibration, play.pairs)
         print(f"pushed {i + 1}/{args.pushed}: {len(disturbed)} disturbed samples", file=sys.stderr, flush=True)
-    return calm, disturbed
+    return calm, disturbed, behind

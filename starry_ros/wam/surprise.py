@@ -1,8 +1,8 @@
 """Imagination against reality: is the world where the last plan expected it?
 
 *surprise* is how unusual it is that the aim has moved from one plan to the next (`aim`), in deviations of undisturbed
-episodes. It is what acts. Only a plan can tell it, and that plan already aims at the world as it is; the one after it
-is made of the next frame of the history, however long `replan_s` is.
+episodes. It slows and stops. Only a plan can tell it, and that plan already aims at the world as it is; the one after
+it is made of the next frame of the history, however long `replan_s` is.
 
 *picture* is how unusual the distance of a real frame is from the one that was imagined for its instant. A token's
 distance is the logarithm of the mean squared difference of its latents; what is usual depends on how much change was
@@ -13,6 +13,9 @@ the bin; it is the mean of the TOP most unusual tokens of a camera that stands s
 *progress* is how much of the imagined change has come about: 0 nothing, 1 all of it.
 
     progress = <z - z_0, z_imagined - z_0> / |z_imagined - z_0|^2
+
+Where much change was imagined and less of it comes than hardly ever in undisturbed episodes, BEHIND frames in a row,
+something holds the arms up: that slows them.
 
 Shapes: N frame tokens, D numbers of a token's latents, M tokens that count, B bins of imagined change, S frames.
 """
@@ -41,6 +44,10 @@ FLOOR = 1e-4
 SPREAD_FLOOR = 0.1
 STOP_AFTER = 3.0
 """Deviations above the surprise that slows at which it stops."""
+BEHIND = 2
+"""So many frames in a row with too little progress count: a plan that went elsewhere spoils one."""
+MUCH_CHANGE, LITTLE_PROGRESS = 0.5, 0.01
+"""Quantiles of undisturbed frames: of the imagined change, and of the progress of those with more change than that."""
 
 Ints = NDArray[np.intp]
 
@@ -53,18 +60,30 @@ class Dream:
     seen_ND: F32
     imagined_ND: F32
 
+    @property
+    def change(self) -> float:
+        """How much change was imagined: a squared distance."""
+        return float(((self.imagined_ND - self.seen_ND).astype(np.float64) ** 2).sum())
+
 
 @dataclass(frozen=True)
 class Score:
     """Surprise and picture in standard deviations, progress as a share.
 
-    `level` is 1 where surprise slows and 2 where it stops; surprise is 0 where nothing can be said.
+    `shifted` is 1 where surprise slows and 2 where it stops; surprise is 0 where nothing can be said. `behind` counts
+    frames in a row with too little progress.
     """
 
     surprise: float = 0.0
-    level: float = 0.0
+    shifted: float = 0.0
     progress: float = 1.0
     picture: float = 0.0
+    behind: int = 0
+
+    @property
+    def level(self) -> float:
+        """What acts: from 1 on it slows, from 2 on it stops."""
+        return max(self.shifted, 1.0 if self.behind >= BEHIND else 0.0)
 
 
 @dataclass(frozen=True)
@@ -73,7 +92,8 @@ class Calibration:
 
     `columns` of the token grid; `tokens_M` that count; bins of imagined change by their inner edges [B - 1], with mean
     and spread [B] of the log distance; mean and spread of an aim's shift. Surprise from `slow_at` on slows the arms and
-    lets no plan wait for longer than a frame of the history, from `stop_at` on it stops them.
+    lets no plan wait for longer than a frame of the history, from `stop_at` on it stops them. Where more than
+    `change_at` was imagined, progress below `progress_at` is too little; None: that was not calibrated.
     """
 
     columns: int
@@ -85,6 +105,8 @@ class Calibration:
     aim_spread: float = 1.0
     slow_at: float = 0.0
     stop_at: float = 1.0
+    change_at: float = 0.0
+    progress_at: float | None = None
 
     def surprise(self, before: Aim, now: Aim) -> float | None:
         """How unusual it is that the aim moved so far; None where hands that were not free may have moved it."""
@@ -100,6 +122,10 @@ class Calibration:
     def level(self, surprise: float) -> float:
         """Surprise on a scale whose 1 is `slow_at` and 2 `stop_at`; at least 0."""
         return float(max(0.0, 1 + (surprise - self.slow_at) / (self.stop_at - self.slow_at)))
+
+    def too_little(self, dream: Dream, progress: float) -> bool:
+        """Whether hardly any undisturbed frame has so little progress."""
+        return self.progress_at is not None and progress < self.progress_at and dream.change > self.change_at
 
     def save(self, folder: Path) -> None:
         """Write into a model folder, for the weights that are in it."""
@@ -119,8 +145,9 @@ class Calibration:
                 return None
             tokens_M = np.array(raw["tokens_M"], dtype=np.intp)
             edges, mean, spread = (np.array(raw[name], dtype=np.float64) for name in ("edges", "mean_B", "spread_B"))
-            aims = (float(raw[name]) for name in ("aim_mean", "aim_spread", "slow_at", "stop_at"))
-            return Calibration(raw["columns"], tokens_M, edges, mean, spread, *aims)
+            numbers = {name: float(raw[name]) for name in ("aim_mean", "aim_spread", "slow_at", "stop_at")}
+            numbers |= {name: float(raw[name]) for name in ("change_at", "progress_at") if raw.get(name) is not None}
+            return Calibration(raw["columns"], tokens_M, edges, mean, spread, **numbers)
         except (ValueError, KeyError, TypeError) as error:
             fix = "starry calibrate, or delete the file"
             raise CheckpointError(str(path), f"is no calibration: {error}", fix=fix) from error
@@ -151,17 +178,16 @@ def _log_mean_square(difference_ND: F32) -> F64:
 def progress(dream: Dream, real_ND: F32) -> float:
     """How much of the imagined change has come about."""
     wanted = (dream.imagined_ND - dream.seen_ND).astype(np.float64)
-    length = float((wanted**2).sum())
-    return float((wanted * (real_ND - dream.seen_ND)).sum() / length) if length > FLOOR else 1.0
+    return float((wanted * (real_ND - dream.seen_ND)).sum() / dream.change) if dream.change > FLOOR else 1.0
 
 
 def calibrate(
-    fitted: Sequence[tuple[Dream, F32]], shifts: Sequence[float], held_out: Sequence[float], tokens_M: Ints,
-    columns: int, slow_quantile: float = 0.95,
+    fitted: Sequence[tuple[Dream, F32]], shifts: Sequence[float], held_out: Sequence[float],
+    held_out_frames: Sequence[tuple[Dream, F32]], tokens_M: Ints, columns: int, slow_quantile: float = 0.95,
 ) -> Calibration:
     """From dreams with the undisturbed frames that came, and undisturbed shifts of the aim.
 
-    Thresholds come from shifts that mean and spread do not know.
+    Thresholds come from shifts and frames that means and spreads do not know.
     """
     pairs = [measured(dream, real, tokens_M, columns) for dream, real in fitted]
     change, distance = (np.concatenate(part) for part in zip(*pairs, strict=True))
@@ -172,8 +198,11 @@ def calibrate(
     mean, spread = float(np.mean(shifts)), max(float(np.std(shifts)), SPREAD_FLOOR)
     slow_at = float(np.quantile((np.asarray(held_out) - mean) / spread, slow_quantile))
     spread_B = np.maximum(spread_B, SPREAD_FLOOR)
+    change_at = float(np.quantile([dream.change for dream, _ in fitted], MUCH_CHANGE))
+    come = [progress(dream, real) for dream, real in held_out_frames if dream.change > change_at]
     return Calibration(
-        columns, tokens_M, edges, mean_B, spread_B, mean, spread, slow_at, stop_at=slow_at + STOP_AFTER
+        columns, tokens_M, edges, mean_B, spread_B, mean, spread, slow_at, slow_at + STOP_AFTER, change_at,
+        float(np.quantile(come, LITTLE_PROGRESS)) if come else None,
     )
 
 
@@ -198,8 +227,10 @@ class Monitor:
         self._aim = self.score = None
 
     def forget_aim(self) -> None:
-        """A new sentence: the next plan aims elsewhere."""
+        """A new sentence: the next plan aims elsewhere, and what the last ones imagined will not come."""
         self._aim = None
+        self._dreams.clear()
+        self.score = replace(self.score, behind=0) if self.score is not None else None
 
     def aim(self, aim: Aim | None) -> None:
         """A plan aims there; None where it does not say."""
@@ -207,8 +238,8 @@ class Monitor:
         if self.calibration is None:
             return
         found = self.calibration.surprise(before, aim) if before is not None and aim is not None else None
-        surprise, level = (found, self.calibration.level(found)) if found is not None else (0.0, 0.0)
-        self.score = replace(self.score or Score(), surprise=surprise, level=level)
+        surprise, shifted = (found, self.calibration.level(found)) if found is not None else (0.0, 0.0)
+        self.score = replace(self.score or Score(), surprise=surprise, shifted=shifted)
 
     def expect(self, dream: Dream) -> None:
         """A plan imagined this."""
@@ -222,6 +253,8 @@ class Monitor:
             return None
         dream = self._dreams.popleft()
         if self.calibration is not None:
+            score, come = self.score or Score(), progress(dream, real_ND)
+            behind = score.behind + 1 if self.calibration.too_little(dream, come) else 0
             picture = self.calibration.picture(dream, real_ND)
-            self.score = replace(self.score or Score(), progress=progress(dream, real_ND), picture=picture)
+            self.score = replace(score, progress=come, picture=picture, behind=behind)
         return dream

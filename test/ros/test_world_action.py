@@ -4,67 +4,17 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from sensor_msgs.msg import Image, JointState
-from starry_ros.msg import ActionChunk, CanvasInfo, WorldActionStatus
-from starry_ros.srv import ResetSession
+from starry_ros.msg import ActionChunk, CanvasInfo
 from std_msgs.msg import String
+from world_action_kit import AGE_S, Change, Rig
 
-from starry_ros.canvas.layout import t_pose_layout
-from starry_ros.ros.convert import EdgeClock, canvas_messages, stamp_ns, state_message, to_stamp
-from starry_ros.ros.qos import LATCHED, PLAN, SENSOR, STATE
-from starry_ros.types import Canvas, RobotState, TileStatus
-
-PERIOD_S, AGE_S, PAIR_S = 0.1, 1.0, 0.4
-Observation = tuple[Image, CanvasInfo, JointState]
-Change = Callable[[Image, CanvasInfo, JointState], None]
-
-
-class Rig:
-    """Canvases and joint states of one instant, ten times a second; `change` may spoil them."""
-
-    def __init__(self, world: Any, spec: Any) -> None:
-        self.world, self.spec, self.layout = world, spec, t_pose_layout(spec)
-        self.clock = EdgeClock(world.node.get_clock())
-        self.chunks = world.listen(ActionChunk, "action_chunk", PLAN)
-        self.statuses = world.listen(WorldActionStatus, "world_action_status", STATE)
-        world.start("world_action", max_age_s=AGE_S, max_pair_s=PAIR_S, replan_s=0.1)
-        topics = ((Image, "canvas", SENSOR), (CanvasInfo, "canvas_info", SENSOR), (JointState, "joint_states", STATE))
-        self.publishers = [world.publisher(*topic) for topic in topics]
-        assert world.call(ResetSession, "reset_session", text="put the red block on the pad").accepted
-
-    def observation(self) -> Observation:
-        now_ns = self.clock.now_ns()
-        tiles = tuple(TileStatus(camera, now_ns, 0, True) for camera in self.layout.cameras)
-        pixels = np.arange(self.layout.height_px * self.layout.width_px * 3, dtype=np.uint32).astype(np.uint8)
-        image_HWC = pixels.reshape(self.layout.height_px, self.layout.width_px, 3)
-        canvas = Canvas(now_ns, self.layout.layout_hash, image_HWC, tiles)
-        image, info = canvas_messages(canvas, self.layout, self.spec.content_hash, self.clock)
-        home = self.spec.limit("home")
-        return image, info, state_message(self.spec, RobotState(now_ns, home, np.zeros_like(home)), self.clock)
-
-    def send(self, change: Change = lambda *_: None) -> None:
-        observation = self.observation()
-        change(*observation)
-        for publisher, message in zip(self.publishers, observation, strict=True):
-            publisher.publish(message)
-        self.world.spin(PERIOD_S)
-
-    def send_until(self, ready: Callable[[], bool], change: Change = lambda *_: None) -> None:
-        for _ in range(300):
-            self.send(change)
-            if ready():
-                return
-        pytest.fail(f"{self.statuses[-1]}\n{self.world.health}")
-
-    def works(self) -> None:
-        """Good observations become plans."""
-        count = len(self.chunks)
-        self.send_until(lambda: len(self.chunks) > count + 1 and self.statuses[-1].state == "planning")
+from starry_ros.ros.convert import stamp_ns, to_stamp
+from starry_ros.ros.qos import LATCHED, STATE
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +97,7 @@ def test_before_an_executor_has_told_its_first_course_plans_commit_to_nothing(ri
     """The arms were never armed: what is planned is a preview."""
     log = rig.world.listen(String, "planning_log", STATE)
     rig.world.publisher(ActionChunk, "executor_course", LATCHED)
-    assert rig.world.call(ResetSession, "reset_session", text="put the red block on the pad").accepted
+    assert rig.reset().accepted
 
     def committed() -> list[int]:
         steps = [json.loads(message.data) for message in log]
@@ -200,7 +150,7 @@ def test_the_first_plan_after_a_reset_goes_on_from_the_course_of_arms_that_move(
     ))
     rig.world.spin(0.2)
     log.clear()
-    assert rig.world.call(ResetSession, "reset_session", text="put the red block on the pad").accepted
+    assert rig.reset().accepted
 
     def plans() -> list[dict[str, Any]]:
         steps = [json.loads(message.data) for message in log]
