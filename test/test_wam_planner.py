@@ -257,6 +257,17 @@ def surprise_of(planner: Planner, level: float) -> None:
     planner.monitor.aim = found  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("mode", PlanMode)
+def test_what_was_imagined_is_held_against_reality_only_where_plans_know_what_is_commanded_meanwhile(
+    mode: PlanMode
+) -> None:
+    """In the others arms wait for the plan, or are elsewhere by then: progress would be little, and slow them."""
+    planner, expected = make_planner(mode, latency_s=0.6), []
+    planner.monitor.expect = expected.append  # type: ignore[method-assign]
+    observe_and_plan(planner, 0)
+    assert len(expected) == (mode is PlanMode.ASYNC_GROUNDED)
+
+
 def test_the_first_plan_of_an_episode_has_nothing_to_go_on_from() -> None:
     planner = make_planner(PlanMode.ASYNC_GROUNDED, prefix_steps=8, latency_s=0.2)
     committed = []

@@ -157,7 +157,9 @@ class Planner:
         self._latency.add(max(waited_s, age_s) + took_s)
         if self.config.mode is PlanMode.SYNC:
             plan = replace(plan, chunk=self._from_arrival(plan.chunk))
-        if self.session.dream is not None and self.ladder.effort(rung).video:
+        # without grounding arms wait first, or are elsewhere by then: what was imagined comes late or not at all
+        grounded = self.config.mode is PlanMode.ASYNC_GROUNDED
+        if grounded and self.session.dream is not None and self.ladder.effort(rung).video:
             self.monitor.expect(self.session.dream)
         self.monitor.aim(aim_of(plan.value_map, self._still, self._free) if self._still is not None else None)
         self._running = plan.chunk
