@@ -123,11 +123,10 @@ class Splices:
 
     def _join(self) -> None:
         """Join what waits, in the time that is left of the period."""
-        clock, begun = looks_ns(self._now_ns, self._period_ns, self._rng).__next__, self._executor._intake.current
+        clock, begun = looks_ns(self._now_ns, self._period_ns, self._rng).__next__, self._executor.joining
         for chunk, merge in self._waiting.join(self._now_ns + self._period_ns, clock):
             self._answered(merge)
-            if merge.accepted and begun is not None and begun.chunk is chunk:
-                self.over_ticks += begun.found is not None and begun.ticks > 1
+            self.over_ticks += merge.accepted and chunk is begun
 
     def _answered(self, merge: Merge) -> None:
         self.answers["accepted" if merge.reason is None else merge.reason.value] += 1

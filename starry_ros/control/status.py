@@ -66,10 +66,9 @@ class ExecutorStatus:
     known plan still lasts, `delay_s` how much later than planned it will end, `stall_share` the share of running ticks
     spent waiting for a plan (not those at a border of the space, where a plan is there but leads on). `splice_jump` is
     the greatest position difference between a new plan and the command at a splice, the last one and the worst since
-    `arm` (the command itself never jumps), `velocity_jump_worst` the same of
-    velocities. `borders` counts plans that were followed only up to a border of the space.
-    `limit_activity_J` is the share of running ticks in which a joint's plan was slowed by its limits;
-    `tracking_error_J` is measured against commanded position.
+    `arm` (the command itself never jumps), `velocity_jump_worst` the same of velocities. `borders` counts plans that
+    were followed only up to a border of the space. `limit_activity_J` is the share of running ticks in which a joint's
+    plan was slowed by its limits; `tracking_error_J` is measured against commanded position.
     """
 
     mode: Mode

@@ -31,7 +31,7 @@ from starry_ros.types import F32, F64, ActionChunk, Canvas, Plan, RobotState
 from starry_ros.wam.aim import Aim, shift
 from starry_ros.wam.config import WamConfig
 from starry_ros.wam.load import load_session
-from starry_ros.wam.surprise import BEHIND, Calibration, Dream, Ints, calibrate, progress, roc_area
+from starry_ros.wam.surprise import BEHIND, Calibration, Dream, Ints, calibrate, roc_area
 
 MOVED_M, STAYED_M = 0.01, 0.002
 AFTER_S = 4.0
@@ -166,7 +166,7 @@ def too_slow(calibration: Calibration, frames: list[tuple[Dream, F32]]) -> list[
     """At which frames of an episode progress slows the arms."""
     found, behind = list[bool](), 0
     for dream, real_ND in frames:
-        behind = behind + 1 if calibration.too_little(dream, progress(dream, real_ND)) else 0
+        behind = calibration.behind(behind, dream, real_ND)
         found.append(behind >= BEHIND)
     return found
 

@@ -127,6 +127,10 @@ class Calibration:
         """Whether hardly any undisturbed frame has so little progress."""
         return self.progress_at is not None and progress < self.progress_at and dream.change > self.change_at
 
+    def behind(self, before: int, dream: Dream, real_ND: F32) -> int:
+        """Frames in a row with too little progress, after `before` of them and this one."""
+        return before + 1 if self.too_little(dream, progress(dream, real_ND)) else 0
+
     def save(self, folder: Path) -> None:
         """Write into a model folder, for the weights that are in it."""
         raw = {field.name: getattr(self, field.name) for field in fields(self)} | {"weights": _weights(folder)}
@@ -253,8 +257,9 @@ class Monitor:
             return None
         dream = self._dreams.popleft()
         if self.calibration is not None:
-            score, come = self.score or Score(), progress(dream, real_ND)
-            behind = score.behind + 1 if self.calibration.too_little(dream, come) else 0
-            picture = self.calibration.picture(dream, real_ND)
-            self.score = replace(score, progress=come, picture=picture, behind=behind)
+            score = self.score or Score()
+            self.score = replace(
+                score, progress=progress(dream, real_ND), picture=self.calibration.picture(dream, real_ND),
+                behind=self.calibration.behind(score.behind, dream, real_ND),
+            )
         return dream
