@@ -35,6 +35,7 @@ SCENARIOS = {
     "visualiser_killed": "the overlay node is killed",
     "recorder_killed": "the recorder is killed",
     "sim_robot_killed": "the robot is killed",
+    "sim_cameras_killed": "the process of the robot's cameras is killed",
     "driver_rejects": "the driver rejects every command",
     "driver_stutters": "the driver rejects commands now and then",
     "clock_jump": "the nodes' clock jumps 5 s ahead of the robot's",

@@ -59,6 +59,9 @@ class Stage(Protocol):
     def restart(self, node: str) -> None:
         """End a node and start it again."""
 
+    def kill_cameras(self) -> None:
+        """Kill the process of the simulated robot's cameras, which is a node and no child of ours."""
+
     def estop(self, pressed: bool) -> None:
         """Press or release the emergency stop."""
 
@@ -242,6 +245,8 @@ SCENARIOS: dict[str, Scenario] = {
     "recorder_killed": Scenario(GOES_ON, **_killed("recorder")),
     "sim_robot_killed": Scenario(GONE, **_killed("sim_robot"), within_s=REST_AFTER_WATCH_S,
                                  stopped_by=("joint_state_stale",), latched=True),
+    "sim_cameras_killed": Scenario(GONE, lambda stage: stage.kill_cameras(), lambda stage: stage.start("sim_robot"),
+                                   REST_AFTER_WATCH_S, stopped_by=("joint_state_stale",), latched=True),
     "driver_rejects": Scenario(
         RESTS, _commands(change.edited(JointTrajectory, change.never_at_rest)), _commands(None), REST_AFTER_STOP_S,
         stopped_by=("tracking_error",), latched=True),

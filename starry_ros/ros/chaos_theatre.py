@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import resource
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from std_msgs.msg import Bool
@@ -28,6 +30,8 @@ MOVING_RAD_S = 0.15
 RESTING_FOR_S = 0.3
 READY_S, RESUME_S, REPLY_S, END_S, HEARD_S = 300.0, 60.0, 3.0, 5.0, 15.0
 MALFORMED = "malformed"
+CAMERAS = "sim_camera_process"
+"""In the command line of the process that renders for the simulated robot."""
 SETTLE_S = 0.5
 """Until an executor has heard where a new episode has put the arms."""
 
@@ -91,6 +95,14 @@ class Theatre(RunningGraph):
         self.send(node, signal.SIGTERM)
         self.until(lambda: not self.supervisor.children[node].running, RESUME_S, f"the end of {node}")
         self.start(node)
+
+    def kill_cameras(self) -> None:
+        pid = self.supervisor.children["sim_robot"].pid
+        found = [int(child) for thread in Path(f"/proc/{pid}/task").glob("*/children")
+                 for child in thread.read_text().split() if CAMERAS in Path(f"/proc/{child}/cmdline").read_text()]
+        if not found:
+            raise Failed("the simulated robot has no process of its cameras")
+        os.kill(found[0], signal.SIGKILL)
 
     def chunk(self) -> ActionChunk:
         if self.relays.plan is None:
