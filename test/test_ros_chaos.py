@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -344,6 +345,15 @@ def test_a_robot_that_is_gone_must_not_be_sent_on_its_way_again() -> None:
     gone.known["look_aheads"].append(Passed(1.2, 1.5))
     with pytest.raises(Failed, match=r"until 1\.50 s"):
         judge(gone, GONE)
+
+
+def test_a_robot_that_ends_for_want_of_cameras_may_take_a_moment_and_no_longer() -> None:
+    ending = Watched(mode="FAULT", reason="joint_state_stale", look_aheads=[Passed(0.3, 0.6)])
+    every = ending.seen
+    for until_s, ends_s, alive in ((0.05, 0.0, False), (0.3, 0.0, True), (0.3, 0.4, False), (0.6, 0.4, True)):
+        ending.seen = tuple(part[every[0] <= until_s] for part in every)
+        with pytest.raises(Failed, match="alive") if alive else contextlib.nullcontext():
+            judge(ending, GONE, stopped_by=("joint_state_stale",), ends_s=ends_s)
 
 
 def test_arms_that_go_on_follow_the_planner_and_nobody_else() -> None:

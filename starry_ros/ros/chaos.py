@@ -177,7 +177,7 @@ def _plans_go_on(theatre: Theatre) -> None:
 def _arms_gone(theatre: Theatre, scenario: Scenario) -> Record:
     """No arm is there to be seen: nothing may be sent that still moves one when it comes back."""
     witness = theatre.witness()
-    if len(witness.seen[0]) and witness.seen[0][-1] > theatre.looked_away_s + IN_FLIGHT_S:
+    if len(witness.seen[0]) and witness.seen[0][-1] > theatre.looked_away_s + scenario.ends_s + IN_FLIGHT_S:
         raise Failed("the simulated robot is alive")
     end_s = max((ahead.end_s for ahead in witness.look_aheads), default=witness.since_s)
     if end_s > witness.since_s + scenario.within_s:

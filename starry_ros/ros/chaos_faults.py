@@ -35,6 +35,8 @@ REST_AT_LAST_S = 4.0
 LASTS_S = 3.0
 """For so long at least a fault that arms go on in is on: a second longer than plans from before it may move them."""
 CLOCK_JUMP_S = 5.0
+CAMERAS_END_S = 0.4
+"""Until the simulated robot has ended for a death of its cameras: Linux frees their memory before it says so."""
 DISK_FULL = "disk"
 """How the recorder's diagnostics begin then."""
 BLIND = ("no_observation", "canvas_incomplete", "canvas_stale")
@@ -97,7 +99,8 @@ class Scenario:
     `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Where
     joint states are late as well nobody can know of it, and it is the driver's own limits that hold the arms: what
     counts is what they did. `diagnosed`: a node, and what its diagnostics must begin with. `starves`: the planner may
-    get no turn while the fault is on, so that arms may rest for a while and must go on afterwards.
+    get no turn while the fault is on, so that arms may rest for a while and must go on afterwards. `ends_s`: how long a
+    robot that will be gone may take to end.
     `prepare` comes before the arms move. `arguments.SCENARIOS` says in words what each does.
     """
 
@@ -112,6 +115,7 @@ class Scenario:
     commands_lost: bool = False
     starves: bool = False
     diagnosed: tuple[str, str] | None = None
+    ends_s: float = 0.0
     prepare: Callable[[Stage], None] = lambda _: None
 
 
@@ -245,8 +249,9 @@ SCENARIOS: dict[str, Scenario] = {
     "recorder_killed": Scenario(GOES_ON, **_killed("recorder")),
     "sim_robot_killed": Scenario(GONE, **_killed("sim_robot"), within_s=REST_AFTER_WATCH_S,
                                  stopped_by=("joint_state_stale",), latched=True),
-    "sim_cameras_killed": Scenario(GONE, lambda stage: stage.kill_cameras(), lambda stage: stage.start("sim_robot"),
-                                   REST_AFTER_WATCH_S, stopped_by=("joint_state_stale",), latched=True),
+    "sim_cameras_killed": Scenario(
+        GONE, lambda stage: stage.kill_cameras(), lambda stage: stage.start("sim_robot"),
+        CAMERAS_END_S + REST_AFTER_WATCH_S, stopped_by=("joint_state_stale",), latched=True, ends_s=CAMERAS_END_S),
     "driver_rejects": Scenario(
         RESTS, _commands(change.edited(JointTrajectory, change.never_at_rest)), _commands(None), REST_AFTER_STOP_S,
         stopped_by=("tracking_error",), latched=True),
