@@ -11,6 +11,7 @@ from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Event, Mode
 from starry_ros.control.schedule import Refusal
 from starry_ros.control.status import ExecutorConfig
+from starry_ros.control.watch import StateWatch
 from starry_ros.timing import NS_PER_S, nanoseconds
 
 STAND_J = smooth_plan(0.0)
@@ -52,6 +53,24 @@ def test_after_an_emergency_stop_a_jaw_still_presses_on_what_it_holds() -> None:
     assert rig.mode is Mode.RUN
     assert np.array(rig.asked[before:])[:, JAW].max() <= 1e-6, "the jaw was told to open"
     assert rig.use(before)["velocity"] <= 1
+
+
+@pytest.mark.parametrize("anew", [False, True])
+@pytest.mark.parametrize(("told_m", "measured_m", "starts_m"), [
+    (0.032, 0.003, 0.003), (0.0, BLOCK_M, 0.0), (0.02, 0.019, 0.02),
+], ids=["its driver refused to open it", "it holds a block", "it is where it was told to be"])
+def test_a_jaw_further_closed_than_it_was_told_starts_where_it_is_and_one_that_holds_goes_on_pressing(
+    told_m: float, measured_m: float, starts_m: float, anew: bool
+) -> None:
+    watch, told_J = StateWatch(SPEC, ExecutorConfig()), SPEC.limit("home").copy()
+    told_J[JAW] = told_m
+    measured_J = told_J.copy()
+    measured_J[JAW] = measured_m
+    watch.start(told_J, START_NS)
+    watch.take(state_at(measured_J, START_NS), START_NS)
+    watch.leave(armed=True)
+    start_J = watch.start_of(told_J, anew=anew)
+    assert (told_J if start_J is None else start_J)[JAW] == starts_m
 
 
 def test_a_jaw_that_was_moved_in_between_starts_where_it_is() -> None:

@@ -96,13 +96,18 @@ class StateWatch:
         """Where a run starts, if not at the last command: joints that are elsewhere start where they are.
 
         A run that begins `anew` starts where all joints are measured, but for jaws that have not moved since the
-        stop began: from its measured opening, a jaw would let go of what it holds.
+        stop began: from its measured opening, a jaw would let go of what it holds. What is held keeps a jaw further
+        open than it was told; one that is further closed holds nothing, and was told in vain.
         """
-        if self.state is None or not (anew or self.astray_J.any()):
+        if self.state is None:
             return None
+        shut_J = self._jaws_J & (command_J - self.state.position_J > UNTOUCHED_M)
         moved_J = self.astray_J | anew
         if anew and self.left_J is not None:
             moved_J &= ~(self._jaws_J & (np.abs(self.state.position_J - self.left_J) < UNTOUCHED_M))
+        moved_J |= shut_J
+        if not moved_J.any():
+            return None
         return np.clip(np.where(moved_J, self.state.position_J, command_J), self._limits.lower_J, self._limits.upper_J)
 
     def commanded(self, command_ns: int, position_J: F64) -> None:
