@@ -35,7 +35,8 @@ def _node(graph: Graph, node: NodeSpec) -> Node:
         package=node.package, executable=node.name, name=node.name, namespace=graph.namespace,
         parameters=[*map(str, node.parameter_files), dict(node.parameters)] if node.parameters else [],
         remappings=list(node.remappings), arguments=list(node.arguments), output="screen",
-        ros_arguments=["--log-level", graph.log_level], respawn=node.respawn, respawn_delay=2.0, on_exit=_on_exit,
+        ros_arguments=["--log-level", graph.log_level], on_exit=_on_exit,
+        respawn=node.respawn_s is not None, respawn_delay=node.respawn_s or 0.0,
     )
 
 

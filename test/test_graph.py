@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from starry_ros.errors import ConfigError
-from starry_ros.paths import share_dir
+from starry_ros.paths import robot_file, share_dir
 from starry_ros.ros.graph import ARGUMENTS, NodeSpec, build_graph
 from starry_ros.ros.transport import DDS_PROFILE_VARIABLES
 
@@ -57,7 +58,7 @@ def test_a_file_of_parameters_is_read_by_every_node_after_its_own(tmp_path: Path
 
 def test_only_nodes_that_move_nothing_are_restarted() -> None:
     graph = build_graph({"record": "true", "rviz": "true"})
-    assert {node.name for node in graph.nodes if node.respawn} == {
+    assert {node.name for node in graph.nodes if node.respawn_s is not None} == {
         "canvas_packer", "value_map_visualizer", "recorder", "world_action",
     }
 
@@ -103,7 +104,7 @@ def test_parameters_survive_the_command_line_with_their_types() -> None:
 
 
 def test_paths_do_not_depend_on_the_folder_of_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "robot.yaml").write_text("")
+    shutil.copy(robot_file("bimanual_sim"), tmp_path / "robot.yaml")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "config.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -170,7 +171,7 @@ def test_parameter_files_hold_declared_parameters_at_their_defaults(name: str) -
 
 def test_values_of_the_graph_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        NodeSpec("x").respawn = True  # type: ignore[misc]
+        NodeSpec("x").respawn_s = 1.0  # type: ignore[misc]
 
 
 def test_rviz_that_is_not_installed_is_said_before_anything_starts(

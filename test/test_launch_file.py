@@ -66,12 +66,14 @@ def test_a_node_that_was_started_wrongly_ends_the_graph(module: ModuleType) -> N
     assert [outcome(0), outcome(1), outcome(-9)] == [None] * 3
 
 
-def test_only_nodes_that_may_are_restarted(module: ModuleType) -> None:
+def test_only_nodes_that_may_are_restarted_and_as_late_as_the_graph_says(module: ModuleType) -> None:
     from launch_ros.actions import Node
 
     nodes = [action for action in started(module, record="true") if isinstance(action, Node)]
-    restarted = {action.node_executable for action in nodes if action._ExecuteLocal__respawn}
-    assert restarted == {node.name for node in build_graph({"record": "true"}).nodes if node.respawn}
+    restarted = {action.node_executable: action._ExecuteLocal__respawn_delay for action in nodes
+                 if action._ExecuteLocal__respawn}
+    assert restarted == {node.name: node.respawn_s for node in build_graph({"record": "true"}).nodes
+                         if node.respawn_s is not None}
 
 
 def test_it_sets_the_dds_profile_before_any_node(module: ModuleType) -> None:

@@ -20,12 +20,12 @@ ROOT = Path(__file__).parents[1]
 Lines = list[tuple[str, str]]
 
 
-def script(folder: Path, name: str, body: str, *, respawn: bool = False) -> NodeSpec:
+def script(folder: Path, name: str, body: str, *, respawn_s: float | None = None) -> NodeSpec:
     """A node that is a small Python program."""
     path = folder / name
     path.write_text(f"#!{sys.executable} -S\nimport os, signal, sys, time\n{body}\n")
     path.chmod(0o755)
-    return NodeSpec(str(path), package="elsewhere", respawn=respawn)
+    return NodeSpec(str(path), package="elsewhere", respawn_s=respawn_s)
 
 
 def graph(*nodes: NodeSpec) -> Graph:
@@ -110,7 +110,7 @@ def test_a_child_that_does_not_listen_is_killed_with_its_own_children(
 def test_only_a_node_that_may_is_restarted(tmp_path: Path) -> None:
     lines: Lines = []
     body = "print('up', flush=True)\nsys.exit(3)"
-    nodes = script(tmp_path, "camera", body, respawn=True), script(tmp_path, "arm", body)
+    nodes = script(tmp_path, "camera", body, respawn_s=1.0), script(tmp_path, "arm", body)
     with running(lines, *nodes) as supervisor:
         poll_until(supervisor, lambda: lines.count(("camera", "up")) == 2)
         assert lines.count(("arm", "up")) == 1
@@ -131,7 +131,7 @@ def test_a_killed_node_is_reported_with_the_signal(tmp_path: Path) -> None:
 
 def test_a_node_that_was_started_wrongly_ends_the_graph_with_2(tmp_path: Path) -> None:
     lines: Lines = []
-    nodes = script(tmp_path, "wrong", "sys.exit(2)", respawn=True), script(tmp_path, "polite", POLITE)
+    nodes = script(tmp_path, "wrong", "sys.exit(2)", respawn_s=1.0), script(tmp_path, "polite", POLITE)
     with running(lines, *nodes) as supervisor:
         poll_until(supervisor, lambda: supervisor.exit_code == 2)
 
@@ -146,9 +146,23 @@ def test_waits_before_restarts_double_up_to_thirty_seconds(monkeypatch: pytest.M
     monkeypatch.setattr("starry_ros.ros.up.time.monotonic", lambda: now[0])
     child = Child(NodeSpec("x"), ["true"], {})
     child._started_s = now[0]
-    assert [child.plan_restart() for _ in range(7)] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert [child.plan_restart(1.0) for _ in range(7)] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
     now[0] += 61.0
-    assert child.plan_restart() == 1.0
+    assert child.plan_restart(1.0) == 1.0
+
+
+@pytest.mark.parametrize("first_s", [16.5, 40.0])
+def test_a_node_that_must_come_back_late_never_comes_back_sooner(
+    first_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("starry_ros.ros.up.time.monotonic", lambda: now[0])
+    child = Child(NodeSpec("x"), ["true"], {})
+    for lived_s in (0.0, 0.0, 0.0, 61.0):
+        child._started_s, now[0] = now[0], now[0] + lived_s
+        child.plan_restart(first_s)
+        assert child.restart_at_s is not None
+        assert child.restart_at_s - now[0] >= first_s
 
 
 def test_the_kernel_ends_the_children_of_a_killed_supervisor(tmp_path: Path) -> None:

@@ -285,6 +285,6 @@ def _graph(args: argparse.Namespace, spec: RobotSpec, folder: Path, *, record: b
         "recorder": {"output": str(folder)}, "action_executor": {"state_timeout_s": RELAYED_STATE_TIMEOUT_S},
     })
     return replace(graph, nodes=tuple(
-        replace(node, remappings=(*node.remappings, *remappings(spec, node.name)), respawn=False)
+        replace(node, remappings=(*node.remappings, *remappings(spec, node.name)), respawn_s=None)
         for node in graph.nodes
     ))

@@ -1,4 +1,4 @@
-"""The one description of the graph: nodes, parameters, names, environment, and which of them may be restarted.
+"""The one description of the graph: nodes, parameters, names, environment, and which are restarted, and when.
 
 Imports neither launch nor rclpy. `launch/bimanual.launch.py` turns it into launch actions, `ros/up.py` into processes.
 """
@@ -16,6 +16,8 @@ from typing import Any
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import holds_model, robot_file, share_dir
+from starry_ros.robot_spec import load_robot_spec
+from starry_ros.ros.respawn import SOON_S, without_plans_s
 from starry_ros.ros.transport import dds_environment
 from starry_ros.wam.choices import RUNTIMES
 
@@ -55,7 +57,10 @@ ARGUMENTS = (
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One process. `parameters` override `parameter_files`; only a node with `respawn` is restarted when it ends."""
+    """One process. `parameters` override `parameter_files`.
+
+    It is started again `respawn_s` seconds after it has ended, or never.
+    """
 
     name: str
     package: str = PACKAGE
@@ -63,7 +68,7 @@ class NodeSpec:
     parameter_files: tuple[Path, ...] = ()
     remappings: tuple[tuple[str, str], ...] = ()
     arguments: tuple[str, ...] = ()
-    respawn: bool = False
+    respawn_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,24 +110,24 @@ class Graph:
 def build_graph(values: Mapping[str, str] | None = None) -> Graph:
     """The graph for these arguments, defaults for the rest. ConfigError on a name or value that is not allowed."""
     chosen = _check(values or {})
-    robot_file(chosen["robot"])
+    spec = load_robot_spec(robot_file(chosen["robot"]))
     robot, model = _absolute(chosen["robot"]), _absolute(chosen["model"])
     on = {name: chosen[name] == "true" for name in ("sim", "rviz", "record")}
+    params = (Path(chosen["params"]).expanduser().resolve(),) if chosen["params"] else ()
+    late_s = without_plans_s(spec, (*_own_file("action_executor"), *params))
     nodes = [
-        _node("canvas_packer", {"robot": robot}, respawn=True),
-        _node("world_action", {"robot": robot, "model": model, "runtime": chosen["runtime"]}, respawn=True),
-        _node("value_map_visualizer", {"robot": robot}, respawn=True),
+        _node("canvas_packer", {"robot": robot}, late_s),
+        _node("world_action", {"robot": robot, "model": model, "runtime": chosen["runtime"]}, late_s),
+        _node("value_map_visualizer", {"robot": robot}, SOON_S),
         _node("action_executor", {"robot": robot, **_guards(chosen)}),
     ]
     if on["sim"]:
         nodes.insert(0, _node("sim_robot", {"robot": robot}))
     if on["record"]:
-        nodes.append(_node("recorder", {"robot": robot, "model": model}, respawn=True))
+        nodes.append(_node("recorder", {"robot": robot, "model": model}, SOON_S))
     if on["rviz"]:
         nodes.append(_rviz(chosen["namespace"].strip("/")))
-    if chosen["params"]:
-        params = Path(chosen["params"]).expanduser().resolve()
-        nodes = [replace(node, parameter_files=(*node.parameter_files, params)) for node in nodes]
+    nodes = [replace(node, parameter_files=(*node.parameter_files, *params)) for node in nodes]
     return Graph(tuple(nodes), chosen["namespace"].strip("/"), chosen["log_level"], _environment())
 
 
@@ -156,9 +161,14 @@ def _absolute(given: str) -> str:
     return str(path.resolve()) if is_path else given
 
 
-def _node(name: str, parameters: Mapping[str, Any], *, respawn: bool = False) -> NodeSpec:
+def _node(name: str, parameters: Mapping[str, Any], respawn_s: float | None = None) -> NodeSpec:
+    return NodeSpec(name, parameters=parameters, parameter_files=_own_file(name), respawn_s=respawn_s)
+
+
+def _own_file(name: str) -> tuple[Path, ...]:
+    """The file of parameters that ships with a node, if one does."""
     file = share_dir() / "config" / "nodes" / f"{name}.yaml"
-    return NodeSpec(name, parameters=parameters, parameter_files=(file,) if file.is_file() else (), respawn=respawn)
+    return (file,) if file.is_file() else ()
 
 
 def _rviz(namespace: str) -> NodeSpec:

@@ -56,7 +56,7 @@ def run(spec: RobotSpec, rounds: int = ROUNDS, stretch_s: float = STRETCH_S) -> 
 def _graph(folder: Path) -> Graph:
     graph = build_graph({"log_level": "warn", "record": "true"})
     return replace(graph, nodes=tuple(
-        replace(node, respawn=False, parameters={**node.parameters, "output": str(folder)})
+        replace(node, respawn_s=None, parameters={**node.parameters, "output": str(folder)})
         if node.name == "recorder" else node for node in graph.nodes
     ))
 

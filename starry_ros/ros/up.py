@@ -44,7 +44,7 @@ class Child:
         self.restarts = 0
         self.restart_at_s: float | None = None
         self._started_s = 0.0
-        self._backoff_s = 1.0
+        self._backoff_s = 0.0
         self._rest = b""
 
     @property
@@ -86,12 +86,15 @@ class Child:
             self.process = None
         return code
 
-    def plan_restart(self) -> float:
-        """Restart after 1 s, then 2 s, up to 30 s; after a minute of health from 1 s again. Returns the wait in s."""
+    def plan_restart(self, first_s: float) -> float:
+        """Restart after `first_s`, then after twice that, up to 30 s; after a minute of health as at first. Returns the
+        wait in s.
+        """
         now_s = time.monotonic()
         if now_s - self._started_s > HEALTHY_AFTER_S:
-            self._backoff_s = 1.0
-        wait_s, self._backoff_s = self._backoff_s, min(2 * self._backoff_s, LONGEST_BACKOFF_S)
+            self._backoff_s = 0.0
+        wait_s = max(first_s, self._backoff_s)
+        self._backoff_s = min(2 * wait_s, LONGEST_BACKOFF_S)
         self.restart_at_s, self.restarts = now_s + wait_s, self.restarts + 1
         return wait_s
 
@@ -169,8 +172,9 @@ class Supervisor:
         self._read(0.0)
         if code == EXIT_USER_ERROR:
             self.exit_code = EXIT_USER_ERROR
-        elif child.spec.respawn:
-            self._log(name, f"ended ({_describe(code)}), starts again in {child.plan_restart():.0f} s")
+        elif child.spec.respawn_s is not None:
+            wait_s = child.plan_restart(child.spec.respawn_s)
+            self._log(name, f"ended ({_describe(code)}), starts again in {wait_s:.0f} s")
         else:
             command = shlex.join(self.graph.command(child.spec))
             self._log(name, f"ended ({_describe(code)}) and is not restarted by itself. By hand: {command}")

@@ -60,6 +60,25 @@ def test_ctrl_c_at_any_time_is_quiet_and_complete(delay_s: float, tmp_path: Path
     assert not any(alive(pid) for pid in pids_in(text))
 
 
+def test_a_killed_packer_comes_back_late_and_a_killed_visualiser_soon(tmp_path: Path) -> None:
+    process, text = start(tmp_path), ""
+    assert process.stdout is not None
+    words = {"canvas_packer": "ended (killed by SIGKILL), starts again in 16 s",
+             "value_map_visualizer": "ended (killed by SIGKILL), starts again in 1 s"}
+    for line in process.stdout:
+        text += line
+        for name in words:
+            if found := re.search(rf"{name} \| started, process (\d+)", line):
+                os.kill(int(found[1]), signal.SIGKILL)
+        if text.count("value_map_visualizer | started") == 2:
+            break
+    process.send_signal(signal.SIGINT)
+    text += process.communicate(timeout=40)[0]
+    for name, told in words.items():
+        assert f"{name} | {told}" in text
+    assert text.count("canvas_packer | started") == 1
+
+
 def test_killing_starry_up_itself_ends_every_node(tmp_path: Path) -> None:
     process = start(tmp_path)
     assert process.stdout is not None
