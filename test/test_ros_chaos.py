@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -411,6 +412,69 @@ def test_where_the_planner_may_get_no_turn_arms_may_go_on_afterwards() -> None:
     heard_until(standing, 3.1, 4.1)
     with pytest.raises(Failed, match="the arms stood still"):
         judge(standing, GOES_ON, starves=True)
+
+
+class Waiting(Watched):
+    """Arms that wait for `arm`, and for which the planner plans again once they have it."""
+
+    def __init__(self, position_J: np.ndarray, **more: Any) -> None:
+        super().__init__(mode="STOP", reason="planner_lost", position_J=position_J, **more)
+        self.relays, self.notes = SimpleNamespace(newest_s=1.8), list[str]()
+
+    def witness_since(self, since_s: float) -> Witness:
+        known = [tuple(part[motions[0] > since_s] for part in motions) for motions in (self.seen, self.told)]
+        return Witness(self.spec, since_s, *known, self.pushed, [HERE], [])  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def arm(self) -> None:
+        self.mode, self.relays.newest_s = "RUN", 1.9
+
+    def until(self, ready: Any, _timeout_s: float, what: str) -> None:
+        if not ready():
+            raise Failed(what)
+
+
+def test_arms_whose_plans_come_too_late_wait_for_arm_and_go_on_after_it() -> None:
+    waiting = Waiting(GOING_ON)
+    assert judge(waiting, GOES_ON, waits=True)["travelled_rad"] > 0.0
+    assert waiting.notes == ["waited for arm"]
+    with pytest.raises(Failed, match="motion after arm"):
+        judge(Waiting(HOME), GOES_ON, waits=True)
+    with pytest.raises(Failed, match="did not go on: STOP planner_lost"):
+        judge(Waiting(GOING_ON), GOES_ON)
+    restless = Waiting(GOING_ON, speed_of_t=lambda t: 0.1 * (1.5 < t < 1.6))
+    with pytest.raises(Failed, match="moved before they were armed"):
+        judge(restless, GOES_ON, waits=True)
+
+
+def slowed(run: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], list[float]]:
+    """The factors that a play tells, and those by which it slows the planner in fact, one a spell."""
+    sent, slept, notes, shares = [], list[float](), list[str](), list[float]()
+    monkeypatch.setattr("starry_ros.ros.chaos_faults.time.sleep", slept.append)
+
+    def during(_duration_s: float, act: Any, every_s: float) -> None:
+        act()
+        shares.append((slept[-1] + every_s) / every_s)
+
+    stage: Any = SimpleNamespace(run=run, note=notes.append, during=during, send=lambda *what: sent.append(what))
+    SCENARIOS["planner_slow"].inject(stage)
+    assert sent == [("world_action", signal.SIGSTOP), ("world_action", signal.SIGCONT)] * len(notes)
+    return [float(note) for note in notes], shares
+
+
+def test_a_slow_planner_is_slower_by_another_factor_in_every_spell_and_play_and_the_same_play_repeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plays = [slowed(run, monkeypatch) for run in range(20)]
+    for told, shares in plays:
+        assert told == pytest.approx(shares, abs=0.051)
+        assert len(set(told)) > 1
+    every = [factor for told, _ in plays for factor in told]
+    assert len({tuple(told) for told, _ in plays}) == len(plays)
+    assert (min(every), max(every)) == (pytest.approx(1.0, abs=0.2), pytest.approx(5.0, abs=0.2))
+    assert slowed(7, monkeypatch) == plays[7]
 
 
 def test_a_stop_must_have_its_reason_and_a_node_must_say_what_it_lacks() -> None:

@@ -26,7 +26,7 @@ SCENARIOS = {
     "chunks_old_epoch": "plans of an old session arrive",
     "chunks_foreign": "plans for another robot arrive",
     "chunks_nan": "plans that are not numbers arrive",
-    "planner_slow": "the planner is slowed by random pauses",
+    "planner_slow": "the planner is up to five times slower, by a random factor",
     "planner_hung": "the planner hangs",
     "planner_killed": "the planner is killed",
     "packer_killed": "the packer is killed",

@@ -58,8 +58,10 @@ MOST_GUARDED = 1
 REFUSED_SHARE = 0.5
 """Of the plans that must not be followed, as many must have been counted: only four wait in the middleware's queue for
 an executor that a busy machine holds up."""
+WAITED_S = 1.5
+"""For so long at least have arms stood that wait for `arm` for want of plans: the executor's patience is 2 s."""
 COLUMNS = ("scenario", "run", "passed", "rest_s", "due_s", "pressed", "pressed_before_arm", "worst_asked",
-           "worst_acceleration", "worst_velocity", "travelled_rad", "resumed_s", "guarded", "problem")
+           "worst_acceleration", "worst_velocity", "travelled_rad", "resumed_s", "guarded", "notes", "rungs", "problem")
 
 
 class GuardedError(Failed):
@@ -80,14 +82,19 @@ def play(theatre: Theatre, name: str, run: int) -> Record:
             theatre.look_away()
             scenario.inject(theatre)
             row |= _judge(theatre, scenario)
-            return row | _resume(theatre, scenario) | {"passed": True}
+            return row | _resume(theatre, scenario) | _seen(theatre) | {"passed": True}
         except Failed as problem:
             with contextlib.suppress(Failed):  # told is what came first
                 scenario.clear(theatre)
             if isinstance(problem, GuardedError) and row["guarded"] < MOST_GUARDED:
                 row["guarded"] += 1
                 continue
-            return row | {"problem": str(problem)}
+            return row | _seen(theatre) | {"problem": str(problem)}
+
+
+def _seen(theatre: Theatre) -> Record:
+    """What chance has chosen and led to, and how thoroughly the planner planned from the fault on."""
+    return {"notes": " ".join(theatre.notes), "rungs": " ".join(sorted(theatre.rungs))}
 
 
 def _judge(theatre: Theatre, scenario: Scenario) -> Record:
@@ -144,6 +151,8 @@ def _arms_seen(theatre: Theatre, scenario: Scenario, until_s: float) -> Record:
     along_plans(witness)
     if theatre.followed_ours:
         raise Failed("the executor followed a plan that was none of the planner's")
+    if scenario.waits and (theatre.mode, theatre.reason) == ("STOP", Event.PLANNER_LOST):
+        return row | _goes_on_armed(theatre)
     if theatre.mode not in ("RUN", "SLOW"):
         touched = pushed_off(witness) if theatre.reason == Event.TRACKING_ERROR else []
         kind = GuardedError if touched or theatre.reason == Event.SURPRISE_HIGH else Failed
@@ -151,6 +160,20 @@ def _arms_seen(theatre: Theatre, scenario: Scenario, until_s: float) -> Record:
     row |= _motion_goes_on(theatre, until_s)
     _plans_go_on(theatre)
     return row
+
+
+def _goes_on_armed(theatre: Theatre) -> Record:
+    """Arms that have stood for too long without a plan wait for `arm`, and go on after it."""
+    slid = stood_still(theatre.witness_since(theatre.relays.newest_s - WAITED_S))
+    theatre.note("waited for arm")
+    theatre.arm()
+    armed_s = theatre.relays.newest_s
+
+    def travelled_rad() -> float:
+        return travelled(theatre.witness_since(armed_s), math.inf)
+
+    theatre.until(lambda: travelled_rad() >= GOING_ON_RAD, RESUME_S, "motion after arm")
+    return {"travelled_rad": travelled_rad(), "pressed_before_arm": " ".join(slid)}
 
 
 def _motion_goes_on(theatre: Theatre, until_s: float) -> Record:

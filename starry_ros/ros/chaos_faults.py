@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from sensor_msgs.msg import Image, JointState
@@ -37,6 +38,8 @@ LASTS_S = 3.0
 CLOCK_JUMP_S = 5.0
 CAMERAS_END_S = 0.4
 """Until the simulated robot has ended for a death of its cameras: Linux frees their memory before it says so."""
+SPELLS, SPELL_S, TURN_S, MOST_SLOWER = 8, 1.0, 0.1, 5.0
+"""How many spells a slow planner has, how long each is, how long its turns are, and how much slower it is at most."""
 DISK_FULL = "disk"
 """How the recorder's diagnostics begin then."""
 BLIND = ("no_observation", "canvas_incomplete", "canvas_stale")
@@ -70,6 +73,9 @@ class Stage(Protocol):
     def chunk(self) -> ActionChunk:
         """The newest plan of the planner."""
 
+    def note(self, text: str) -> None:
+        """Tell in the report what chance has chosen or led to."""
+
     def offer(self, chunk: ActionChunk) -> None:
         """Publish a plan of our own."""
 
@@ -99,8 +105,9 @@ class Scenario:
     `commands_lost`: commands do not arrive, or late, so that controllers ask for a step when the next one comes. Where
     joint states are late as well nobody can know of it, and it is the driver's own limits that hold the arms: what
     counts is what they did. `diagnosed`: a node, and what its diagnostics must begin with. `starves`: the planner may
-    get no turn while the fault is on, so that arms may rest for a while and must go on afterwards. `ends_s`: how long a
-    robot that will be gone may take to end.
+    get no turn while the fault is on, so that arms may rest for a while and must go on afterwards. `waits`: plans may
+    come so late that arms stand for the executor's patience; they must then wait for `arm`, and go on after it.
+    `ends_s`: how long a robot that will be gone may take to end.
     `prepare` comes before the arms move. `arguments.SCENARIOS` says in words what each does.
     """
 
@@ -117,6 +124,7 @@ class Scenario:
     diagnosed: tuple[str, str] | None = None
     ends_s: float = 0.0
     prepare: Callable[[Stage], None] = lambda _: None
+    waits: bool = False
 
 
 def _camera(make: MakeFault) -> dict[str, Any]:
@@ -203,15 +211,19 @@ def _signal(node: str, number: signal.Signals) -> Callable[[Stage], None]:
 
 
 def _slow_planner(stage: Stage) -> None:
-    """Frozen for a random part of every 0.2 s."""
-    rng = random.Random(0)
+    """Slower by a random factor, another one in every spell, others in every run: frozen for a part of every turn."""
+    rng = random.Random(stage.run)
 
-    def once() -> None:
+    def freeze(frozen_s: float) -> None:
         stage.send("world_action", signal.SIGSTOP)
-        time.sleep(rng.uniform(0.02, 0.12))
+        time.sleep(frozen_s)
         stage.send("world_action", signal.SIGCONT)
 
-    stage.during(LASTS_S, once, 0.2)
+    for _ in range(SPELLS):
+        factor = rng.uniform(1.0, MOST_SLOWER)
+        stage.note(f"{factor:.1f}")
+        frozen_s = (1.0 - 1.0 / factor) * TURN_S
+        stage.during(SPELL_S, partial(freeze, frozen_s), TURN_S - frozen_s)
 
 
 def _frozen_for_two_seconds(stage: Stage) -> None:
@@ -237,7 +249,7 @@ SCENARIOS: dict[str, Scenario] = {
     "chunks_old_epoch": _chunks(change.old_epoch, "stale_epoch"),
     "chunks_foreign": _chunks(change.foreign, "foreign_contract"),
     "chunks_nan": _chunks(change.not_finite, "not_finite"),
-    "planner_slow": Scenario(GOES_ON, _slow_planner),
+    "planner_slow": Scenario(GOES_ON, _slow_planner, waits=True),
     "planner_hung": _unplanned(
         inject=_signal("world_action", signal.SIGSTOP), clear=_signal("world_action", signal.SIGCONT)),
     "planner_killed": _unplanned(**_killed("world_action")),

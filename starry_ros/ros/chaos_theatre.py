@@ -47,6 +47,7 @@ class Theatre(RunningGraph):
         self._chunks = self.operator.create_publisher(ActionChunk, PLAN_TOPIC, PLAN)
         self._estops = self.operator.create_publisher(Bool, "estop", SAFETY)
         self.operator.create_subscription(ExecutorStatus, "executor_status", self._on_status, STATE)
+        self.operator.create_subscription(WorldActionStatus, "world_action_status", self._on_session, STATE)
         self.run, self._seed, self._instruction = 0, 0, ""
         self._strangers: Strangers | None = None
         self.look_away()
@@ -54,7 +55,7 @@ class Theatre(RunningGraph):
     def look_away(self) -> None:
         """Forget what was heard: a scenario begins."""
         self.since_s, self.looked_away_s = self.relays.newest_s, self.relays.now_s()
-        self.reasons: set[str] = set()
+        self.reasons, self.rungs, self.notes = set[str](), set[str](), list[str]()
         self.refused_before, self.accepted_before = self.refused(), int(self.operator.heard.executor.accepted)
         self.offered, self.followed_ours, self._delay_s = 0, False, 0.0
 
@@ -62,6 +63,9 @@ class Theatre(RunningGraph):
         self.reasons |= {message.reason, *message.conditions}
         self.followed_ours |= message.chunk_id >= NOT_OURS
         self._delay_s = max(self._delay_s, message.delay_s)
+
+    def _on_session(self, message: WorldActionStatus) -> None:
+        self.rungs.add(message.rung)
 
     # What faults use
 
@@ -103,6 +107,9 @@ class Theatre(RunningGraph):
         if not found:
             raise Failed("the simulated robot has no process of its cameras")
         os.kill(found[0], signal.SIGKILL)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def chunk(self) -> ActionChunk:
         if self.relays.plan is None:
