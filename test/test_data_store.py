@@ -9,7 +9,7 @@ import pytest
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.cli import main
-from starry_ros.data.contacts import contact_events, future_plan, grasps, progress_of, stages
+from starry_ros.data.contacts import contact_events, future_plan, grasps, stages
 from starry_ros.data.store import episode_files, read_episode, sentences, take_frames, write_episode
 from starry_ros.data.tools import respaced, trimmed
 from starry_ros.errors import DataError
@@ -21,6 +21,7 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.choices import STAGES
 from starry_ros.training.correct import KIND
 from starry_ros.training.disturb import HANDOVER_KINDS, KINDS
+from starry_ros.training.form import progress_of
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 RED, BLUE = "put the red block on the pad", "put the blue block on the pad"
@@ -70,7 +71,22 @@ def test_an_episode_is_read_as_it_was_written(tmp_path):
     (lambda a: a["time_s_T"].__setitem__(7, 0.1), "first after frame 6"),
     (lambda a: a.__setitem__("stage_T", a["stage_T"][:-1]), "different length"),
     (lambda a: a.pop("plan_TKJ"), "plan_TKJ"),
-    (lambda a: a["text_T"].__setitem__(0, 9), "sentence index"),
+    (lambda a: a["text_T"].__setitem__(0, 9), "sentence index out of range in frame 0: 9, expected 0 to 1"),
+    (lambda a: a["stage_T"].__setitem__(4, 4), "stage out of range in frame 4: 4, expected 0 to 3"),
+    (lambda a: a["stage_T"].__setitem__(4, -1), "stage out of range in frame 4: -1"),
+    (lambda a: a["velocity_TJ"].__setitem__((8, 0), np.inf), "non-finite values in velocity_TJ, first in frame 8"),
+    (lambda a: a.__setitem__("progress_T", np.full(30, np.nan)), "non-finite values in progress_T, first in frame 0"),
+    (lambda a: a.__setitem__("camera_V4", np.full((3, 4), np.nan)), "non-finite values in camera_V4"),
+    (lambda a: a.__setitem__("events_TEVF", a["events_TEVF"][..., :4]),
+     r"events_TEVF of shape \[30, 2, 3, 4\], expected \[T, 2, any, 5\]"),
+    (lambda a: a.__setitem__("position_TJ", a["position_TJ"][:, :13]), "numbers of joints: position_TJ 13, velocity"),
+    (lambda a: a.__setitem__("command_TJ", a["command_TJ"][:, 0]), r"command_TJ of shape \[30\], expected \[T, any\]"),
+    (lambda a: a.__setitem__("canvas_THWC", a["canvas_THWC"][..., 0]), "canvas_THWC of shape"),
+    (lambda a: a.__setitem__("canvas_THWC", a["canvas_THWC"] / 255), "canvas_THWC of type float64, expected uint8"),
+    (lambda a: a.__setitem__("time_s_T", a["time_s_T"][:, None]), "time_s_T of shape"),
+    (lambda a: a.__setitem__("command_TJ", np.full((30, JOINTS), "x")), "command_TJ of type <U1"),
+    (lambda a: a.__setitem__("texts", np.array(RED)), "texts that are not a list"),
+    (lambda a: a.pop("texts"), "lacks .'texts'"),
 ])
 def test_a_bad_episode_is_refused_with_its_file_and_frame(tmp_path, break_it, says):
     arrays = episode()
@@ -94,6 +110,29 @@ def test_check_names_every_bad_episode_and_skips_none(tmp_path, capsys):
     assert "2 sound episodes, 60 frames, 2 bad" in said
     assert "000001.npz" in said
     assert "000003.npz" in said
+
+
+def test_check_names_episodes_that_training_could_not_use_although_each_could_be_drawn(tmp_path, capsys):
+    for i in range(5):
+        write_episode(tmp_path / "episodes" / f"{i:06d}.npz", episode(seed=i))
+
+    def spoil(number: int, **more: np.ndarray) -> None:
+        np.savez(tmp_path / "episodes" / f"{number:06d}.npz", **{**episode(seed=number), **more})
+
+    stage = episode()["stage_T"]
+    stage[3] = 7
+    spoil(1, stage_T=stage)
+    spoil(2, events_TEVF=episode()["events_TEVF"][..., :4])
+    spoil(4, canvas_THWC=np.zeros((30, 96, 80, 3), np.uint8))
+    assert main(["data", "check", str(tmp_path)]) == 1
+    said, bar = capsys.readouterr()
+    assert "2 sound episodes, 60 frames, 3 bad" in said
+    assert "000001.npz: has a stage out of range in frame 3" in said
+    assert "000002.npz: has events_TEVF of shape" in said
+    assert "000004.npz: has canvas_THWC [T, 96, 80, 3], the folder's first episode [T, 192, 160, 3]" in said
+    assert "5/5 episodes" in bar
+    assert main(["data", "show", str(tmp_path), "--episode", "1"]) == 2
+    assert "000001.npz: has a stage out of range" in capsys.readouterr().err
 
 
 def test_bad_episodes_stop_a_tool_unless_it_is_told_to_skip_them(tmp_path, capsys):

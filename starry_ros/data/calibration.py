@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from starry_ros.data.store import Arrays
 from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.training.form import Arrays
 from starry_ros.types import F64, CameraModel
 
 CALIBRATION = "calibration_VF"

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import CanvasLayout
-from starry_ros.data.store import Arrays
 from starry_ros.kinematics.robot import RobotKinematics
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.choices import STAGES
 from starry_ros.training.annotate import EVENTS, FIELDS, project
+from starry_ros.training.form import Arrays
 from starry_ros.types import F32, F64, CameraModel
 
 STILL_SHARE_S = 0.25
@@ -200,17 +199,6 @@ def stages(frames: int, events: Sequence[ContactEvent]) -> tuple[NDArray[np.int8
         progress[begin:end] = (number + np.arange(end - begin) / max(1, end - begin)) / len(events)
         begin = end
     return stage, progress
-
-
-def progress_of(stage_T: NDArray[np.int8]) -> F32:
-    """Progress [T] from stages alone: their runs share the way evenly, `done` is 1."""
-    done = STAGES.index("done")
-    starts = [0, *(np.flatnonzero(np.diff(stage_T)) + 1).tolist(), len(stage_T)]
-    runs = [(a, b) for a, b in pairwise(starts) if stage_T[a] != done]
-    progress = np.ones(len(stage_T), dtype=np.float32)
-    for number, (begin, end) in enumerate(runs):
-        progress[begin:end] = (number + np.arange(end - begin) / (end - begin)) / len(runs)
-    return progress
 
 
 def empty_closed(spec: RobotSpec, position_TJ: F32, held: Sequence[Grasp]) -> NDArray[np.bool_]:

@@ -39,10 +39,10 @@ from starry_ros.data.lerobot_format import (
     read_json,
 )
 from starry_ros.data.recording import Recording, Shrinker
-from starry_ros.data.store import Arrays
 from starry_ros.data.video import read_video
 from starry_ros.errors import DataError, InputError
 from starry_ros.robot_spec import RobotSpec, order_by_name
+from starry_ros.training.form import Arrays
 from starry_ros.types import F32, U8, Record
 
 KNOWN_VERSIONS = ("v3.0", "v2.1", "v2.0")

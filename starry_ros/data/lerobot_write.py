@@ -45,10 +45,11 @@ from starry_ros.data.lerobot_format import (
     stats_of,
 )
 from starry_ros.data.recording import views_of
-from starry_ros.data.store import Arrays, frame_names, sentences
+from starry_ros.data.store import sentences
 from starry_ros.data.video import CODEC, PIXEL_FORMAT, VideoWriter
 from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.training.form import Arrays, frame_names
 from starry_ros.types import Record
 
 GROUP = 20

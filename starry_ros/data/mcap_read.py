@@ -22,9 +22,9 @@ import numpy as np
 from starry_ros.data.depth import NONE, DepthTrack, Millimetres
 from starry_ros.data.mcap_tape import CLOCKS_APART_S, Tape, read_tape
 from starry_ros.data.recording import Recording
-from starry_ros.data.store import Arrays
 from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.training.form import Arrays
 from starry_ros.types import F32, F64
 
 SKEW_S = 0.1

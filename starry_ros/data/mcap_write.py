@@ -16,10 +16,11 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.data import INSTALL
 from starry_ros.data.calibration import calibration_of
 from starry_ros.data.recording import views_of
-from starry_ros.data.store import Arrays, frame_names, sentences
+from starry_ros.data.store import sentences
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.kinematics.robot import at_size
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.training.form import Arrays, frame_names
 from starry_ros.types import CameraModel, Record
 
 LABELS, INSTRUCTION, EPISODE = "labels/", "instruction", "labels/episode"

@@ -17,10 +17,10 @@ from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.data.calibration import CALIBRATION, calibration_array
 from starry_ros.data.contacts import DepthAt, annotate, future_plan
 from starry_ros.data.depth import DepthTrack
-from starry_ros.data.store import Arrays, frame_names
 from starry_ros.errors import ContractError, DataError
 from starry_ros.kinematics.robot import RobotKinematics, check_aspect
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.training.form import Arrays, frame_names
 from starry_ros.types import F32, F64, U8, CameraModel
 
 POSITION_SLACK, COMMAND_SLACK = 0.05, 0.25

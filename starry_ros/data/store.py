@@ -23,9 +23,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,18 +31,12 @@ from numpy.typing import NDArray
 from starry_ros.errors import DataError
 from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
+from starry_ros.training.form import TYPES, Arrays, frame_names, problem_of
 from starry_ros.training.summary import summary
 from starry_ros.types import Record
 
-Arrays = dict[str, NDArray[Any]]
 Forms = dict[str, tuple[str, tuple[int, ...]]]
 """Type, and shape of one frame, of arrays by name."""
-TYPES = {
-    "canvas_THWC": np.uint8, "position_TJ": np.float32, "velocity_TJ": np.float32, "command_TJ": np.float32,
-    "plan_TKJ": np.float32, "events_TEVF": np.float32, "stage_T": np.int8, "progress_T": np.float32,
-    "empty_closed_T": np.bool_, "text_T": np.int32, "time_s_T": np.float32,
-}
-NEEDED = tuple(name for name in TYPES if name not in ("progress_T", "velocity_TJ"))
 
 
 def episode_files(folder: Path) -> list[Path]:
@@ -76,30 +68,6 @@ def _loaded(path: Path, without: str = "") -> Arrays:
             return {name: file[name] for name in file.files if name != without}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(str(path), f"cannot be read: {error}", fix="make it again, or use --skip-bad") from error
-
-
-def problem_of(arrays: Arrays) -> str:
-    """What is wrong with an episode's arrays, or an empty string."""
-    missing = sorted(set(NEEDED) - set(arrays))
-    if missing or "texts" not in arrays:
-        return f"lacks {missing or ['texts']}"
-    lengths = {len(arrays[name]) for name in frame_names(arrays)}
-    if len(lengths) != 1 or lengths == {0}:
-        return f"has arrays of different length, or none: {sorted(lengths)}"
-    for name in ("position_TJ", "command_TJ", "plan_TKJ", "events_TEVF", "time_s_T"):
-        bad = np.flatnonzero(~np.isfinite(arrays[name].astype(np.float64)).reshape(len(arrays[name]), -1).all(axis=1))
-        if len(bad):
-            return f"has non-finite values in {name}, first in frame {bad[0]}"
-    backward = np.flatnonzero(np.diff(arrays["time_s_T"].astype(np.float64)) <= 0)
-    if len(backward):
-        return f"has times that do not increase, first after frame {backward[0]}"
-    index = arrays["text_T"].astype(int)
-    return "" if index.min() >= 0 and index.max() < len(arrays["texts"]) else "has a sentence index out of range"
-
-
-def frame_names(arrays: Arrays) -> list[str]:
-    """Names of the arrays with one row a frame."""
-    return [name for name in arrays if name.rpartition("_")[2].startswith("T") and "_" in name]
 
 
 def take_frames(arrays: Arrays, rows: slice | NDArray[np.int64]) -> Arrays:
@@ -140,16 +108,3 @@ def write_meta(folder: Path, spec: RobotSpec, **more: object) -> Record:
     meta = {"tasks": [], "setting": "", **more, **summary(episode_files(folder), spec)}
     write_text(folder / "meta.json", json.dumps(meta, indent=1) + "\n")
     return meta
-
-
-def sound_episodes(folder: Path, skip_bad: bool, bad: list[str]) -> Iterator[tuple[Path, Arrays]]:
-    """Every episode of a folder. A bad one raises DataError, or is noted in `bad` and left out."""
-    for path in episode_files(folder):
-        try:
-            arrays = read_episode(path)
-        except DataError as error:
-            if not skip_bad:
-                raise
-            bad.append(str(error))
-            continue
-        yield path, arrays

@@ -15,15 +15,13 @@ from numpy.typing import NDArray
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.data.calibration import calibration_of
-from starry_ros.data.contacts import WITH_DEPTH, annotate, future_plan, progress_of
+from starry_ros.data.contacts import WITH_DEPTH, annotate, future_plan
 from starry_ros.data.journal import Journal, fingerprint, work_through
 from starry_ros.data.recording import GRID_TOLERANCE_S
 from starry_ros.data.store import (
-    Arrays,
     episode_files,
     read_episode,
     sentences,
-    sound_episodes,
     take_frames,
     write_episode,
 )
@@ -34,6 +32,7 @@ from starry_ros.paths import robot_file
 from starry_ros.report import print_table, write_report
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.choices import STAGES
+from starry_ros.training.form import Arrays, progress_of, unlike
 from starry_ros.training.summary import check_contract, read_meta
 from starry_ros.types import U8, Record
 
@@ -252,8 +251,16 @@ def show_command(args: argparse.Namespace) -> int:
 
 def check_command(args: argparse.Namespace) -> int:
     """`starry data check`: names every bad episode, not only the first; returns 1 if there is one."""
-    bad: list[str] = []
-    rows = [episode_row(path, arrays) for path, arrays in sound_episodes(args.folder, True, bad)]
+    files, rows, first = episode_files(args.folder), list[Record](), Arrays()
+
+    def judge(index: int) -> None:
+        arrays = read_episode(files[index])
+        if problem := unlike(arrays, first or arrays):
+            raise DataError(str(files[index]), problem, fix="keep it in a folder of its own, or make it again")
+        first.update({} if first else arrays)
+        rows.append(episode_row(files[index], arrays))
+
+    bad = work_through([path.stem for path in files], judge, skip_bad=True)
     bare = [row["episode"] for row in rows if row["labelled"] == 0.0]
     frames = sum(row["frames"] for row in rows)
     print(f"{args.folder}: {len(rows)} sound episodes, {frames} frames, {len(bad)} bad ones")
