@@ -30,6 +30,7 @@ from starry_ros.data.video import VideoWriter, read_video
 from starry_ros.errors import DataError, RuntimeUnavailable
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
+from starry_ros.training.form import progress_of
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 LAYOUT = t_pose_layout(SPEC)
@@ -137,18 +138,24 @@ def test_unlike_episodes_are_refused_by_name_before_anything_is_written(folder, 
     for number in range(3, 30):
         write_episode(folder / "episodes" / f"{number:06d}.npz", painted(number, 3))
     odd = painted(0, 4)
-    write_episode(folder / "episodes" / "000025.npz", {**odd, "progress_T": np.ones(4)})
+    write_episode(folder / "episodes" / "000025.npz", {**odd, "wish_T": np.ones(4)})
     write_episode(folder / "episodes" / "000027.npz", {name: odd[name] for name in odd if name != "velocity_TJ"})
     write_episode(folder / "episodes" / "000028.npz", {**odd, "plan_TKJ": odd["plan_TKJ"][:, :8]})
     assert main(["data", "export", str(folder), str(out)]) == 2
     said = capsys.readouterr().err
-    assert "000025 adds progress_T; 000027 lacks velocity_TJ; 000028 has plan_TKJ of another form" in said
-    assert "starry data annotate" in said
+    assert "000025 adds wish_T; 000027 lacks velocity_TJ; 000028 has plan_TKJ of another form" in said
     assert not out.exists()
-    for number in (27, 28):
-        (folder / "episodes" / f"{number:06d}.npz").unlink()
-    assert main(["data", "annotate", str(folder), "--out", str(tmp_path / "alike")]) == 0
-    assert main(["data", "export", str(tmp_path / "alike"), str(out)]) == 0
+
+
+def test_episodes_with_and_without_progress_are_one_data_set_where_all_have_it(folder, tmp_path):
+    told = np.linspace(0, 1, 4).astype(np.float32)
+    write_episode(folder / "episodes" / "000001.npz", {**painted(1, 4), "progress_T": told})
+    assert main(["data", "export", str(folder), str(tmp_path / "lerobot")]) == 0
+    assert main(["data", "import", str(tmp_path / "lerobot"), "--out", str(tmp_path / "back")]) == 0
+    made = [read_episode(path) for path in episode_files(tmp_path / "back")]
+    assert np.array_equal(made[1]["progress_T"], told)
+    for arrays in (made[0], made[2]):
+        assert np.array_equal(arrays["progress_T"], progress_of(arrays["stage_T"]))
 
 
 def test_an_export_of_nothing_but_bad_episodes_says_so(tmp_path, capsys):

@@ -15,6 +15,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.tasks import named_colour
 from starry_ros.training.disturb import KINDS
 from starry_ros.training.episodes import Source
+from starry_ros.training.form import problem_of, progress_of
 from starry_ros.training.generate import generate
 
 ROBOT = robot_file("bimanual_sim")
@@ -43,11 +44,13 @@ def test_arrays_have_the_stated_shapes_and_types(episode):
         "canvas_THWC": ((192, 160, 3), "uint8"), "position_TJ": ((14,), "float32"), "velocity_TJ": ((14,), "float32"),
         "command_TJ": ((14,), "float32"), "plan_TKJ": ((16, 14), "float32"), "stage_T": ((), "int8"),
         "empty_closed_T": ((), "bool"), "time_s_T": ((), "float32"), "text_T": ((), "int32"),
-        "events_TEVF": ((2, 3, 5), "float32"),
+        "events_TEVF": ((2, 3, 5), "float32"), "progress_T": ((), "float32"),
     }
     for name, (shape, dtype) in expected.items():
         assert episode[name].shape == (frames, *shape), name
         assert episode[name].dtype == dtype, name
+    assert np.array_equal(episode["progress_T"], progress_of(episode["stage_T"]))
+    assert problem_of(episode) == ""
     assert str(episode["kind"]) in KINDS
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from starry_ros.data.journal import (
     Journal,
     attempt,
@@ -35,6 +37,7 @@ from starry_ros.data.store import (
 from starry_ros.errors import ConfigError, DataError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.training.form import Arrays, progress_of
 from starry_ros.training.summary import check_contract
 from starry_ros.types import Record
 
@@ -146,13 +149,16 @@ def export(folder: Path, out: Path, spec: RobotSpec, kind: str, skip_bad: bool =
         if not files:
             raise DataError(str(folder), "holds no sound episode", got=bad[0], fix="make them again")
     _alike(files)
-    readers = [partial(read_episode, path) for path in files]
+    readers = [partial(_with_progress, path) for path in files]
     export_lerobot(readers, out, spec, fingerprint(files), partial(show_progress, what="episodes"))
     return bad
 
 
 def _alike(files: Sequence[Path]) -> None:
-    """DataError if episodes hold unlike arrays: in a LeRobot data set all have the same features."""
+    """DataError if episodes hold unlike arrays: in a LeRobot data set all have the same features.
+
+    Which of them hold progress does not matter: it is written for all (`_with_progress`).
+    """
     first = frame_forms(files[0])
     unlike = {path.stem: _unlike(first, frame_forms(path)) for path in files[1:]}
     named = [f"{episode} {', '.join(parts)}" for episode, parts in unlike.items() if parts]
@@ -161,16 +167,23 @@ def _alike(files: Sequence[Path]) -> None:
         raise DataError(
             str(files[0].parent), "holds episodes of unlike arrays, which no LeRobot data set can",
             got="; ".join(named[:NAMED]) + more, expected=f"in all of them those of {files[0].stem}",
-            fix="`starry data annotate` gives all of them progress_T; else export them from folders of their own",
+            fix="export them from folders of their own",
         )
 
 
 def _unlike(first: Forms, other: Forms) -> list[str]:
     """In which arrays, and how, an episode differs from the first."""
+    first, other = ({name: form for name, form in some.items() if name != "progress_T"} for some in (first, other))
     lacks = [f"lacks {name}" for name in first if name not in other]
     adds = [f"adds {name}" for name in other if name not in first]
     forms = [f"has {name} of another form" for name, form in first.items() if other.get(name, form) != form]
     return [*lacks, *adds, *forms]
+
+
+def _with_progress(path: Path) -> Arrays:
+    """An episode, with progress also where it was written without, as by earlier versions of `starry data generate`."""
+    arrays = read_episode(path)
+    return {"progress_T": progress_of(arrays["stage_T"].astype(np.int8)), **arrays}
 
 
 def _sound(path: Path, bad: list[str]) -> bool:

@@ -25,6 +25,7 @@ from starry_ros.sim.tasks import TASKS
 from starry_ros.training.annotate import ContactLog
 from starry_ros.training.disturb import kinds_of
 from starry_ros.training.film import Arrays, Film
+from starry_ros.training.form import progress_of
 from starry_ros.training.summary import FORMAT_VERSION
 from starry_ros.types import Record
 
@@ -129,5 +130,6 @@ class Recorder:
     def episodes(self) -> Iterator[Arrays]:
         """The arrays of each film's episode: rows stacked over T, sentences and value labels."""
         stacked = {name: np.stack([row[name] for row in self._rows]) for name in self._rows[0]}
+        stacked["progress_T"] = progress_of(stacked["stage_T"])
         for film in self._films:
             yield {**stacked, **film.arrays(self.log, self._task), "texts": np.array(self._texts)}
