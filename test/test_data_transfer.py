@@ -25,12 +25,14 @@ from starry_ros.data.mcap_read import _complete, read_mcap
 from starry_ros.data.mcap_tape import Tape
 from starry_ros.data.mcap_write import export_mcap
 from starry_ros.data.recording import Recording, resampled, to_episode
-from starry_ros.data.store import episode_files, read_episode, write_episode
+from starry_ros.data.store import episode_files, read_episode, whole_arrays, whole_values, write_episode
 from starry_ros.data.video import VideoWriter, read_video
 from starry_ros.errors import DataError, RuntimeUnavailable
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.form import progress_of
+from starry_ros.training.scenes import NAMES as NAMES_OF_SCENE
+from starry_ros.training.scenes import load_scenes
 
 SPEC = load_robot_spec(robot_file("bimanual_sim"))
 LAYOUT = t_pose_layout(SPEC)
@@ -55,12 +57,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """Episodes as `starry data generate --depth` makes them."""
+    rng = np.random.default_rng(0)
+    for i, frames in enumerate((5, 3)):
+        arms, views = len(SPEC.arms), len(SPEC.cameras)
+        scene = {
+            "depth_THW": rng.integers(0, 3000, (frames, 192, 160)).astype(np.uint16),
+            "pose_TV44": rng.normal(size=(frames, views, 4, 4)).astype(np.float32),
+            "camera_V4": rng.uniform(50, 90, (views, 4)).astype(np.float32),
+            "hands_TA3": rng.normal(size=(frames, arms, 3)).astype(np.float32),
+        }
+        assert set(scene) == set(NAMES_OF_SCENE)
+        write_episode(tmp_path / "deep" / "episodes" / f"{i:06d}.npz", {**painted(i, frames), **scene})
+    return tmp_path / "deep"
+
+
 def same(first: Path, second: Path) -> None:
     ours, theirs = read_episode(first), read_episode(second)
     assert set(ours) <= set(theirs)
     for name, array in ours.items():
         assert np.array_equal(theirs[name], array), name
-        assert theirs[name].dtype.kind == array.dtype.kind, name
+        assert theirs[name].dtype == array.dtype, name
 
 
 def test_a_video_gives_back_every_pixel_from_any_frame_on(tmp_path):
@@ -77,18 +96,25 @@ def test_a_video_gives_back_every_pixel_from_any_frame_on(tmp_path):
         list(read_video(tmp_path / "b.mp4", 0.0, 1, 10))
 
 
-def test_a_round_trip_through_lerobot_loses_nothing(folder, tmp_path):
-    assert main(["data", "export", str(folder), str(tmp_path / "lerobot")]) == 0
-    assert main(["data", "import", str(tmp_path / "lerobot"), "--out", str(tmp_path / "back")]) == 0
-    for first, second in zip(episode_files(folder), episode_files(tmp_path / "back"), strict=True):
+@pytest.mark.parametrize("kind", ["lerobot", "mcap"])
+@pytest.mark.parametrize("source", ["folder", "deep"])
+def test_a_round_trip_loses_nothing(source, kind, request, tmp_path):
+    made = request.getfixturevalue(source)
+    assert main(["data", "export", str(made), str(tmp_path / kind), "--format", kind]) == 0
+    assert main(["data", "import", str(tmp_path / kind), "--out", str(tmp_path / "back")]) == 0
+    for first, second in zip(episode_files(made), episode_files(tmp_path / "back"), strict=True):
         same(first, second)
 
 
-def test_a_round_trip_through_mcap_loses_nothing(folder, tmp_path):
-    assert main(["data", "export", str(folder), str(tmp_path / "mcap"), "--format", "mcap"]) == 0
-    assert main(["data", "import", str(tmp_path / "mcap"), "--out", str(tmp_path / "back")]) == 0
-    for first, second in zip(episode_files(folder), episode_files(tmp_path / "back"), strict=True):
-        same(first, second)
+def test_what_was_exported_without_types_is_read_and_trained_on_in_single_precision(deep, tmp_path):
+    path = episode_files(deep)[0]
+    arrays = read_episode(path)
+    values, _ = whole_values(arrays)
+    again = {**arrays, **whole_arrays(values, {})}
+    assert again["camera_V4"].dtype == np.float64
+    write_episode(path, again)
+    scenes = load_scenes(deep, 16, 10)
+    assert {array.dtype.name for array in (scenes.intrinsics_FV4, scenes.pose_FV44, scenes.hands_FA3)} == {"float32"}
 
 
 def test_the_lerobot_folder_follows_the_documented_format(folder, tmp_path):

@@ -30,6 +30,8 @@ FEATURE_OF = {"position_TJ": STATE, "velocity_TJ": VELOCITY, "command_TJ": COMMA
 DRIVER_SIGN = "driver_sign"
 """Marks in OWN_FILE that the features of joints hold the driver's values; without it they are the contract's."""
 OWN = "starry."
+EPISODE_VALUES, EPISODE_TYPES = "starry/episode", "starry/types"
+"""Columns of the episode table: what belongs to a whole episode as JSON, and the types of that."""
 OWN_FILE, INFO_FILE, STATS_FILE = "meta/starry.json", "meta/info.json", "meta/stats.json"
 TASKS_FILE = "meta/tasks.parquet"
 TASK_COLUMNS = ("__index_level_0__", "task")

@@ -25,6 +25,8 @@ from starry_ros.data.lerobot_format import (
     ACTION,
     COMMAND,
     DRIVER_SIGN,
+    EPISODE_TYPES,
+    EPISODE_VALUES,
     EPISODES_DIR,
     FEATURE_OF,
     IMAGES,
@@ -39,6 +41,7 @@ from starry_ros.data.lerobot_format import (
     read_json,
 )
 from starry_ros.data.recording import Recording, Shrinker
+from starry_ros.data.store import whole_arrays
 from starry_ros.data.video import read_video
 from starry_ros.errors import DataError, InputError
 from starry_ros.robot_spec import RobotSpec, order_by_name
@@ -231,8 +234,8 @@ class LeRobotReader:
             rows = _rows(table, feature)
             rows = self._turned(rows) if name in FEATURE_OF else rows
             found[name] = rows.reshape(-1, *form["shape"]).astype(form["dtype"])
-        rest = json.loads(row.get("starry/episode") or "{}")
-        return {**found, **{name: np.array(value) for name, value in rest.items()}}
+        values, types = (json.loads(row.get(column) or "{}") for column in (EPISODE_VALUES, EPISODE_TYPES))
+        return {**found, **whole_arrays(values, types)}
 
 
 def _refuse_lack(path: Path, found: list[str], needed: Sequence[str]) -> None:

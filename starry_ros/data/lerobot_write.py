@@ -24,6 +24,8 @@ from starry_ros.data.lerobot_format import (
     DATA_PATH,
     DEFAULT_FEATURES,
     DRIVER_SIGN,
+    EPISODE_TYPES,
+    EPISODE_VALUES,
     EPISODES_DIR,
     FEATURE_OF,
     FILE_OF,
@@ -45,7 +47,7 @@ from starry_ros.data.lerobot_format import (
     stats_of,
 )
 from starry_ros.data.recording import views_of
-from starry_ros.data.store import sentences
+from starry_ros.data.store import sentences, whole_values
 from starry_ros.data.video import CODEC, PIXEL_FORMAT, VideoWriter
 from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
@@ -176,13 +178,13 @@ def _episode_row(
 ) -> Record:
     """One line of the episode table; `state` moves on."""
     frames = len(columns["index"])
-    by_frame = {*frame_names(arrays), "texts"}
-    rest = {name: array.tolist() for name, array in arrays.items() if name not in by_frame}
+    values, types = whole_values(arrays)
     row: Record = {
         "episode_index": index, "tasks": list(dict.fromkeys(sentences(arrays))), "length": frames,
         **{f"data/{name}": value for name, value in place.items()},
         "dataset_from_index": state.frames, "dataset_to_index": state.frames + frames,
-        **{f"meta/episodes/{name}": value for name, value in place.items()}, "starry/episode": json.dumps(rest),
+        **{f"meta/episodes/{name}": value for name, value in place.items()},
+        EPISODE_VALUES: json.dumps(values), EPISODE_TYPES: json.dumps(types),
     }
     for camera in views:
         key = f"videos/{IMAGES}{camera}"

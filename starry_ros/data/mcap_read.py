@@ -22,6 +22,7 @@ import numpy as np
 from starry_ros.data.depth import NONE, DepthTrack, Millimetres
 from starry_ros.data.mcap_tape import CLOCKS_APART_S, Tape, read_tape
 from starry_ros.data.recording import Recording
+from starry_ros.data.store import whole_arrays
 from starry_ros.errors import DataError
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.training.form import Arrays
@@ -180,4 +181,4 @@ def _known(tape: Tape, labels: dict[str, F64], spec: RobotSpec) -> Arrays:
     found: Arrays = {
         name: labels[name].reshape(-1, *shape).astype(dtype) for name, (dtype, shape) in forms.items() if name in labels
     }
-    return {**found, **{name: np.array(value) for name, value in tape.whole["episode"].items()}}
+    return {**found, **whole_arrays(tape.whole["episode"], tape.whole.get("types", {}))}

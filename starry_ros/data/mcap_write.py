@@ -16,7 +16,7 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.data import INSTALL
 from starry_ros.data.calibration import calibration_of
 from starry_ros.data.recording import views_of
-from starry_ros.data.store import sentences
+from starry_ros.data.store import sentences, whole_values
 from starry_ros.errors import RuntimeUnavailable
 from starry_ros.kinematics.robot import at_size
 from starry_ros.robot_spec import RobotSpec
@@ -90,10 +90,11 @@ class _Episode:
 
     def _rest(self) -> str:
         """What belongs to the episode as a whole, and how the labels are stored."""
-        frames, arrays = set(frame_names(self._arrays)), self._arrays
-        whole = {name: array.tolist() for name, array in arrays.items() if name not in frames and name != "texts"}
-        forms = {name: [str(arrays[name].dtype), list(arrays[name].shape[1:])] for name in self._labels}
-        return json.dumps({"contract_hash": self._spec.content_hash, "episode": whole, "labels": forms})
+        values, types = whole_values(self._arrays)
+        labels = {name: self._arrays[name] for name in self._labels}
+        forms = {name: [str(array.dtype), list(array.shape[1:])] for name, array in labels.items()}
+        return json.dumps({"contract_hash": self._spec.content_hash, "episode": values, "types": types,
+                           "labels": forms})
 
     def _frame(self, frame: int, now_ns: int) -> None:
         spec, arrays = self._spec, self._arrays

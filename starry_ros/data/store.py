@@ -23,7 +23,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +103,18 @@ def sentences(arrays: Arrays) -> list[str]:
     """The sentence of every frame."""
     texts = [str(text) for text in arrays["texts"]]
     return [texts[int(i)] for i in arrays["text_T"]]
+
+
+def whole_values(arrays: Arrays) -> tuple[Record, dict[str, str]]:
+    """What belongs to the whole episode, but its sentences: values for JSON, and their types, by name."""
+    names = set(arrays) - {*frame_names(arrays), "texts"}
+    whole = {name: array for name, array in arrays.items() if name in names}
+    return {name: array.tolist() for name, array in whole.items()}, {name: str(a.dtype) for name, a in whole.items()}
+
+
+def whole_arrays(values: Mapping[str, Any], types: Mapping[str, str]) -> Arrays:
+    """Inverse of `whole_values`. What has no type, as in files of earlier versions, gets that of its values."""
+    return {name: np.array(value, types.get(name)) for name, value in values.items()}
 
 
 def write_meta(folder: Path, spec: RobotSpec, **more: object) -> Record:

@@ -88,9 +88,10 @@ def load_scenes(folder: Path, cell_px: int, columns: int) -> Scenes:
         depth = depth_cells(metres(arrays["depth_THW"]), cell_px)
         beyond = ((0, 0), (0, 0), (0, columns - depth.shape[-1]))
         parts["depth_THW"].append(np.pad(depth, beyond).astype(np.float16))
-        parts["camera_V4"].append(np.repeat(arrays["camera_V4"][None], len(depth), axis=0))
-        parts["pose_TV44"].append(arrays["pose_TV44"])
-        parts["hands_TA3"].append(arrays["hands_TA3"])
+        # Files that went through other formats of earlier versions hold doubles, which weights cannot be multiplied by.
+        parts["camera_V4"].append(np.repeat(arrays["camera_V4"][None].astype(np.float32), len(depth), axis=0))
+        parts["pose_TV44"].append(arrays["pose_TV44"].astype(np.float32))
+        parts["hands_TA3"].append(arrays["hands_TA3"].astype(np.float32))
     joined = {name: np.concatenate(some) for name, some in parts.items()}
     return Scenes(joined["depth_THW"], joined["camera_V4"], joined["pose_TV44"], joined["hands_TA3"])
 
