@@ -37,10 +37,10 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_numbers_are_those_of_the_executor_and_of_its_file() -> None:
-    assert respawn.PATIENCE_S == CONFIG.patience_s
-    assert respawn.SLOW_FACTOR == CONFIG.slow_factor
-    assert respawn.LONGEST_DELAY_S == CONFIG.max_delay_s
-    assert respawn.OLDEST_S == CONFIG.schedule.max_observation_age_s
+    assert CONFIG.patience_s == respawn.PATIENCE_S
+    assert CONFIG.slow_factor == respawn.SLOW_FACTOR
+    assert CONFIG.max_delay_s == respawn.LONGEST_DELAY_S
+    assert CONFIG.schedule.max_observation_age_s == respawn.OLDEST_S
     shipped = yaml.safe_load(OWN.read_text(encoding="utf-8"))["/**/action_executor"]["ros__parameters"]
     assert shipped["patience_s"] == respawn.PATIENCE_S
 

@@ -16,8 +16,6 @@ from typing import Any
 
 from starry_ros.errors import ConfigError
 from starry_ros.paths import holds_model, robot_file, share_dir
-from starry_ros.robot_spec import load_robot_spec
-from starry_ros.ros.respawn import SOON_S, without_plans_s
 from starry_ros.ros.transport import dds_environment
 from starry_ros.wam.choices import RUNTIMES
 
@@ -109,6 +107,9 @@ class Graph:
 
 def build_graph(values: Mapping[str, str] | None = None) -> Graph:
     """The graph for these arguments, defaults for the rest. ConfigError on a name or value that is not allowed."""
+    from starry_ros.robot_spec import load_robot_spec  # these load NumPy, which `--help` does not wait for
+    from starry_ros.ros.respawn import SOON_S, without_plans_s
+
     chosen = _check(values or {})
     spec = load_robot_spec(robot_file(chosen["robot"]))
     robot, model = _absolute(chosen["robot"]), _absolute(chosen["model"])
