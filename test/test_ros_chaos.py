@@ -582,6 +582,7 @@ def test_faults_do_to_messages_what_their_names_say() -> None:
         return [[deserialize_message(data, Image).header.stamp.nanosec for data in datas] for datas in passed]
 
     assert sent(change_messages.frozen(), 3) == [[0], [0], [0]]
+    assert sent(change_messages.repeated(), 3) == [[0], [1], [2]]
     assert sent(change_messages.reordered(), 4) == [[], [1, 0], [], [3, 2]]
     assert changed(change_messages.skew).header.stamp.sec == 9
     assert len(changed(change_messages.truncate).data) == 320 * 240 * 3 // 2
@@ -590,6 +591,15 @@ def test_faults_do_to_messages_what_their_names_say() -> None:
     jumped = deserialize_message(change_messages.edited(JointState, change_messages.jump)()(states)[0], JointState)
     assert jumped.position[0] == 1.5
     assert changed(lambda message: change_messages.shift(message, 5.0)).header.stamp.sec == 15
+
+
+def test_a_picture_that_repeats_has_new_stamps_and_old_pixels() -> None:
+    fault = change_messages.repeated()
+    for k in range(3):
+        taken = deserialize_message(image(k), Image)
+        taken.data = bytes([k]) * (320 * 240 * 3)
+        passed = deserialize_message(fault(bytes(serialize_message(taken)))[0], Image)
+        assert (passed.header.stamp.nanosec, set(passed.data)) == (k, {0})
 
 
 def plan() -> ActionChunk:
@@ -628,7 +638,7 @@ def test_every_relayed_topic_ends_at_the_relays() -> None:
 
 def test_the_faults_of_pictures_can_be_given_to_another_process() -> None:
     given: dict[str, Any] = {}
-    stage = SimpleNamespace(spec=FULL_SPEC, run=0, spoil=given.__setitem__)
+    stage = SimpleNamespace(spec=FULL_SPEC, run=0, spoil=given.__setitem__, chunk=lambda: leading("left", "right"))
     topics = {camera.topic for camera in FULL_SPEC.cameras}
     for name, scenario in SCENARIOS.items():
         if name.startswith(("camera", "clock")):
@@ -639,16 +649,40 @@ def test_the_faults_of_pictures_can_be_given_to_another_process() -> None:
             given.clear()
 
 
+def leading(*arms: str) -> ActionChunk:
+    """A plan that moves one joint of some arms by 0.1 rad, and jaws."""
+    ends_KJ = np.array([HOME, HOME])
+    for arm in FULL_SPEC.arms:
+        part = FULL_SPEC.arm_slice(arm.name)
+        ends_KJ[1, part.start + 3] += 0.1 * (arm.name in arms)
+        ends_KJ[1, part.stop - 1] += 1.0
+    return ActionChunk(joint_names=FULL_SPEC.joint_names, positions=ends_KJ.ravel().tolist())
+
+
+def spoilt_in_turn(name: str, chunk: ActionChunk) -> list[str]:
+    """On which topic each of four runs puts its fault; none is left after any of them."""
+    put: dict[str, Any] = {}
+    turns = []
+    stage: Any = SimpleNamespace(spec=FULL_SPEC, spoil=put.__setitem__, chunk=lambda: chunk)
+    for stage.run in range(4):
+        SCENARIOS[name].inject(stage)
+        turns += [topic for topic, make in put.items() if make is not None]
+        SCENARIOS[name].clear(stage)
+        assert set(put.values()) == {None}
+    return turns
+
+
 def test_every_camera_has_its_turn() -> None:
-    spoilt: list[tuple[str, bool]] = []
-    stage: Any = SimpleNamespace(spec=FULL_SPEC, spoil=lambda topic, make: spoilt.append((topic, make is not None)))
     topics = [camera.topic for camera in FULL_SPEC.cameras]
     for name in (name for name in SCENARIOS if name.startswith("camera")):
-        spoilt.clear()
-        for stage.run in range(len(topics) + 1):
-            SCENARIOS[name].inject(stage)
-            SCENARIOS[name].clear(stage)
-        assert spoilt == [(topic, on) for topic in (*topics, topics[0]) for on in (True, False)]
+        assert spoilt_in_turn(name, leading("left", "right")) == [*topics, topics[0]], name
+
+
+def test_only_cameras_that_must_show_the_motion_repeat_their_pictures() -> None:
+    head, left, right = (camera.topic for camera in FULL_SPEC.cameras)
+    assert spoilt_in_turn("camera_repeats", leading("left")) == [head, left] * 2
+    assert spoilt_in_turn("camera_repeats", leading("right")) == [head, right] * 2
+    assert spoilt_in_turn("camera_repeats", leading()) == [head, left, right, head], "hardly any motion: any of them"
 
 
 def test_what_latches_must_rest_and_every_scenario_has_a_summary() -> None:

@@ -2,7 +2,8 @@
 
 The set handed out is the one whose oldest stamp is newest; among those, the tightest. Each camera keeps its newest few
 frames, so cameras with different delays still meet. A camera without a frame younger than `max_age_s` is left out of
-the set (its tile becomes invalid); it does not hold the others up.
+the set (its tile becomes invalid); it does not hold the others up. The same holds for one whose pictures repeat under
+new stamps while what they must show moves.
 """
 
 from __future__ import annotations
@@ -13,13 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
-
+from starry_ros.canvas.repeats import JointGroups, Postures, Repeats
 from starry_ros.errors import ConfigError, InputError
 from starry_ros.timing import nanoseconds
-from starry_ros.types import U8, CameraFrame, FrameSet
-
-SAMPLE_PX = 16
+from starry_ros.types import F64, CameraFrame, FrameSet
 
 
 class Drop(StrEnum):
@@ -29,13 +27,15 @@ class Drop(StrEnum):
     OUT_OF_ORDER = "out_of_order"
     FUTURE = "future"
     STALE = "stale"
+    REPEATED = "repeated"
 
 
 class CameraState(StrEnum):
     """What a camera is doing.
 
     SAME_IMAGE is a suspicion: stamps advance, pixels do not. Frames arrive but cannot be used when stamps stand still
-    (FROZEN), are too old (LATE) or lie in the future (AHEAD); SILENT: nothing arrives any more.
+    (FROZEN), are too old (LATE) or lie in the future (AHEAD), or when pixels do not change although joints moved that
+    they must show (REPEATS); SILENT: nothing arrives any more.
     """
 
     OK = "ok"
@@ -45,6 +45,7 @@ class CameraState(StrEnum):
     FROZEN = "frozen"
     LATE = "late"
     AHEAD = "ahead"
+    REPEATS = "repeats"
 
 
 class Outcome(StrEnum):
@@ -65,11 +66,12 @@ class CameraCounters:
     out_of_order: int
     future: int
     stale: int
+    repeated: int
 
     @property
     def dropped(self) -> int:
         """Frames that were not taken, for any reason."""
-        return self.duplicate + self.out_of_order + self.future + self.stale
+        return self.duplicate + self.out_of_order + self.future + self.stale + self.repeated
 
 
 @dataclass(frozen=True)
@@ -99,22 +101,28 @@ class FrameSync:
 
     `max_skew_s` bounds the spread of stamps in a set, `max_age_s` the age of its frames, `max_future_s` how far a stamp
     may run ahead of the local clock. `depth` frames are kept a camera. A camera is suspected after `suspect_after`
-    byte-identical images in a row.
+    byte-identical images in a row, and left out once they are outdated: `shows` names the joints whose motion each
+    camera must show.
     """
 
     def __init__(
         self, cameras: Sequence[str], max_skew_s: float, max_age_s: float, *, max_future_s: float = 0.02,
-        depth: int = 8, suspect_after: int = 30,
+        depth: int = 8, suspect_after: int = 30, shows: Mapping[str, JointGroups] | None = None,
     ) -> None:
         _check(cameras, {"max_skew_s": max_skew_s, "max_age_s": max_age_s, "max_future_s": max_future_s}, depth)
         self._max_skew_ns, self._max_age_ns = nanoseconds(max_skew_s), nanoseconds(max_age_s)
         self._max_future_ns = nanoseconds(max_future_s)
         self._suspect_after = suspect_after
-        self._tracks = {camera: _Track(depth) for camera in cameras}
+        shown, self._postures = shows or {}, Postures()
+        self._tracks = {camera: _Track(depth, Repeats(shown.get(camera, ()), self._max_age_ns)) for camera in cameras}
         self._now_ns: int | None = None
         self._last: FrameSet | None = None
         self._sets = self._resets = 0
         self._outcome = Outcome.NO_CAMERA
+
+    def hear(self, stamp_ns: int, position_J: F64) -> None:
+        """Take what was measured of the joints in contract order; without it pictures that repeat are but suspect."""
+        self._postures.add(stamp_ns, position_J)
 
     def push(self, frame: CameraFrame) -> Drop | None:
         """Take a frame; its `received_ns` is now. Returns why it was dropped, None if taken.
@@ -126,10 +134,8 @@ class FrameSync:
             raise InputError("sync", f"unknown camera {frame.camera!r}", expected=list(self._tracks))
         self._move_to(frame.received_ns)
         track.received_ns = frame.received_ns
-        drop = self._refuse(track, frame)
-        if drop is None:
-            track.add(frame)
-        else:
+        drop = self._refuse(track, frame) or track.take(frame, self._postures)
+        if drop is not None:
             track.drops[drop] += 1
         track.last_drop = drop
         return drop
@@ -152,6 +158,7 @@ class FrameSync:
         """Forget all frames; counters stay."""
         for track in self._tracks.values():
             track.forget()
+        self._postures.forget()
         self._last = None
 
     def _move_to(self, now_ns: int) -> None:
@@ -166,11 +173,11 @@ class FrameSync:
         age_ns = frame.received_ns - frame.stamp_ns
         if age_ns < -self._max_future_ns:
             return Drop.FUTURE
-        if track.frames and frame.stamp_ns == track.frames[-1].stamp_ns:
+        if frame.stamp_ns == track.newest_ns:
             return Drop.DUPLICATE
         if age_ns > self._max_age_ns:
             return Drop.STALE
-        if track.frames and frame.stamp_ns < track.frames[-1].stamp_ns:
+        if track.newest_ns is not None and frame.stamp_ns < track.newest_ns:
             return Drop.OUT_OF_ORDER
         return None
 
@@ -211,10 +218,10 @@ class FrameSync:
         return start_ns
 
     def _health(self, camera: str, track: _Track, now_ns: int) -> CameraHealth:
-        age_ns = now_ns - track.frames[-1].stamp_ns if track.frames else None
+        age_ns = None if track.newest_ns is None else now_ns - track.newest_ns
         quiet_ns = None if track.received_ns is None else now_ns - track.received_ns
         state = self._state(track, age_ns, quiet_ns)
-        return CameraHealth(camera, state, age_ns, quiet_ns, track.identical, track.counters())
+        return CameraHealth(camera, state, age_ns, quiet_ns, track.repeats.in_a_row, track.counters())
 
     def _state(self, track: _Track, age_ns: int | None, quiet_ns: int | None) -> CameraState:
         if quiet_ns is None:
@@ -224,50 +231,47 @@ class FrameSync:
         if age_ns is None or age_ns > self._max_age_ns:
             causes = {Drop.DUPLICATE: CameraState.FROZEN, Drop.FUTURE: CameraState.AHEAD}
             return causes.get(track.last_drop, CameraState.LATE) if track.last_drop else CameraState.LATE
-        return CameraState.SAME_IMAGE if track.identical >= self._suspect_after else CameraState.OK
+        if track.repeats.outdated:
+            return CameraState.REPEATS
+        return CameraState.SAME_IMAGE if track.repeats.in_a_row >= self._suspect_after else CameraState.OK
 
 
 class _Track:
-    """One camera's newest frames (oldest first) and what became of the others."""
+    """One camera's newest frames (oldest first), the newest stamp of all, and what became of the others."""
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, repeats: Repeats) -> None:
         self.frames: deque[CameraFrame] = deque(maxlen=depth)
+        self.newest_ns: int | None = None
         self.received_ns: int | None = None
+        self.repeats = repeats
         self.last_drop: Drop | None = None
         self.drops = dict.fromkeys(Drop, 0)
         self.accepted = 0
-        self.identical = 0
 
     def newer_than(self, oldest_ns: int) -> bool:
         """Whether the newest frame is at least as new as `oldest_ns`."""
         return bool(self.frames) and self.frames[-1].stamp_ns >= oldest_ns
 
-    def add(self, frame: CameraFrame) -> None:
-        """Keep a frame; the oldest falls out when full."""
-        same = bool(self.frames) and _identical(frame.image_HWC, self.frames[-1].image_HWC)
-        self.identical = self.identical + 1 if same else 0
+    def take(self, frame: CameraFrame, postures: Postures) -> Drop | None:
+        """Keep a frame, the oldest falls out when full; or none at all of a picture that is outdated."""
+        self.newest_ns = frame.stamp_ns
+        self.repeats.look(frame, postures)
+        if self.repeats.outdated:
+            self.frames.clear()
+            return Drop.REPEATED
         self.frames.append(frame)
         self.accepted += 1
+        return None
 
     def forget(self) -> None:
         """Drop all frames; counters stay."""
         self.frames.clear()
-        self.received_ns = None
-        self.identical = 0
+        self.newest_ns = self.received_ns = None
+        self.repeats.forget()
 
     def counters(self) -> CameraCounters:
         """Frames by fate."""
         return CameraCounters(self.accepted, **{drop.value: count for drop, count in self.drops.items()})
-
-
-def _identical(a_HWC: U8, b_HWC: U8) -> bool:
-    """Byte equality; a sparse sample settles nearly every case, and contiguous memory order the rest quickly."""
-    sparse = np.s_[::SAMPLE_PX, ::SAMPLE_PX]
-    if a_HWC.shape != b_HWC.shape or not np.array_equal(a_HWC[sparse], b_HWC[sparse]):
-        return False
-    if a_HWC.strides[-1] < 0 and b_HWC.strides[-1] < 0:
-        a_HWC, b_HWC = a_HWC[..., ::-1], b_HWC[..., ::-1]
-    return bool(np.array_equal(a_HWC, b_HWC))
 
 
 def _same(frames: Mapping[str, CameraFrame], last: FrameSet) -> bool:

@@ -41,7 +41,7 @@ class RobotKinematics:
         self.spec = spec
         self.mujoco, self.model = _load(spec.kinematics.format, spec.kinematics.source)
         self.data = self.mujoco.MjData(self.model)
-        joints = [self._joint(name) for name in spec.joint_names]
+        self._joints = joints = [self._joint(name) for name in spec.joint_names]
         self._qpos_J, self._dof_J = self.model.jnt_qposadr[joints], self.model.jnt_dofadr[joints]
         self._sign_J = spec.limit("sign")
         self._frames = {arm.name: self._frame(arm.end_effector_frame) for arm in spec.arms}
@@ -106,6 +106,18 @@ class RobotKinematics:
         else:
             return None
         return pose
+
+    def carriers(self, name: str) -> tuple[int, ...] | None:
+        """Joints, by place in contract order, that move a camera; None if the description lacks the camera."""
+        camera = self._index("mjOBJ_CAMERA", name)
+        body = self._index("mjOBJ_BODY", self.spec.camera(name).frame_id)
+        body = int(self.model.cam_bodyid[camera]) if camera >= 0 else body
+        if body < 0:
+            return None
+        chain = [body]
+        while chain[-1] != 0:
+            chain.append(int(self.model.body_parentid[chain[-1]]))
+        return tuple(j for j, joint in enumerate(self._joints) if self.model.jnt_bodyid[joint] in chain)
 
     def camera(self, name: str) -> CameraModel:
         """Pinhole model of a camera: its calibration, or the description's field of view. ContractError without both.

@@ -11,7 +11,8 @@ from starry_ros.sim.choices import SETTINGS, TASKS
 from starry_ros.wam.choices import RUNTIMES
 
 SCENARIOS = {
-    "camera_frozen": "one camera repeats its last picture",
+    "camera_frozen": "one camera repeats its last picture, stamp and all",
+    "camera_repeats": "one camera repeats its last picture under new stamps",
     "camera_dropped": "one camera is silent",
     "camera_reordered": "pictures of one camera arrive in wrong order",
     "camera_skewed": "one camera's stamps are 0.5 s old",

@@ -1,25 +1,28 @@
 """Node `canvas_packer`: the camera images of one instant, packed into one canvas.
 
 Publishes `canvas` and `canvas_info` with equal stamps whenever a new set of frames belongs together. A camera that is
-silent, late or refused leaves its tile black and marked invalid; diagnostics say why.
+silent, late or refused, or repeats a picture while what it must show moves, leaves its tile black and marked invalid;
+diagnostics say why.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from functools import partial
 
 from rclpy.clock import Clock, ClockType
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.canvas.sync import CameraHealth, CameraState, FrameSync, Outcome
 from starry_ros.errors import InputError
+from starry_ros.kinematics.mounts import shown_joints
 from starry_ros.msg import CanvasInfo
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import CameraSpec, load_robot_spec
-from starry_ros.ros.convert import EdgeClock, canvas_messages, frame_of
+from starry_ros.ros.convert import EdgeClock, canvas_messages, frame_of, state_of
 from starry_ros.ros.diagnostics import ERROR, OK, WARN, Diagnostics, Health
 from starry_ros.ros.params import ROBOT, Parameter, declare
 from starry_ros.ros.qos import SENSOR
@@ -34,6 +37,8 @@ PARAMETERS = (
     Parameter("max_age_s", 0.3, "A camera without a frame younger than this is invalid, in seconds.", 0.01, 10.0),
 )
 TWO_PUBLISHERS = "two_publishers"
+STATES_APART_NS = 20_000_000
+"""Joint states that come faster are passed over unread: whether arms move is told by fewer."""
 
 
 class CanvasPackerNode(StarryNode):
@@ -46,7 +51,8 @@ class CanvasPackerNode(StarryNode):
         self._edge = EdgeClock(self.get_clock())
         self._packer = CanvasPacker(t_pose_layout(self._spec))
         cameras = [camera.name for camera in self._spec.cameras]
-        self._sync = FrameSync(cameras, values["max_skew_s"], values["max_age_s"])
+        self._sync = FrameSync(cameras, values["max_skew_s"], values["max_age_s"], shows=shown_joints(self._spec))
+        self._heard_ns = 0
         self._refused: dict[str, Counter[str]] = {camera: Counter() for camera in cameras}
         self._reason: dict[str, str] = {}
         self._published = 0
@@ -54,6 +60,7 @@ class CanvasPackerNode(StarryNode):
         self._info = self.create_publisher(CanvasInfo, "canvas_info", SENSOR)
         transport = values["image_transport"]
         self._topics = {camera.name: self._subscribe(camera, transport) for camera in self._spec.cameras}
+        self.create_subscription(JointState, self._spec.joint_state_topic, self._on_state, SENSOR)
         self._doubled: set[str] = set()
         self.create_timer(0.5, self._count_publishers, clock=Clock(clock_type=ClockType.STEADY_TIME))
         Diagnostics(self, self._health, self._spec.name)
@@ -81,6 +88,15 @@ class CanvasPackerNode(StarryNode):
         self._reason.pop(camera.name, None)
         if self._sync.push(frame) is None:
             self._publish_newest()
+
+    def _on_state(self, message: JointState) -> None:
+        stamp_ns = self._edge.local_ns(message.header.stamp)
+        if 0 <= stamp_ns - self._heard_ns < STATES_APART_NS:
+            return
+        with contextlib.suppress(InputError):  # executor and planner tell of it
+            state = state_of(self._spec, message, self._edge)
+            self._sync.hear(state.stamp_ns, state.position_J)
+            self._heard_ns = stamp_ns
 
     def _refuse(self, camera: str, reason: str, text: str) -> None:
         self._refused[camera][reason] += 1

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from starry_ros.canvas.repeats import moved
+from starry_ros.kinematics.mounts import shown_joints
 from starry_ros.msg import ActionChunk
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.ros import chaos_messages as change
@@ -141,6 +144,22 @@ def _blind(make: MakeFault) -> Scenario:
     return _unplanned(**_camera(make), told=BLIND)
 
 
+def _repeat(stage: Stage) -> None:
+    """On another camera in every run, of those that must show what the arms are about to do: others may repeat."""
+    chunk, spec, shows = stage.chunk(), stage.spec, shown_joints(stage.spec)
+    order = [chunk.joint_names.index(name) for name in spec.joint_names]
+    plan_KJ = np.reshape(chunk.positions, (-1, len(order)))[:, order]
+    telling = [camera for camera in spec.cameras if moved(shows[camera.name], plan_KJ[0], plan_KJ[-1])]
+    cameras = telling or spec.cameras
+    stage.spoil(cameras[stage.run % len(cameras)].topic, change.repeated)
+
+
+def _all_good(stage: Stage) -> None:
+    """No camera's pictures are changed any more."""
+    for camera in stage.spec.cameras:
+        stage.spoil(camera.topic, None)
+
+
 def _unplanned(**how: Any) -> Scenario:
     return Scenario(RESTS, counts_from=PLAN_END, stopped_by=("planner_lost",), latched=True, **how)
 
@@ -235,6 +254,7 @@ def _frozen_for_two_seconds(stage: Stage) -> None:
 
 SCENARIOS: dict[str, Scenario] = {
     "camera_frozen": _blind(change.frozen),
+    "camera_repeats": _unplanned(inject=_repeat, clear=_all_good, told=BLIND),
     "camera_dropped": _blind(change.dropped),
     "camera_reordered": Scenario(GOES_ON, **_camera(change.reordered)),
     "camera_skewed": _blind(change.edited(Image, change.skew)),

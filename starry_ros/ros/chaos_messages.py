@@ -53,6 +53,20 @@ def frozen() -> Fault:
     return fault
 
 
+def repeated() -> Fault:
+    """The first picture again and again, under the stamps of those that came."""
+    kept: list[Image] = []
+
+    def fault(data: bytes) -> list[bytes]:
+        message = deserialize_message(data, Image)
+        kept.append(message)
+        del kept[1:]
+        kept[0].header.stamp = message.header.stamp
+        return [serialize_message(kept[0])]
+
+    return fault
+
+
 def reordered() -> Fault:
     """Every second message before the one that it followed."""
     kept: list[bytes] = []

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import Image, JointState
 from starry_ros.msg import CanvasInfo
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.canvas.pack import CanvasPacker
 from starry_ros.ros.convert import image_message, stamp_ns, to_stamp
-from starry_ros.ros.qos import SENSOR
+from starry_ros.ros.qos import SENSOR, STATE
 
 CAMERAS = ("head", "left_wrist", "right_wrist")
 PERIOD_S = 1 / 15
@@ -127,6 +127,48 @@ def test_a_bad_camera_is_marked_invalid_and_named_with_the_reason(rig: Rig, chan
         return rig.tiles() == expected and message.startswith("left_wrist: ") and reason in message
 
     rig.shoot_until(named, {"left_wrist": change})
+
+
+def same_pixels(camera: str) -> Change:
+    """What a driver that hangs sends: its last picture under new stamps."""
+    return lambda message: image_message(position_coded(camera, 100), message.header.stamp, message.header.frame_id)
+
+
+def test_a_picture_that_repeats_is_invalid_while_joints_move_that_it_must_show(rig: Rig, spec: Any) -> None:
+    joints = rig.world.publisher(JointState, "joint_states", STATE)
+    shown: dict[str, float] = {"left_waist": 0.0}
+
+    def tell(position: float, *, bad: bool = False) -> None:
+        """All joints in jumbled order, and one that is not the contract's; bad: one is missing, or none is a number."""
+        shown["left_waist"] = position
+        home = dict(zip(spec.joint_names, spec.limit("home").tolist(), strict=True)) | {"torso": 1.0} | shown
+        nowhere = bad and rig.sent % 2
+        names = sorted(home)[1:] if bad and not nowhere else sorted(home)
+        message = JointState(name=names, position=[float("nan") if nowhere else home[name] for name in names])
+        message.header.stamp = rig.world.now()
+        joints.publish(message)
+
+    def telling(change: Change, step: float, *, bad: bool = False) -> Change:
+        def once(message: Image) -> Image | None:
+            tell(shown["left_waist"] + step, bad=bad)
+            return change(message)
+
+        return once
+
+    def named(state: str) -> Callable[[], bool]:
+        return lambda: rig.world.values("canvas_packer").get("left_wrist.state") == state
+
+    rig.all_valid()
+    still, good = same_pixels("left_wrist"), lambda message: message
+    rig.shoot_until(named("same_image"), {"left_wrist": telling(still, 0.0)})
+    assert rig.tiles()["left_wrist"], "a scene at rest looks the same"
+    rig.shoot(1.0, {"left_wrist": telling(still, 0.05, bad=True)})
+    assert rig.tiles()["left_wrist"], "joint states that are no good say nothing"
+    shown["left_waist"] = 0.0
+    rig.shoot_until(lambda: rig.tiles() == {"head": True, "left_wrist": False, "right_wrist": True}
+                    and named("repeats")(), {"left_wrist": telling(still, 0.02)})
+    assert "left_wrist: repeats" in rig.world.message("canvas_packer")
+    rig.shoot_until(lambda: all(rig.tiles().values()) and named("ok")(), {"left_wrist": telling(good, 0.02)})
 
 
 def test_skewed_stamps_never_meet_on_one_canvas(rig: Rig) -> None:
