@@ -32,6 +32,13 @@ LENGTHS = (9, 30, 14)
 FUTURE, SLOTS, ACTIONS = 8, 4, 6
 
 
+def change(path: Path, **more: np.ndarray) -> None:
+    """Write an episode again with other arrays."""
+    with np.load(path) as file:
+        arrays = {**file, **more}
+    np.savez(path, **arrays)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_episodes(tmp_path_factory.mktemp("data"), LENGTHS)
@@ -258,6 +265,28 @@ def test_an_episode_that_lacks_an_array_is_named_with_it(name: str, tmp_path: Pa
     with pytest.raises(DataError, match=rf"00001\.npz: lacks {name}\. Fix: .*--video"):
         load(tmp_path / "data", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+NAN_T = np.where(np.arange(30) == 4, np.nan, 0.1)
+
+
+@pytest.mark.parametrize(("name", "array", "says"), [
+    ("position_TJ", np.tile(NAN_T[:, None], 14), "non-finite values in position_TJ, first in frame 4"),
+    ("plan_TKJ", np.tile(NAN_T[:, None, None], (1, 16, 14)), "non-finite values in plan_TKJ, first in frame 4"),
+    ("velocity_TJ", np.tile(NAN_T[:, None], 14), "non-finite values in velocity_TJ, first in frame 4"),
+    ("stage_T", np.full(30, 9), "a stage out of range in frame 0: 9"),
+    ("text_T", np.full(30, 2), "a sentence index out of range in frame 0: 2"),
+    ("command_TJ", np.zeros((30, 13)), "unlike numbers of joints"),
+    ("plan_TKJ", np.zeros((30, 8, 14)), r"has plan_TKJ \[T, 8, 14\], the folder's first episode \[T, 16, 14\]"),
+    ("canvas_THWC", np.zeros((30, 96, 80, 3), np.uint8), r"canvases \[30, 96, 80, 3\], expected \[30, 192, 160, 3\]"),
+    ("canvas_THWC", np.zeros((29, 192, 160, 3), np.uint8), r"canvases \[29, 192, 160, 3\], expected \[30, 192"),
+])
+def test_an_episode_that_would_spoil_a_training_is_named_when_data_are_loaded(
+    name: str, array: np.ndarray, says: str, tmp_path: Path
+) -> None:
+    change(write_episodes(tmp_path / "data") / "episodes" / "00001.npz", **{name: array})
+    with pytest.raises(DataError, match=rf"00001\.npz: .*{says}.*starry data check"):
+        load(tmp_path / "data", tmp_path / "cache")
 
 
 def test_a_folder_of_images_alone_is_no_folder_of_demonstrations(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from starry_ros.sim.choices import COLOURS, STAGES
 from starry_ros.sim.task import colours_in
 from starry_ros.sim.tasks import named_first, same_meaning
 from starry_ros.training.augment import NOTHING, Augment
+from starry_ros.training.form import problem_of, unlike
 from starry_ros.training.prefix import Bender, committed, prefix_lengths
 from starry_ros.training.scenes import PLAIN, Scenes, View
 from starry_ros.training.summary import data_hash, read_meta
@@ -109,9 +110,12 @@ def load_demonstrations(
     """
     files = _files(folder)
     small: dict[str, list[NDArray[np.generic]]] = {}
+    first: Mapping[str, NDArray[np.generic]] = {}
     lengths, texts = [], []
     for path in files:
         arrays = _read(path, (*BESIDE_IMAGES, "text_T", "texts"))
+        first = first or arrays
+        refuse(path, unlike(arrays, first))
         lengths.append(len(arrays["position_TJ"]))
         names = [str(text) for text in arrays["texts"]]
         texts.append([names[i] for i in arrays["text_T"]])
@@ -218,14 +222,22 @@ def _read(path: Path, needed: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     if missing := [name for name in needed if name not in arrays]:
         raise DataError(str(path), f"lacks {', '.join(missing)}",
                         fix="give demonstrations; episodes of images alone are for `starry train --video`")
+    refuse(path, problem_of(arrays, needed))
     return arrays
+
+
+def refuse(path: Path, problem: str) -> None:
+    """DataError that names an episode where there is a problem: one value that is no number spoils all weights."""
+    if problem:
+        raise DataError(str(path), problem, fix="`starry data check` names all bad episodes; make them again, or "
+                        "leave them out")
 
 
 def cached_images(
     files: list[Path], lengths: list[int], cache: Path, encode: Callable[[U8], F32], view: View
 ) -> tuple[U8, F32]:
     """Memory-mapped canvases and latents, built once for these files, the view of them and the encoder."""
-    first = view.canvases(files[0])[:1]
+    first = _canvases(files[0], view)[:1]
     probe = encode(first)
     key: dict[str, Any] = {
         "files": [[path.name, path.stat().st_size] for path in files], "data_hash": data_hash(files[0].parent.parent),
@@ -244,13 +256,22 @@ def cached_images(
         latents = _mapped(latent_path, np.float32, (total, *latent_shape))
         at = 0
         for path, length in zip(files, lengths, strict=True):
-            canvas[at : at + length] = view.canvases(path)
+            canvas[at : at + length] = _canvases(path, view, (length, *first.shape[1:]))
             latents[at : at + length] = encode(canvas[at : at + length])
             at += length
         canvas.flush()
         latents.flush()
         write_text(stamp, json.dumps(key))
     return np.load(canvas_path, mmap_mode="r"), np.load(latent_path, mmap_mode="r")
+
+
+def _canvases(path: Path, view: View, shape: tuple[int, ...] | None = None) -> U8:
+    """What a view makes of an episode. DataError if that is no canvases, or of another shape."""
+    canvas_THWC = view.canvases(path)
+    refuse(path, problem_of({"canvas_THWC": canvas_THWC}, ()))
+    if shape not in (None, canvas_THWC.shape):
+        refuse(path, f"has canvases {list(canvas_THWC.shape)}, expected {list(shape or ())}")
+    return canvas_THWC
 
 
 def _mapped(path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> np.memmap[Any, Any]:

@@ -18,7 +18,8 @@ import numpy as np
 from torch import Tensor
 
 from starry_ros.errors import DataError
-from starry_ros.training.dataset import Demonstrations, cached_images
+from starry_ros.training.dataset import Demonstrations, cached_images, refuse
+from starry_ros.training.form import problem_of
 from starry_ros.training.probe_states import LinearProbe, choose_linear
 from starry_ros.training.scenes import PLAIN, View, read_arrays
 from starry_ros.training.train_state_tokens import encode_frames
@@ -115,5 +116,7 @@ def _sentences(path: Path) -> list[str]:
     with np.load(path, allow_pickle=False) as file:
         if "texts" not in file.files or "text_T" not in file.files:
             return [NO_SENTENCE] * frames
-        names = [str(text) for text in file["texts"]]
-        return [names[i] for i in file["text_T"]]
+        arrays = {name: file[name] for name in ("texts", "text_T")}
+    refuse(path, problem_of(arrays, ()))
+    names = [str(text) for text in arrays["texts"]]
+    return [names[i] for i in arrays["text_T"]]
