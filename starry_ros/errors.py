@@ -49,6 +49,10 @@ class DataError(StarryError):
     """A dataset or recording cannot be read."""
 
 
+class TrainingError(StarryError):
+    """A training has come apart: its loss or gradient is no number."""
+
+
 class InputError(StarryError):
     """An image, joint state or sentence from outside cannot be used."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training_kit import encode, write_episodes
 
-from starry_ros.errors import CheckpointError, ConfigError
+from starry_ros.errors import CheckpointError, ConfigError, TrainingError
 from starry_ros.training import probe_states
 from starry_ros.training.budgets import StatesTraining
 from starry_ros.training.compute import Compute
@@ -110,6 +110,18 @@ def test_training_lowers_the_loss_resumes_and_never_sees_held_out_episodes(
     assert [again.step() for _ in range(5)] == losses[1:]
     assert not set(straight.frames) & set(np.flatnonzero(held_out(data)))
     assert load_states(tmp_path / "b").config == SMALL
+
+
+def test_states_that_lose_their_numbers_end_the_training_before_a_weight_changes(
+    data: Demonstrations, tmp_path: Path
+) -> None:
+    trainer = StatesTrainer(data, SMALL, StatesTraining(steps=6, batch=4), tmp_path)
+    trainer.means_F3HW[:] = np.nan
+    before = {name: value.clone() for name, value in trainer.trained.state_dict().items()}
+    with pytest.raises(TrainingError, match="step 1: the training has come apart"):
+        run(trainer, None, report=lambda _: None)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.trained.state_dict().items())
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_pass_on_another_device_mixes_no_devices(data: Demonstrations, tmp_path: Path) -> None:

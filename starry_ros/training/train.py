@@ -29,6 +29,7 @@ from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.curves import Curves
 from starry_ros.training.dataset import Demonstrations, Sampler
 from starry_ros.training.early import EarlyEvaluation
+from starry_ros.training.finite import clip_gradients
 from starry_ros.training.forward import TextTable, expert_losses, losses
 from starry_ros.training.loop import run
 from starry_ros.training.losses import total
@@ -124,15 +125,18 @@ class Trainer:
         self.model.set_text_statistics(pool(self.texts.tokens_STD[:-1], self.texts.mask_ST[:-1]))
 
     def step(self) -> dict[str, float]:
-        """One optimiser step; returns the unweighted loss terms of this process's part of the batch."""
+        """One optimiser step; returns the unweighted loss terms of this process's part of the batch.
+
+        TrainingError, in every process and before any weight has changed, where one of them has lost its numbers.
+        """
         step = self.progress.step
         noise = self.compute.noise(hash((self.config.seed, step, self.rank)) & 0x7FFFFFFF)
         with self.compute.here():
             loss, terms = self._pass(step, noise)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        _average_gradients(self.model, self.world)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        mean = float(_average_gradients(self.model, self.world, loss.detach()))
+        clip_gradients(self.model.parameters(), self.config.clip_norm, mean, f"{self.out}, step {step + 1}")
         for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate(step)
         self.optimiser.step()
@@ -186,18 +190,20 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def _average_gradients(model: torch.nn.Module, world: int) -> None:
+def _average_gradients(model: torch.nn.Module, world: int, loss: Tensor) -> Tensor:
+    """Give every process the mean of all gradients; returns that of the losses, so that all judge the same number."""
     if world == 1:
-        return
+        return loss
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in trained]
-    flat = torch.cat([g.flatten() for g in gradients])
+    flat = torch.cat([*(g.flatten() for g in gradients), loss.reshape(1)])
     dist.all_reduce(flat)
     at = 0
     for parameter in trained:
         size = parameter.numel()
         parameter.grad = flat[at : at + size].view_as(parameter) / world
         at += size
+    return flat[-1] / world
 
 
 def embed_texts(texts: tuple[str, ...]) -> TextTable:

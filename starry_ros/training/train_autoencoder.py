@@ -30,6 +30,7 @@ from starry_ros.paths import robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import AutoencoderTraining
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
+from starry_ros.training.finite import OTHER_SEED, clip_gradients
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.summary import check_contract
@@ -87,7 +88,7 @@ def train_autoencoder(
 
     try:
         while step < training.steps and (minutes is None or time.monotonic() - started < 60 * minutes):
-            loss = _train_step(model, optimiser, frames, training, step, compute)
+            loss = _train_step(model, optimiser, frames, training, step, out, compute)
             step += 1
             if step % training.save_every == 0 or step == training.steps:
                 save()
@@ -203,7 +204,7 @@ def _first_model(frames: Frames, seed: int, init: Path | None) -> Autoencoder:
 
 def _train_step(
     model: Autoencoder, optimiser: torch.optim.Optimizer, frames: Frames, training: AutoencoderTraining, step: int,
-    compute: Compute = PROCESSOR,
+    out: Path, compute: Compute = PROCESSOR,
 ) -> float:
     """One update; batch and noise depend on (seed, step) alone, so that a resumed run equals an uninterrupted one."""
     rng = np.random.default_rng((training.seed, step))
@@ -217,7 +218,7 @@ def _train_step(
         group["lr"] = training.rate(step)
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    clip_gradients(model.parameters(), 1.0, float(loss.detach()), f"{out}, step {step + 1}", OTHER_SEED)
     optimiser.step()
     return float(loss.detach())
 

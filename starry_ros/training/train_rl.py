@@ -28,6 +28,7 @@ from starry_ros.robot_spec import RobotSpec, load_robot_spec
 from starry_ros.sim.tasks import TASKS
 from starry_ros.training.budgets import RlConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
+from starry_ros.training.finite import clip_gradients
 from starry_ros.training.pool import Workers
 from starry_ros.training.rl_pairs import Schedule, Window, in_order
 from starry_ros.training.rl_rollout import play_rollout
@@ -48,6 +49,7 @@ OF_DRAWN = ("loss", "clipped", "ratio_off")
 """Statistics of the plans that get credit; the others are of all plans."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
+LOWER_RATE = "train anew with a lower --learning-rate"
 LEASH = 0.2
 """Deviation of the Gaussians whose divergence is told, in shares of a joint's usual change: in every direction, those
 that nothing is drawn in included."""
@@ -84,8 +86,11 @@ class Learner:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0)
 
-    def update(self, samples: Sequence[tuple[Draw, float]], rng: np.random.Generator) -> Record:
-        """Some epochs over plans with their advantages; returns statistics."""
+    def update(
+        self, samples: Sequence[tuple[Draw, float]], rng: np.random.Generator, where: str = "train-rl"
+    ) -> Record:
+        """Some epochs over plans with their advantages; returns statistics. TrainingError where numbers are lost."""
+        parameters = self.optimiser.param_groups[0]["params"]
         sums: dict[str, float] = {}
         passes, credited = 0, sum(bool(advantage) for _, advantage in samples)
         for _ in range(self.config.epochs):
@@ -100,8 +105,8 @@ class Learner:
                     for name, value in found.items():
                         sums[name] = sums.get(name, 0.0) + value
                 passes += len(chosen)
-                norm = nn.utils.clip_grad_norm_(self.optimiser.param_groups[0]["params"], self.config.clip_norm)
-                sums["gradient"] = sums.get("gradient", 0.0) + float(norm) * len(chosen)
+                norm = clip_gradients(parameters, self.config.clip_norm, sums["loss"] + sums["kl"], where, LOWER_RATE)
+                sums["gradient"] = sums.get("gradient", 0.0) + norm * len(chosen)
                 self.optimiser.step()
         of_drawn = {name: sums.pop(name, 0.0) / max(1, credited * self.config.epochs) for name in OF_DRAWN}
         return of_drawn | {name: value / max(1, passes) for name, value in sums.items()}
@@ -167,7 +172,8 @@ class RlTrainer:
         groups = in_order(workers.run(play_rollout, schedule.groups(step, windows)))
         anchors = [(draw, 0.0) for scout in scouts if scout.success for draw in scout.draws]
         samples, rng = schedule.credited(groups), np.random.default_rng([self.config.seed, step])
-        statistics = self.learner.update([*samples, *anchors], rng) if samples else {}
+        where = f"{self.out}, iteration {step + 1}"
+        statistics = self.learner.update([*samples, *anchors], rng, where) if samples else {}
         self.progress.step += 1
         self._prove()
         record = {

@@ -28,6 +28,7 @@ from starry_ros.robot_spec import load_robot_spec
 from starry_ros.training.budgets import StatesTraining
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.dataset import I64, Demonstrations, load_demonstrations
+from starry_ros.training.finite import OTHER_SEED, clip_gradients
 from starry_ros.training.same_run import refuse
 from starry_ros.training.store import Progress, load_state, save_state
 from starry_ros.training.summary import check_contract
@@ -98,7 +99,7 @@ class StatesTrainer:
                 loss = loss + self.training.action_weight * terms[name]
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        clip_gradients(self.trained.parameters(), 1.0, float(loss.detach()), f"{self.out}, step {step + 1}", OTHER_SEED)
         for group in self.optimiser.param_groups:
             group["lr"] = self.training.rate(step)
         self.optimiser.step()
