@@ -77,7 +77,7 @@ def test_a_jaw_that_was_moved_in_between_starts_where_it_is() -> None:
     rig = holding()
     to_fault_and_back(rig)
     rig.jaw_stop_m = 0.03  # by hand
-    rig.run(0.1)
+    rig.run(0.2)
     assert rig.executor.arm(rig.now_ns).ok
     rig.run(0.02)
     assert rig.executor._track.motion_3J[0, JAW] == pytest.approx(0.03)

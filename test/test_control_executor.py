@@ -92,8 +92,24 @@ def test_arming_needs_a_fresh_valid_joint_state_inside_the_limits_and_standing_a
     pushed = RobotState(now_ns + 2 * PERIOD_NS, STAND_J, np.full(JOINTS, 1.0))
     executor.step(now_ns + 2 * PERIOD_NS, pushed)
     assert "is moving" in executor.arm(now_ns + 2 * PERIOD_NS).message
-    executor.step(now_ns + 3 * PERIOD_NS, state_at(STAND_J, now_ns + 3 * PERIOD_NS))
-    assert executor.arm(now_ns + 3 * PERIOD_NS).ok
+    for tick in range(3, 20):
+        executor.step(now_ns + tick * PERIOD_NS, state_at(STAND_J, now_ns + tick * PERIOD_NS))
+    assert executor.arm(now_ns + 19 * PERIOD_NS).ok
+
+
+def test_arms_whose_driver_reports_no_velocity_are_not_armed_while_somebody_moves_them() -> None:
+    executor, now_ns, position_J = Executor(SPEC), 10**9, STAND_J.copy()
+    for _ in range(30):
+        now_ns += PERIOD_NS
+        position_J[1] += 0.4 * PERIOD_NS * 1e-9
+        executor.step(now_ns, state_at(position_J, now_ns))
+    assert f"{SPEC.joint_names[1]} is moving" in executor.arm(now_ns).message
+    executor.step(now_ns + PERIOD_NS, state_at(position_J, now_ns + PERIOD_NS))
+    assert "is moving" in executor.arm(now_ns + PERIOD_NS).message, "it stands for less than a tenth of a second"
+    for _ in range(10):
+        now_ns += PERIOD_NS
+        executor.step(now_ns, state_at(position_J, now_ns))
+    assert executor.arm(now_ns).ok
 
 
 def test_a_jaw_measured_slightly_outside_its_range_is_commanded_at_its_limit() -> None:

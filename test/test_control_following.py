@@ -196,7 +196,7 @@ def test_arms_that_were_moved_while_stopped_are_armed_where_they_are(leave: Call
     rig.run(0.5)
     moved_J = rig.measured_J + np.where(ARM_JOINTS, 0.05, 0.0)
     rig.reset(moved_J)
-    rig.run(0.1, refuses=BOTH)
+    rig.run(0.2, refuses=BOTH)
     assert rig.executor.arm(rig.now_ns).ok
     rig.run(0.5)
     assert np.abs(rig.measured_J - moved_J)[ARM_JOINTS].max() < 1e-3

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -95,12 +96,25 @@ def test_a_run_that_begins_elsewhere_than_the_arms_were_measured_is_found(monkey
 ])
 def test_arms_too_close_are_found_unless_one_of_them_refuses(reason: Refusal, refusing: bool, found: bool) -> None:
     fuzzer = ExecutorFuzzer(FULL_SPEC, 1)
-    fuzzer._look_around(FULL_SPEC.limit("home"))
+    fuzzer._look_around("command", [FULL_SPEC.limit("home")])
     assert not fuzzer.report.problems
     fuzzer._space = SimpleNamespace(breach=lambda _: (reason, ""))
     fuzzer._executor._safety.set_condition(Event.NOT_FOLLOWING, refusing)
-    fuzzer._look_around(FULL_SPEC.limit("home"))
+    fuzzer._look_around("command", [FULL_SPEC.limit("home")])
     assert bool(fuzzer.report.problems) == found
+
+
+def test_a_look_ahead_that_leaves_the_workspace_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    look_ahead = Executor.look_ahead
+
+    def astray(executor: Executor, now_ns: int) -> LookAhead | None:
+        ahead = look_ahead(executor, now_ns)
+        position_NJ = np.repeat(FULL_SPEC.limit("upper")[None], len(ahead.time_s_N), axis=0) if ahead else None
+        return replace(ahead, position_NJ=position_NJ) if ahead else None
+
+    monkeypatch.setattr(Executor, "look_ahead", astray)
+    words = "look-ahead outside_workspace"
+    assert any(words in problem for problem in problems(ExecutorFuzzer(FULL_SPEC, 1), 20, words))
 
 
 @pytest.mark.parametrize("by_slices", [False, True])

@@ -12,7 +12,8 @@ from control_kit import FULL_SPEC, PERIOD_NS, Follower, make_chunk
 from starry_ros.control.executor import Executor
 from starry_ros.control.safety import Mode
 from starry_ros.control.schedule import Refusal
-from starry_ros.control.space import MARGIN_M, Space
+from starry_ros.control.space import MARGIN_M, SAMPLE_S, Space
+from starry_ros.control.trajectory import Curve
 from starry_ros.errors import ConfigError
 from starry_ros.robot_spec import KinematicsSpec
 from starry_ros.sim.cell import Cell
@@ -212,6 +213,36 @@ def test_a_urdf_serves_as_well(tmp_path: Path) -> None:
     close = Space(replace(spec, arm_distance_m=0.07))
     assert close.breach(np.array([0.0, 0.0]))[0] is Refusal.ARMS_TOO_CLOSE, "0.16 - 2 x 0.05 < 0.07"
     assert close.breach(np.array([0.1, 0.0])) is None
+
+
+def sliding(tmp_path: Path, arm_distance_m: float) -> Space:
+    """Two spheres of radius 0.05 m on rails along x, 0.16 m apart."""
+    path = tmp_path / "rails.urdf"
+    arms = "".join(URDF_ARM.format(n=name, y=y) for name, y in (("left", 0.08), ("right", -0.08)))
+    path.write_text(URDF.format(arms=arms))
+    joint = replace(FULL_SPEC.joints[0], lower=-1.0, upper=1.0, home=0.0)
+    return Space(replace(
+        FULL_SPEC, kinematics=KinematicsSpec("urdf", str(path)), arm_distance_m=arm_distance_m,
+        workspace_m=dict.fromkeys("xyz", (-9.0, 9.0)), arms=tuple(
+            replace(arm, end_effector_frame=f"{arm.name}_tool", joints=(replace(joint, name=f"{arm.name}_slide"),))
+            for arm in FULL_SPEC.arms
+        )))
+
+
+@pytest.mark.parametrize(("distance_m", "fine"), [(0.0570, True), (0.0583, False), (0.0600, False)])
+def test_arms_that_pass_each_other_between_two_looks_are_seen_to_be_too_close(
+    tmp_path: Path, distance_m: float, fine: bool
+) -> None:
+    """At 3 m/s each and looks every 0.025 s they are 0.16 - 2 x 0.05 = 0.06 m apart just between two of these, and
+    hypot(0.16, 0.075) - 0.1 = 0.077 m at each."""
+    space, speed = sliding(tmp_path, distance_m), 3.0
+    half_s = 2.5 * SAMPLE_S
+    ends = np.array([[[-1.0, 1.0], [1.0, -1.0], [0.0, 0.0]], [[1.0, -1.0], [1.0, -1.0], [0.0, 0.0]]])
+    ends[:, :2] *= np.array([speed * half_s, speed])[:, None]
+    curve = Curve.from_motions(np.array([0.0, 2 * half_s]), ends)
+    breach = space.first_breach(curve)
+    assert (breach is None) is fine
+    assert fine or (breach[1] is Refusal.ARMS_TOO_CLOSE and abs(breach[0] - half_s) <= SAMPLE_S / 2)
 
 
 def test_what_both_arms_hang_from_is_no_neighbour_of_itself(tmp_path: Path) -> None:

@@ -127,6 +127,18 @@ def test_a_plan_that_is_too_fast_is_slowed_as_a_whole_and_keeps_its_path(splicer
         assert np.abs(positions - knot).max(axis=1).min() < 0.16 * 1.2 / 6 + 0.005
 
 
+def test_a_plan_that_leaves_the_range_of_a_joint_is_cut_off_there_and_the_joint_is_said_to_be_limited(
+    splicer: Splicer
+) -> None:
+    knots = np.repeat(SPEC.limit("home")[None], 16, axis=0)
+    knots[:, 1] = np.linspace(knots[0, 1], UPPER_J[1] + 0.02 * (UPPER_J[1] - LOWER_J[1]), 16)
+    knots[:, GRIPPERS] = np.minimum(knots[:, GRIPPERS], LOWER_J[GRIPPERS] - 0.0001)
+    splice = at_once(splicer.splicing(rest_at(np.clip(knots[0], LOWER_J, UPPER_J)), STEPS_S * 3, knots))
+    assert splice is not None
+    assert splice.limited_J.nonzero()[0].tolist() == [1]
+    assert splice.curve.at(1e9)[0, 1] == pytest.approx(UPPER_J[1], abs=1e-8)
+
+
 def test_the_arms_wait_for_a_jaw_that_is_slower_than_the_plan(splicer: Splicer) -> None:
     """The plan closes the jaws within one step while the waist moves on: the waist is late by what the jaws need."""
     knots = np.repeat(SPEC.limit("home")[None], 16, axis=0)

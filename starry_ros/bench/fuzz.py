@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -33,8 +33,6 @@ from starry_ros.types import F64, ActionChunk, JointCommand, RobotState
 
 __all__ = ["ExecutorFuzzer", "FuzzReport", "worst_use"]
 
-SPACE_STRIDE = 2
-"""Every how many commands the arms are looked at in space."""
 LOOK_EVERY = 3
 """Every how many commands a look-ahead is sent."""
 REMEMBERED = 64
@@ -135,8 +133,7 @@ class ExecutorFuzzer:
             self._look_ahead()
         self._target_J = command.position_J.copy()
         self._refuse()
-        if self.report.commands % SPACE_STRIDE == 0:
-            self._look_around(command.position_J)
+        self._look_around("command", [command.position_J])
 
     def _later(self) -> bool:
         """Let time pass; whether it was an odd time."""
@@ -164,6 +161,7 @@ class ExecutorFuzzer:
         if ahead is None:
             return
         self._check_look_ahead(ahead)
+        self._look_around("look-ahead", ahead.position_NJ)
         unsent: tuple[str, ...] = ()
         if self._rng.random() < UNSENT:
             names = tuple(self._arms)
@@ -359,12 +357,13 @@ class ExecutorFuzzer:
             broken += [f"{name} {wrong}"] if wrong is not None else []
         self.report.problems += [f"look-ahead at {self._now_ns}: {text}" for text in broken]
 
-    def _look_around(self, position_J: F64) -> None:
+    def _look_around(self, what: str, positions: Iterable[F64]) -> None:
         """An arm that refuses stays where it is: too near the other one, it may be, whatever is commanded."""
-        breach = self._space.breach(position_J) if self._space is not None else None
+        found = (self._space.breach(position_J) for position_J in positions) if self._space is not None else ()
+        breach = next((refusal for refusal, _ in filter(None, found)), None)
         refusing = Event.NOT_FOLLOWING in self._executor.status(self._now_ns).conditions
-        if breach is not None and not (refusing and breach[0] is Refusal.ARMS_TOO_CLOSE):
-            self.report.problems.append(f"{breach[0]} at {self._now_ns}")
+        if breach is not None and not (refusing and breach is Refusal.ARMS_TOO_CLOSE):
+            self.report.problems.append(f"{what} {breach} at {self._now_ns}")
 
     def _watch_mode(self, *, armed: bool = False) -> None:
         """Nothing but `arm` leads to a mode that moves."""

@@ -7,7 +7,7 @@ Shapes: N samples, J joints, A joints of one arm.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,17 +32,22 @@ WHOLE = slice(None)
 
 def worst_use(positions_NJ: F64, spec: RobotSpec, rate_hz: float) -> dict[str, float]:
     """Greatest share of every limit that positions at a steady rate use; inf when not finite."""
-    return used(np.arange(len(positions_NJ)) / rate_hz, positions_NJ, spec)
+    return used(np.arange(len(positions_NJ)) / rate_hz, positions_NJ, limits_of(spec, WHOLE))
 
 
-def used(time_s_N: F64, positions_NA: F64, spec: RobotSpec, joints: slice = WHOLE) -> dict[str, float]:
+def limits_of(spec: RobotSpec, joints: slice) -> Mapping[str, F64]:
+    """The limits of some joints by their names in the contract."""
+    return {name: spec.limit(name)[joints] for name in ("lower", "upper", *KINDS[1:])}
+
+
+def used(time_s_N: F64, positions_NA: F64, limits_A: Mapping[str, F64]) -> dict[str, float]:
     """Greatest share of every limit that positions of some joints at ascending times use; inf when not finite."""
     if not np.isfinite(positions_NA).all():
         return dict.fromkeys(KINDS, np.inf)
     use = dict.fromkeys(KINDS, 0.0)
     if not len(positions_NA):
         return use
-    lower_A, upper_A = spec.limit("lower")[joints], spec.limit("upper")[joints]
+    lower_A, upper_A = limits_A["lower"], limits_A["upper"]
     from_middle = np.abs(positions_NA - (lower_A + upper_A) / 2) / ((upper_A - lower_A) / 2)
     use["position"] = float(from_middle.max())
     derivative_NA = positions_NA
@@ -51,7 +56,7 @@ def used(time_s_N: F64, positions_NA: F64, spec: RobotSpec, joints: slice = WHOL
             break
         span_s = (time_s_N[order:] - time_s_N[:-order])[:, None]
         derivative_NA = order * np.diff(derivative_NA, axis=0) / span_s
-        use[kind] = float((np.abs(derivative_NA) / spec.limit(kind)[joints]).max())
+        use[kind] = float((np.abs(derivative_NA) / limits_A[kind]).max())
     return use
 
 
@@ -72,12 +77,12 @@ class Run:
         """The same motion with one sample more."""
         return Run([*self.time_ns[-KEPT:], time_ns], [*self.positions[-KEPT:], position_A])
 
-    def used(self, spec: RobotSpec, joints: slice, samples: int = 0) -> dict[str, float]:
+    def used(self, limits_A: Mapping[str, F64], samples: int = 0) -> dict[str, float]:
         """As the function of that name, of so many of the last samples, 0 for all; inf where time does not pass."""
         time_s_N = np.array([seconds(time_ns - self.time_ns[-1]) for time_ns in self.time_ns[-samples:]])
         if (np.diff(time_s_N) <= 0).any():
             return dict.fromkeys(KINDS, np.inf)
-        return used(time_s_N, np.array(self.positions[-samples:]), spec, joints)
+        return used(time_s_N, np.array(self.positions[-samples:]), limits_A)
 
 
 def run_of(ahead: LookAhead, joints: slice, until_ns: int | None = None) -> Run:
@@ -97,7 +102,7 @@ class Stream:
     """
 
     def __init__(self, spec: RobotSpec, joints: slice) -> None:
-        self.joints, self._spec = joints, spec
+        self.joints, self._limits_A = joints, limits_of(spec, joints)
         self.runs: list[Run] = []
         self.worst: dict[str, float] = {}
 
@@ -108,7 +113,7 @@ class Stream:
         """
         position_A = position_J[self.joints].copy()
         further = [run.then(time_ns, position_A) for run in (*self.runs, *others) if run.time_ns]
-        uses = [run.used(self._spec, self.joints, WINDOW + 1) for run in further]
+        uses = [run.used(self._limits_A, WINDOW + 1) for run in further]
         fine = {tuple(map(id, run.positions[-APART:])): (run, use)
                 for run, use in zip(further, uses, strict=True) if max(use.values()) <= 1 + TOLERANCE}
         self.runs = [run for run, _ in fine.values()] or [Run([time_ns], [position_A])]
@@ -127,7 +132,7 @@ class Stream:
             led = sum(time_ns <= ahead.start_ns for time_ns in run.time_ns)
             first = max(0, led - WINDOW)
             whole = Run([*run.time_ns[first:led], *told.time_ns], [*run.positions[first:led], *told.positions])
-            uses.append(whole.used(self._spec, self.joints))
+            uses.append(whole.used(self._limits_A))
         kind, share = max(min(uses, key=lambda use: max(use.values())).items(), key=lambda item: item[1])
         return None if share <= 1 + TOLERANCE else f"{kind} {share:.9f} of its limit"
 

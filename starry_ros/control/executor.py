@@ -298,10 +298,9 @@ class Executor:
         mode = self._safety.mode
         start_J = self._watch.start_of(self._track.motion_3J[0], anew=mode is Mode.DISARMED or self._let_go)
         if TABLE[mode, Event.ARM] is not None:
-            obstacle = self._watch.obstacle_to_start(now_ns) or self._breach_at(start_J)
-            if obstacle is None and mode is not Mode.DISARMED and not self._track.at_rest:
-                obstacle = "the arms are still stopping"
-            if obstacle is not None:
+            stopping = mode is not Mode.DISARMED and not self._track.at_rest
+            obstacle = "the arms are still stopping" if stopping else self._watch.obstacle_to_start(now_ns)
+            if (obstacle := obstacle or self._breach_at(start_J)) is not None:
                 return Reply(False, f"arm refused: {obstacle}")
         reply = self._safety.request(Event.ARM)
         if reply.ok:

@@ -44,6 +44,8 @@ MEETING_POINTS = 4
 STRAY_TIMES_S = np.linspace(0.0, 1.0, 51)
 """When a splice is compared with the path that it joins."""
 LEAST_MEETING_S = 0.1
+CLIPPED = 0.005
+"""A plan that leaves the range of a joint by more than this share of it exceeds a limit; less is a jaw shut tightly."""
 
 _ALL = np.ones(len(FADE_TIMES_S), dtype=bool)
 _SHORT = np.array(FADE_TIMES_S) <= GENTLE_FADE_S
@@ -109,7 +111,9 @@ class Splicer:
         `slower` stretches the plan's time. None when the plan cannot be reached inside the limits from this motion;
         from rest it always can.
         """
-        position_KJ = np.clip(position_KJ, self._limits.lower_J, self._limits.upper_J)
+        asked_KJ, position_KJ = position_KJ, np.clip(position_KJ, self._limits.lower_J, self._limits.upper_J)
+        range_J = self._limits.upper_J - self._limits.lower_J
+        clipped_J = (np.abs(asked_KJ - position_KJ) > CLIPPED * range_J).any(axis=0)
         at_rest = not motion_3J[1:].any()
         known = bool(time_s_K[0] <= 0)
         found = None
@@ -122,7 +126,9 @@ class Splicer:
                 found = min((way for way in ways if way is not None), key=path.stray, default=None)
         if found is None and at_rest:
             found = yield from self._from_rest(motion_3J, time_s_K, position_KJ, slower)
-        return replace(found, curve=found.curve.starting_from(motion_3J)) if found is not None else None
+        if found is None:
+            return None
+        return replace(found, curve=found.curve.starting_from(motion_3J), limited_J=found.limited_J | clipped_J)
 
     def _path(self, time_s_K: F64, position_KJ: F64, slower: float, from_rest: bool = False) -> Slices[_Path]:
         """Spline through the knots. Corners near which it would exceed a limit from now on are rounded, and where that

@@ -68,17 +68,18 @@ class StopPlanner:
         """Follow `curve` from `from_s` for `follow_s`, then stop: a curve whose time 0 is `from_s`, and when it turns.
 
         Where that stop does not fit, the turn comes sooner, down to `least_s`, else as soon after as one fits; inf when
-        the curve is followed to its own end. Where all of that leads into the margin of the space, it may; a curve that
-        leaves the space itself is left at once.
+        the curve is followed to its own end. A stop into the margin of the space is better than one RETRY_FINE_S later;
+        a curve that leaves the space itself is left at once.
         """
         rest = curve.cut(from_s)
-        for to_the_border in (False, True):
-            for turn_s in _turns(least_s, follow_s, rest.duration_s):
+        soon, later = _turns(least_s, follow_s, rest.duration_s)
+        for turns, to_the_border in ((soon, False), (soon, True), (later, False), (later, True)):
+            for turn_s in turns:
                 stopped = self._turn(rest, turn_s, to_the_border)
                 if stopped is not None:
                     return stopped, turn_s
-            if self._inside(rest, 0.0, to_the_border):
-                return rest, float(np.inf)
+        if self._inside(rest, 0.0, to_the_border=True):
+            return rest, float(np.inf)
         at_once = self._limiter.stop(rest.at(0.0))
         if at_once is not None and admits(at_once, self._limits):
             return at_once, 0.0
@@ -106,12 +107,11 @@ class StopPlanner:
         return space is None or space.first_breach(curve, from_s, to_the_border=to_the_border) is None
 
 
-def _turns(least_s: float, follow_s: float, end_s: float) -> list[float]:
-    """Moments to try, the wanted one first; none where the curve has ended by then."""
+def _turns(least_s: float, follow_s: float, end_s: float) -> tuple[list[float], list[float]]:
+    """Moments to try soon, the wanted one first, and later; none where the curve has ended by then."""
     if follow_s >= end_s:
-        return []
+        return [], []
     sooner = np.arange(follow_s, least_s - 1e-9, -RETRY_STEP_S)
-    later = np.arange(follow_s + RETRY_STEP_S, follow_s + RETRY_FINE_S, RETRY_STEP_S)
-    last = np.arange(follow_s + RETRY_FINE_S, end_s, RETRY_COARSE_STEP_S)
-    turns = np.concatenate((sooner, later, last))
-    return [turn_s for turn_s in turns.tolist() if turn_s < end_s]
+    after = np.arange(follow_s + RETRY_STEP_S, follow_s + RETRY_FINE_S, RETRY_STEP_S)
+    later = np.arange(follow_s + RETRY_FINE_S, end_s, RETRY_COARSE_STEP_S)
+    return [turn_s for turn_s in (*sooner.tolist(), *after.tolist()) if turn_s < end_s], later.tolist()

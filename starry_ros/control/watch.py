@@ -5,6 +5,8 @@ Shapes: J joints, W ticks of a window.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from starry_ros.control.limits import Limits
@@ -17,6 +19,8 @@ LAG_SLACK_S = 0.1
 """Of the window beyond what a drive may be behind: the age of a joint state, and a tick or two."""
 UNTOUCHED_M = 0.002
 """A jaw that moved by less since it was left still holds what it held."""
+STILL_S = 0.1
+"""A joint whose velocity nobody reports stands still where it was so long ago, if it does."""
 
 
 class StateWatch:
@@ -48,6 +52,7 @@ class StateWatch:
         self._jaws_J = np.isin(np.arange(joints), spec.gripper_indices)
         self.left_J: F64 | None = None
         self.state: RobotState | None = None
+        self._states: deque[RobotState] = deque()
         self.valid = True
         self.error_J = np.zeros(joints)
         self.astray_J = np.zeros(joints, dtype=bool)
@@ -55,6 +60,7 @@ class StateWatch:
     def forget(self) -> None:
         """Drop the newest state: its stamp means nothing any more."""
         self.state, self._off_since_ns, self._stuck_since_ns = None, None, None
+        self._states.clear()
 
     def take(self, state: RobotState, now_ns: int) -> None:
         """Take a state that is newer than the last one; `valid` says whether it could be used."""
@@ -69,6 +75,9 @@ class StateWatch:
         )
         if self.valid:
             self.state = state
+            self._states.append(state)
+            while len(self._states) > 2 and state.stamp_ns - self._states[1].stamp_ns >= nanoseconds(STILL_S):
+                self._states.popleft()
             self._compare(state)
 
     def _compare(self, state: RobotState) -> None:
@@ -147,7 +156,14 @@ class StateWatch:
                 f"{self._names[j]} stands at {measured_J[j]:.4f}, outside "
                 f"[{self._limits.lower_J[j]:.4f}, {self._limits.upper_J[j]:.4f}]; move it inside by hand"
             )
-        moving = np.abs(self.state.velocity_J) > self._config.arm_speed_share * self._limits.velocity_J
+        moving = self._speed(self.state) > self._config.arm_speed_share * self._limits.velocity_J
         if moving.any():
             return f"{self._names[int(np.flatnonzero(moving)[0])]} is moving; wait until the arms stand still"
         return None
+
+    def _speed(self, state: RobotState) -> F64:
+        """How fast the joints are: as reported, and from where they were before for those reported to be at rest."""
+        before, reported_J = self._states[0], np.abs(state.velocity_J)
+        span_s = max(seconds(state.stamp_ns - before.stamp_ns), STILL_S)
+        speed_J: F64 = np.where(reported_J > 0, reported_J, np.abs(state.position_J - before.position_J) / span_s)
+        return speed_J
