@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from starry_ros.errors import ConfigError
+from starry_ros.errors import ConfigError, DataError
 from starry_ros.training.budgets import AutoencoderTraining
 from starry_ros.training.train_autoencoder import HELD_OUT, load_frames, train_autoencoder
 from starry_ros.wam.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
@@ -35,6 +36,21 @@ def test_quality_is_measured_on_frames_of_all_held_out_episodes_alike(frames: in
     counts = {int(episode): int((episode_N == episode).sum()) for episode in np.unique(episode_N)}
     assert list(counts) == list(range(0, 240, 20))
     assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_run_is_not_continued_on_other_episodes_of_the_same_names_and_sizes(noted: bool, tmp_path: Path) -> None:
+    data, training = write(tmp_path / "data", 2), AutoencoderTraining(steps=2, batch=2)
+    (tmp_path / "data/meta.json").write_text(json.dumps({"data_hash": "first"} if noted else {}))
+    facts = train_autoencoder(data, tmp_path / "run", training, report=lambda line: None)
+    assert (facts["data_hash"] == "first") == noted
+    path = data / "episodes" / "0001.npz"
+    size = path.stat().st_size
+    np.savez(path, canvas_THWC=np.full((FRAMES, 16, 16, 3), 9, np.uint8))
+    assert path.stat().st_size == size
+    (tmp_path / "data/meta.json").write_text(json.dumps({"data_hash": "second"} if noted else {}))
+    with pytest.raises(DataError, match="belongs to another run"):
+        train_autoencoder(data, tmp_path / "run", training, report=lambda line: None)
 
 
 def test_an_autoencoder_of_another_canvas_is_no_start_and_nothing_is_written(tmp_path: Path) -> None:

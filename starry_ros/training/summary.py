@@ -20,10 +20,9 @@ FORMAT_VERSION = 1
 
 def summary(files: Sequence[Path], spec: RobotSpec) -> Record:
     """Counts over the episodes, the hash of all their bytes, and the robot and canvas that they belong to."""
-    digest, kinds = hashlib.sha256(), Counter[str]()
+    kinds = Counter[str]()
     frames = empty = failed = 0
     for path in files:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
         with np.load(path, allow_pickle=False) as data:
             frames += len(data["time_s_T"])
             empty += int(data["empty_closed_T"].sum())
@@ -33,8 +32,16 @@ def summary(files: Sequence[Path], spec: RobotSpec) -> Record:
         "format_version": FORMAT_VERSION, "episodes": len(files), "frames": frames, "frame_hz": 1 / spec.action.step_s,
         "empty_closed_frames": empty, "failed_attempts": failed, "kinds": dict(kinds), "robot": spec.name,
         "contract_hash": spec.content_hash, "joint_names": list(spec.joint_names),
-        "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": digest.hexdigest()[:16],
+        "layout_hash": t_pose_layout(spec).layout_hash, "data_hash": content_hash(files),
     }
+
+
+def content_hash(files: Sequence[Path]) -> str:
+    """The hash of all bytes of the episodes, in order."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def read_meta(folder: Path) -> Record:

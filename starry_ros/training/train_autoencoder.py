@@ -11,7 +11,6 @@ get Gaussian noise relative to their own spread, so that neighbouring latents de
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 import zipfile
@@ -33,7 +32,7 @@ from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.finite import OTHER_SEED, clip_gradients
 from starry_ros.training.scenes import PLAIN, View, view_of
 from starry_ros.training.store import Progress, load_state, save_state
-from starry_ros.training.summary import check_contract
+from starry_ros.training.summary import check_contract, content_hash, data_hash
 from starry_ros.training.tint import tinted
 from starry_ros.training.train_data import given_autoencoder
 from starry_ros.types import U8
@@ -50,7 +49,7 @@ HELD_OUT = 256
 
 @dataclass(frozen=True)
 class Frames:
-    """Training and held-out canvases (of other episodes), and a hash of the files they came from."""
+    """Training and held-out canvases (of other episodes), and the hash of all episodes of their folder."""
 
     train_NHW3: U8
     held_out_NHW3: U8
@@ -72,6 +71,7 @@ def train_autoencoder(
     """
     frames = load_frames(data_dir, training.max_frames, training.seed, view)
     identity = {"training": asdict(training), "data_hash": frames.data_hash}
+    identity |= {} if view.name == PLAIN.name else {"view": view.name}
     identity |= {} if init is None else {"init": str(init)}
     model = _first_model(frames, training.seed, init).to(compute.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=training.learning_rate, weight_decay=1e-4)
@@ -121,11 +121,8 @@ def load_frames(data_dir: Path, max_frames: int, seed: int, view: View = PLAIN) 
     train_NHW3 = np.concatenate(train)
     sample = rng.permutation(len(train_NHW3))[:256]
     median_HW3 = np.median(train_NHW3[sample], axis=0).astype(np.uint8)
-    listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in paths)
-    if view.name != PLAIN.name:
-        listing += f"\n{view.name}"
-    data_hash = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    return Frames(train_NHW3, _spread(np.concatenate(held_out)), median_HW3, data_hash)
+    known = data_hash(data_dir) or content_hash(paths)
+    return Frames(train_NHW3, _spread(np.concatenate(held_out)), median_HW3, known)
 
 
 def _spread(frames_NHW3: U8) -> U8:
