@@ -186,7 +186,7 @@ def test_stacking_the_wrong_way_round_is_no_success(cell):
 
 
 @pytest.mark.parametrize("task", NEW)
-def test_plans_stay_inside_the_limits_and_contacts_are_labelled_where_they_are(cell, task):
+def test_plans_stay_inside_the_limits_and_contacts_that_never_come_are_labelled_by_the_script(cell, task):
     layout, target, _ = evaluation_case(3, task)
     cell.reset(layout)
     cell.advance(0.02)
@@ -197,9 +197,10 @@ def test_plans_stay_inside_the_limits_and_contacts_are_labelled_where_they_are(c
     assert (plan <= SPEC.limit("upper") + 1e-9).all()
     scene = expert.look(cell)
     contacts = expert.contacts(scene, target)
-    shot = snapshot(cell, canvas.cameras, target, expert.stage(scene, target), contacts)
-    labels = label([shot], ContactLog(), canvas, task)
-    for event, (geom, point) in enumerate(contacts[:2]):
+    log = ContactLog()
+    shot = snapshot(cell, canvas.cameras, target, expert.stage(scene, target), log.name(cell, contacts))
+    labels = label([shot], log, canvas, task)
+    for event, (geom, point, _) in enumerate(contacts[:2]):
         camera = cell.camera_model("head")
         x, y, z = camera.T_world_cam[:3, :3].T @ (point - camera.T_world_cam[:3, 3])
         u_px, v_px = camera.fx_px * x / z + camera.cx_px, camera.fy_px * y / z + camera.cy_px

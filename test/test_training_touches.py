@@ -9,7 +9,9 @@ from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import BLOCK_HALF_M, Cell
 from starry_ros.sim.expert_policy import ExpertPolicy
 from starry_ros.sim.loop import run_episode
+from starry_ros.sim.task import NextContact
 from starry_ros.sim.tasks import evaluation_case
+from starry_ros.training.annotate import targets
 from starry_ros.training.measure import Meter
 from starry_ros.training.touches import Touches
 
@@ -17,13 +19,13 @@ from starry_ros.training.touches import Touches
 class Watch:
     """Names a contact at the start, and notes where pinch points and a geom were at every look."""
 
-    def __init__(self, geom: str, stage: str) -> None:
-        self.geom, self.stage, self.touches = geom, stage, Touches()
+    def __init__(self, geom: str, block: str | None) -> None:
+        self.contact, self.touches = NextContact(geom, np.zeros(3), block), Touches()
         self.named, self.pinches, self.when = None, [], []
 
     def looked(self, cell: Cell) -> None:
         if self.named is None:
-            self.named = self.touches.name(cell, self.geom, self.stage)
+            self.named = self.touches.name(cell, self.contact)
         before = len(self.touches.found)
         self.touches.update(cell)
         if len(self.touches.found) > before:
@@ -34,8 +36,10 @@ class Watch:
         pass
 
 
-def watched(cell: Cell, task: str, geom: str, stage: str = "pick", kind: str = "normal", seed: int = 1) -> Watch:
-    watch = Watch(geom, stage)
+def watched(
+    cell: Cell, task: str, geom: str, block: str | None = None, kind: str = "normal", seed: int = 1
+) -> Watch:
+    watch = Watch(geom, block)
     assert run_episode(ExpertPolicy(cell, task), cell, Case(seed, kind, task), watcher=watch).success
     return watch
 
@@ -52,12 +56,11 @@ def test_a_grasp_or_press_came_where_the_fingers_of_a_hand_were_on_what_was_name
 
 
 def test_a_block_came_to_lie_between_the_two_of_a_stack(blind):
-    watch = watched(blind, "stack_blocks_two", "blue", "place")
+    watch = watched(blind, "stack_blocks_two", "blue", "red")
     came = watch.touches.came(watch.named)
     top, bottom = blind.block_position("red"), blind.block_position("blue")
     assert came[2] == pytest.approx((top[2] + bottom[2]) / 2, abs=0.002)
     assert np.abs(came - bottom)[:2].max() < BLOCK_HALF_M + 0.008
-    assert watch.named.put
 
 
 def test_a_point_is_carried_back_to_where_the_block_lay_when_it_was_named(blind):
@@ -72,7 +75,7 @@ def test_a_point_is_carried_back_to_where_the_block_lay_when_it_was_named(blind)
 def test_a_contact_that_never_came_is_none_and_one_that_lasts_still_counts(blind):
     watch = watched(blind, "lift_tray", "handle_left")
     assert Touches().came(watch.named) is None
-    held = watch.touches.name(blind, "handle_left", "pick")
+    held = watch.touches.name(blind, watch.contact)
     assert watch.when[-1] < held.time_s - 0.3
     assert watch.touches.came(held) is not None
 
@@ -80,7 +83,6 @@ def test_a_contact_that_never_came_is_none_and_one_that_lasts_still_counts(blind
 def test_the_meter_holds_landing_points_against_the_contact_that_came(blind):
     meter = Meter(blind, "stack_blocks_two", 0.0)
     run_episode(ExpertPolicy(blind, "stack_blocks_two"), blind, Case(1, task="stack_blocks_two"), watcher=meter)
-    told = [meter._told(shot, named) for shot, named in zip(meter._shots, meter._named, strict=True)]
-    moved = [np.linalg.norm(new.contacts[0][1] - old.contacts[0][1])
-             for new, old in zip(told, meter._shots, strict=True) if old.contacts]
-    assert all(0.0005 < by < BLOCK_HALF_M for by in moved)
+    told = [(targets(shot, meter._log, "stack_blocks_two")[0], shot.named[0]) for shot in meter._shots if shot.named]
+    assert all(target.came for target, _ in told)
+    assert all(0.0002 < np.linalg.norm(target.point - named.contact.point) < BLOCK_HALF_M for target, named in told)

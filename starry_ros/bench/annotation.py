@@ -67,8 +67,8 @@ def play(cell: Cell, task: str) -> Played:
     while cell.sim_time_s < task_of(task).time_limit_s:
         scene = expert.look(cell)
         if tick % SHOT_TICKS == 0:
-            stage, contacts = expert.stage(scene, target), expert.contacts(scene, target)
-            played.shots.append(take(cell, cameras, target, stage, contacts))
+            named = played.log.name(cell, expert.contacts(scene, target))
+            played.shots.append(take(cell, cameras, target, expert.stage(scene, target), named))
             played.states.append(mujoco.MjData(cell.model))
             mujoco.mj_copyData(played.states[-1], cell.model, cell.data)
         cell.apply(ramp.toward(cell.command_J, expert.follow(cell.command_J, expert.motion(scene, target))))
@@ -88,7 +88,7 @@ def distances(cell: Cell, played: Played, task: str) -> dict[str, list[float]]:
     renderer = mujoco.Renderer(cell.model, HEIGHT_PX, WIDTH_PX)
     renderer.enable_segmentation_rendering()
     for shot, state, row in zip(played.shots, played.states, labels, strict=True):
-        for event, (_, point) in enumerate(targets(shot, played.log, task)):
+        for event, (_, point, _) in enumerate(targets(shot, played.log, task)):
             for view, camera in enumerate(layout.cameras):
                 seen = ball_middle(renderer, state, camera, point) if row[event, view, 3] else None
                 if seen is not None:

@@ -20,6 +20,7 @@ from starry_ros.sim.cell import BLOCK_HALF_M, PAD_TOP_M, Cell
 from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.motion import CLOSED_M, OPEN_M, TICK_S, Motion, hand_yaw, limited, roll_out, still, to_go_s, toward
+from starry_ros.sim.task import NextContact
 from starry_ros.types import F64
 
 GRASP_Z_M = 0.021
@@ -77,8 +78,8 @@ class PlaceExpert:
             return "place"
         return "done" if self.placed(scene, colour) else "pick"
 
-    def contacts(self, scene: Scene, colour: str) -> list[tuple[str, F64]] | None:
-        """Not named: they are told from the simulator's contacts."""
+    def contacts(self, scene: Scene, colour: str) -> list[NextContact] | None:
+        """Not named: the log of contacts finds them out by itself."""
         return None
 
     def empty_jaw(self, scene: Scene, pinch: F64) -> bool:

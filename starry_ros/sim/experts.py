@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.expert_place import PlaceExpert
 from starry_ros.sim.kinematics import ArmKinematics
+from starry_ros.sim.task import NextContact
 from starry_ros.sim.task_button import ButtonExpert
 from starry_ros.sim.task_drawer import DrawerExpert
 from starry_ros.sim.task_dual import DualExpert
@@ -46,8 +47,8 @@ class Expert(Protocol):
     def to_go_s(self, cell: Cell, colour: str, most_s: float) -> float:
         """How long it would take from the present state until its stage is `done`, at most `most_s`."""
 
-    def contacts(self, scene: Any, colour: str) -> list[tuple[str, F64]] | None:
-        """The next contacts as (geom, world point); None: they are told from the simulator's contacts."""
+    def contacts(self, scene: Any, colour: str) -> list[NextContact] | None:
+        """What will be touched next, in order; None: the log of contacts finds that out by itself."""
 
 
 def make_expert(task: str, cell: Cell) -> Expert:

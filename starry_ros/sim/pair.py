@@ -13,6 +13,7 @@ import numpy as np
 from starry_ros.sim.cell import Cell
 from starry_ros.sim.expert_place import PlaceExpert, Scene
 from starry_ros.sim.motion import TICK_S, Motion, funnel, roll_out, to_go_s, toward
+from starry_ros.sim.task import NextContact
 from starry_ros.types import F64
 
 ARMS = ("left", "right")
@@ -53,8 +54,8 @@ class PairExpert(ABC, Generic[S]):
     def imagine(self, scene: S, command_J: F64) -> S:
         """The scene one tick on."""
 
-    def contacts(self, scene: S, colour: str) -> list[tuple[str, F64]] | None:
-        """The next contacts as (geom, world point); None: they are told from the simulator's."""
+    def contacts(self, scene: S, colour: str) -> list[NextContact] | None:
+        """What will be touched next, in order; None: the log of contacts finds that out by itself."""
         return None
 
     def empty_jaw(self, scene: S, pinch: F64) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -35,6 +35,15 @@ class Check(Protocol):
 
     def update(self, cell: Cell) -> bool:
         """Look at the cell; True once the task is done."""
+
+
+class NextContact(NamedTuple):
+    """A contact that a script is about to make: with which geom, at which world point [3] it would be, and which block
+    is put down there; None if a hand grasps or presses the geom itself."""
+
+    geom: str
+    point: F64
+    block: str | None = None
 
 
 def named_colour(text: str) -> str | None:

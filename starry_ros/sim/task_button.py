@@ -12,7 +12,7 @@ from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import Scene
 from starry_ros.sim.motion import CLOSED_M, Motion
 from starry_ros.sim.pair import Motions, PairExpert
-from starry_ros.sim.task import REGION_X_M, REGION_Y_M, Settled, Task, draw_apart
+from starry_ros.sim.task import REGION_X_M, REGION_Y_M, NextContact, Settled, Task, draw_apart
 from starry_ros.types import F64
 
 CAP_Z_M, PRESS_Z_M = 0.038, 0.033
@@ -93,9 +93,9 @@ class ButtonExpert(PairExpert[Buttons]):
         pressed = tuple(c for c, cap in scene.caps.items() if low and np.hypot(*(cap[:2] - pinch[:2])) < 0.015)
         return replace(scene, arms=arms, lit=tuple(dict.fromkeys((*scene.lit, *pressed))))
 
-    def contacts(self, scene: Buttons, colour: str) -> list[tuple[str, F64]]:
+    def contacts(self, scene: Buttons, colour: str) -> list[NextContact]:
         """The top of the named button."""
-        return [] if colour in scene.lit else [(f"{colour}_button", scene.caps[colour])]
+        return [] if colour in scene.lit else [NextContact(f"{colour}_button", scene.caps[colour])]
 
 
 BUTTON = Task(

@@ -12,7 +12,7 @@ from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import Scene
 from starry_ros.sim.motion import CLOSED_M, OPEN_M, Motion, hand_yaw, still
 from starry_ros.sim.pair import Motions, PairExpert
-from starry_ros.sim.task import Settled, Task, draw_apart, poses
+from starry_ros.sim.task import NextContact, Settled, Task, draw_apart, poses
 from starry_ros.types import F64
 
 CABINET_X_M, CABINET_Y_M = (0.27, 0.31), (0.07, 0.15)
@@ -129,12 +129,12 @@ class DrawerExpert(PairExpert[Drawer]):
         arms = {arm: replace(one, pad=one.pad + back) for arm, one in arms.items()}
         return Drawer(arms, scene.knob + back, scene.opening_m + pull, grips)
 
-    def contacts(self, scene: Drawer, colour: str) -> list[tuple[str, F64]]:
+    def contacts(self, scene: Drawer, colour: str) -> list[NextContact]:
         """Knob, then block; block, then drawer floor; drawer floor."""
         right = scene.arms["right"]
-        block, floor = (colour, right.blocks[colour][0]), ("drawer", right.pad)
+        block, floor = NextContact(colour, right.blocks[colour][0]), NextContact("drawer", right.pad, colour)
         if scene.opening_m < PULLED_M:
-            return [("knob", scene.knob + GRASP_M), block]
+            return [NextContact("knob", scene.knob + GRASP_M), block]
         stage = self.stage(scene, colour)
         return [] if stage == "done" else [floor] if stage == "place" else [block, floor]
 

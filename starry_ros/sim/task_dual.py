@@ -11,7 +11,7 @@ from starry_ros.sim.cell import BlockPose, Cell, Layout
 from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import Scene
 from starry_ros.sim.pair import ARMS, Motions, PairExpert
-from starry_ros.sim.task import PlaceCheck, Task, colours_in, draw_apart, poses
+from starry_ros.sim.task import NextContact, PlaceCheck, Task, colours_in, draw_apart, poses
 from starry_ros.types import F64
 
 SIDE_X_M, SIDE_Y_M = (0.04, 0.22), (0.09, 0.25)
@@ -95,14 +95,16 @@ class DualExpert(PairExpert[Both]):
         moved = {arm: rule.imagine(scene.arms[arm], command_J[self.slices[arm]]) for arm, rule in self.arms.items()}
         return Both(moved)
 
-    def contacts(self, scene: Both, colour: str) -> list[tuple[str, F64]]:
+    def contacts(self, scene: Both, colour: str) -> list[NextContact]:
         """The next contact of each arm."""
         found = []
         for arm, block in zip(ARMS, colour.split(" and "), strict=True):
             own = scene.arms[arm]
             stage = self.arms[arm].stage(own, block)
-            if stage != "done":
-                found.append((PADS[arm], own.pad) if stage == "place" else (block, own.blocks[block][0]))
+            if stage == "place":
+                found.append(NextContact(PADS[arm], own.pad, block))
+            elif stage == "pick":
+                found.append(NextContact(block, own.blocks[block][0]))
         return found
 
 

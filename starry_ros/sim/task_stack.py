@@ -15,6 +15,7 @@ from starry_ros.sim.task import (
     PAD_GAP_M,
     REGION_X_M,
     REGION_Y_M,
+    NextContact,
     Settled,
     Task,
     colours_in,
@@ -72,12 +73,13 @@ class StackExpert(PlaceExpert):
             return super().motion(scene, top)
         return super().motion(self._onto(scene, bottom), top)
 
-    def contacts(self, scene: Scene, colour: str) -> list[tuple[str, F64]]:
+    def contacts(self, scene: Scene, colour: str) -> list[NextContact]:
         """The next contacts: on the upper block, then on top of the lower one."""
         top, bottom = colour.split(" on ")
-        place = (bottom, scene.blocks[bottom][0] + [0.0, 0.0, BLOCK_HALF_M])
+        pick = NextContact(top, scene.blocks[top][0])
+        place = NextContact(bottom, scene.blocks[bottom][0] + [0.0, 0.0, BLOCK_HALF_M], top)
         stage = self.stage(scene, colour)
-        return [] if stage == "done" else [place] if stage == "place" else [(top, scene.blocks[top][0]), place]
+        return [] if stage == "done" else [place] if stage == "place" else [pick, place]
 
     def _retreat(self, scene: Scene) -> Motion:
         """As when placing, from higher: the fingers have to clear the upper block."""

@@ -13,7 +13,7 @@ from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import Scene, quarter_yaw
 from starry_ros.sim.motion import CLOSED_M, OPEN_M, Motion, hand_yaw, still
 from starry_ros.sim.pair import ARMS, Motions, PairExpert
-from starry_ros.sim.task import Settled, Task
+from starry_ros.sim.task import NextContact, Settled, Task
 from starry_ros.types import F64
 
 TRAY_X_M, TRAY_Y_M, TRAY_YAW_RAD = (0.08, 0.20), (-0.03, 0.03), math.radians(10)
@@ -145,9 +145,9 @@ class TrayExpert(PairExpert[Tray]):
         handles = {arm: scene.handles[arm] + rise[arm] for arm in ARMS}
         return replace(moved, handles=handles, tray_z=scene.tray_z + min(float(step[2]) for step in rise.values()))
 
-    def contacts(self, scene: Tray, colour: str) -> list[tuple[str, F64]]:
+    def contacts(self, scene: Tray, colour: str) -> list[NextContact]:
         """Both handles, until they are gripped."""
-        return [(f"handle_{arm}", self._goal(scene, arm)) for arm in ARMS] if scene.held is None else []
+        return [NextContact(f"handle_{arm}", self._goal(scene, arm)) for arm in ARMS] if scene.held is None else []
 
 
 def named_tray(text: str) -> str | None:

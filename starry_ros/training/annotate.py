@@ -1,10 +1,13 @@
 """Value labels: where the next two contacts of the task will be, on the canvas, in every recorded frame.
 
-A pick is the force-weighted mean of the finger contacts at the grasp that held, kept relative to the block and carried
-back to every earlier frame by the block's pose there; a place is the contact of the block with the pad once it has come
-to rest well inside, kept relative to the pad (a block let go half off it shows a mistake, not an intent); a take is the
-left hand's grasp in the air, kept where it was. An episode without such a later contact labels the block's centre, the
-pad's centre, and the meeting point.
+All come from the simulator's contact list. `place_block_pad` and `handover_block`: a pick is the force-weighted mean of
+the finger contacts at the grasp that held, kept relative to the block and carried back to every earlier frame by the
+block's pose there; a place is the contact of the block with the pad once it has come to rest well inside, kept relative
+to the pad (a block let go half off it shows a mistake, not an intent); a take is the left hand's grasp in the air, kept
+where it was. The other tasks: see `touches`. Only where no such contact came later in the episode does a label stand at
+the middle of the block or the pad, at the meeting point, or where the task's script would touch.
+
+`visible` says whether anything stands between the camera and the middle of what will be touched, or the script's point.
 
 Shapes: E = 2 events (next contact, the one after), V = 3 views in canvas order, F = 5 (u_px, v_px, sigma_px, in_frame,
 visible), all on the canvas.
@@ -14,19 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from starry_ros.canvas.layout import CanvasLayout
-from starry_ros.sim.cell import BLOCK_HALF_M, Cell, Contact
+from starry_ros.sim.cell import BLOCK_HALF_M, Cell
 from starry_ros.sim.choices import COLOURS
 from starry_ros.sim.expert_place import PLACED_M
+from starry_ros.sim.task import NextContact
 from starry_ros.sim.task_handover import MEET_M
+from starry_ros.training.touches import GRASP_TICKS, SETTLED_M_S, Named, Touches, weighted_mean
 from starry_ros.types import F32, F64, CameraModel
 
 EVENTS, FIELDS = 2, 5
-GRASP_TICKS = 4
-SETTLED_M_S = 0.02
 CONTACT_SIZE_M = 0.02
 SIGMA_RANGE_PX = (2.0, 10.0)
 MEETING = "meeting point"
@@ -45,7 +49,7 @@ class Event:
 class Snapshot:
     """What a frame's labels need: time, task state, object poses, cameras, and the objects each camera sees.
 
-    `contacts` are the next contacts as (geom, world point), where the task's expert names them itself.
+    `named` are the next contacts, where the task's expert names them itself.
     """
 
     time_s: float
@@ -55,7 +59,15 @@ class Snapshot:
     pad: F64
     cameras: tuple[CameraModel, ...]
     seen: tuple[frozenset[str], ...]
-    contacts: tuple[tuple[str, F64], ...] | None = None
+    named: tuple[Named, ...] | None = None
+
+
+class Target(NamedTuple):
+    """A next contact: with which object, at which world point [3], and whether the contact list says so."""
+
+    geom: str
+    point: F64
+    came: bool
 
 
 @dataclass
@@ -67,7 +79,8 @@ class _Hand:
 
 
 class ContactLog:
-    """Collects the contacts of an episode while it runs: picks by the right hand, takes by the left, places."""
+    """Collects the contacts of an episode while it runs: picks by the right hand, takes by the left, places, and
+    whatever experts name."""
 
     def __init__(self) -> None:
         self._hands = {"right": _Hand(), "left": _Hand()}
@@ -75,9 +88,15 @@ class ContactLog:
         self.picks: list[Event] = []
         self.takes: list[Event] = []
         self.places: list[Event] = []
+        self.touches = Touches()
+
+    def name(self, cell: Cell, contacts: Sequence[NextContact] | None) -> tuple[Named, ...] | None:
+        """From now on watch for these contacts, which an expert names; None if it names none by itself."""
+        return None if contacts is None else tuple(self.touches.name(cell, contact) for contact in contacts[:EVENTS])
 
     def update(self, cell: Cell) -> None:
         """Look at the contacts of this tick."""
+        self.touches.update(cell)
         held_now = {arm: cell.held(arm) for arm in self._hands}
         for arm, hand in self._hands.items():
             held = held_now[arm]
@@ -115,32 +134,22 @@ class ContactLog:
             self._falling.discard(colour)
 
 
-def weighted_mean(contacts: Sequence[Contact]) -> F64 | None:
-    """Mean contact point [3] weighted by normal force, or None without force."""
-    forces = np.array([contact.force_n for contact in contacts])
-    if forces.sum() <= 0:
-        return None
-    points: F64 = np.array([contact.point_m for contact in contacts])
-    mean: F64 = forces @ points / forces.sum()
-    return mean
-
-
 def snapshot(
-    cell: Cell, cameras: Sequence[str], colour: str, stage: str, contacts: Sequence[tuple[str, F64]] | None = None
+    cell: Cell, cameras: Sequence[str], colour: str, stage: str, named: tuple[Named, ...] | None = None
 ) -> Snapshot:
     """Freeze what the labels of this frame need."""
     models = tuple(cell.camera_model(camera) for camera in cameras)
     blocks = {c: (cell.block_position(c), cell.block_rotation(c)) for c in COLOURS}
-    named = None if contacts is None else tuple((name, np.array(point)) for name, point in contacts)
-    seen = tuple(_seen(cell, model, blocks, dict(named or ())) for model in models)
+    scripted = {one.contact.geom: one.contact.point for one in named or ()}
+    seen = tuple(_seen(cell, model, blocks, scripted) for model in models)
     return Snapshot(cell.sim_time_s, colour, stage, blocks, cell.pad_position, models, seen, named)
 
 
 def _seen(
-    cell: Cell, camera: CameraModel, blocks: dict[str, tuple[F64, F64]], named: dict[str, F64]
+    cell: Cell, camera: CameraModel, blocks: dict[str, tuple[F64, F64]], scripted: dict[str, F64]
 ) -> frozenset[str]:
     """Objects that the camera sees unobstructed (the first thing on the ray to their middle is the object itself)."""
-    centres = {"pad": cell.pad_position, **{colour: position for colour, (position, _) in blocks.items()}, **named}
+    centres = {"pad": cell.pad_position, **{colour: position for colour, (position, _) in blocks.items()}, **scripted}
     origin = camera.T_world_cam[:3, 3]
     seen = {name for name, centre in centres.items() if cell.first_hit(origin, centre)[0] == name}
     open_way = cell.first_hit(origin, MEET_M)[1] > float(np.linalg.norm(MEET_M - origin)) - 2 * BLOCK_HALF_M
@@ -151,19 +160,19 @@ def label(shots: Sequence[Snapshot], log: ContactLog, layout: CanvasLayout, task
     """Labels [T, E, V, F] of an episode's frames."""
     labels = np.zeros((len(shots), EVENTS, len(layout.tiles), FIELDS), dtype=np.float32)
     for row, shot in zip(labels, shots, strict=True):
-        for event, (target, point) in enumerate(targets(shot, log, task)):
+        for event, (geom, point, _) in enumerate(targets(shot, log, task)):
             for view, (camera, seen) in enumerate(zip(shot.cameras, shot.seen, strict=True)):
-                row[event, view] = project(point, camera, layout, target in seen)
+                row[event, view] = project(point, camera, layout, geom in seen)
     return labels
 
 
-def targets(shot: Snapshot, log: ContactLog, task: str) -> list[tuple[str, F64]]:
-    """The next contacts as (object, world point [3])."""
-    if shot.contacts is not None:
-        return list(shot.contacts[:EVENTS])
+def targets(shot: Snapshot, log: ContactLog, task: str) -> list[Target]:
+    """The next contacts, at most `EVENTS`."""
+    if shot.named is not None:
+        return [_told(named, log.touches) for named in shot.named]
     place, take, pick = (_next(events, shot) for events in (log.places, log.takes, log.picks))
-    on_pad = ("pad", shot.pad + (place.point if place else 0.0))
-    in_the_air = (MEETING, take.point if take else MEET_M)
+    on_pad = Target("pad", shot.pad + (place.point if place else 0.0), place is not None)
+    in_the_air = Target(MEETING, take.point if take else MEET_M, take is not None)
     if shot.stage == "done":
         return []
     if shot.stage == "place":
@@ -171,8 +180,13 @@ def targets(shot: Snapshot, log: ContactLog, task: str) -> list[tuple[str, F64]]
     if shot.stage == "handover":
         return [in_the_air, on_pad]
     position, rotation = shot.blocks[shot.colour]
-    on_block = (shot.colour, position + rotation @ pick.point if pick else position)
+    on_block = Target(shot.colour, position + rotation @ pick.point if pick else position, pick is not None)
     return [on_block, in_the_air if task == "handover_block" else on_pad]
+
+
+def _told(named: Named, touches: Touches) -> Target:
+    point, script = touches.came(named), named.contact
+    return Target(script.geom, script.point if point is None else point, point is not None)
 
 
 def _next(events: Sequence[Event], shot: Snapshot) -> Event | None:

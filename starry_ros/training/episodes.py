@@ -113,9 +113,9 @@ class Recorder:
         state = cell.state(0)
         if text not in self._texts:
             self._texts.append(text)
-        contacts = self._expert.contacts(scene, colour)
+        named = self.log.name(cell, self._expert.contacts(scene, colour))
         for film in self._films:
-            film.shoot(cell, colour, stage, contacts)
+            film.shoot(cell, colour, stage, named)
         self._rows.append({
             "position_TJ": state.position_J.astype(np.float32),
             "velocity_TJ": state.velocity_J.astype(np.float32),

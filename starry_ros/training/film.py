@@ -17,7 +17,7 @@ from starry_ros.sim.look import Look
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
 from starry_ros.training.cells import kept_cell
 from starry_ros.training.scenes import observe_scene
-from starry_ros.types import F64
+from starry_ros.training.touches import Named
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,13 +31,13 @@ class Film:
         self._rows: list[dict[str, Any]] = []
         self._shots: list[Snapshot] = []
 
-    def shoot(self, cell: Cell, colour: str, stage: str, contacts: Sequence[tuple[str, F64]] | None) -> None:
+    def shoot(self, cell: Cell, colour: str, stage: str, named: tuple[Named, ...] | None) -> None:
         """Add the frame of this instant of `cell`."""
         if self._look is not None:
             self._cell.match(cell)
             self._cell.wear(self._look)
         cameras = self._layout.cameras
-        self._shots.append(snapshot(self._cell, cameras, colour, stage, contacts))
+        self._shots.append(snapshot(self._cell, cameras, colour, stage, named))
         self._rows.append({
             "canvas_THWC": self._packer.pack_images({camera: self._cell.render(camera) for camera in cameras}),
             **(observe_scene(self._cell, self._layout) if self._depth else {}),

@@ -8,7 +8,7 @@ Shapes: T plans, H W C canvas. Distances are canvas pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from starry_ros.sim.cell import Cell
 from starry_ros.sim.experts import make_expert
 from starry_ros.timing import nanoseconds
 from starry_ros.training.annotate import ContactLog, Snapshot, label, snapshot
-from starry_ros.training.touches import Named, Touches
 from starry_ros.types import U8, Canvas, Plan, ValueMap
 
 MOVED = 24
@@ -48,23 +47,21 @@ class Meter:
     def __init__(self, cell: Cell, task: str, horizon_s: float) -> None:
         self._layout, self._expert = t_pose_layout(cell.spec), make_expert(task, cell)
         self._horizon_ns = nanoseconds(horizon_s)
-        self._log, self._touches, self._task = ContactLog(), Touches(), task
+        self._log, self._task = ContactLog(), task
         self._shots: list[Snapshot] = []
-        self._named: list[Named | None] = []
         self._maps: list[ValueMap] = []
         self._frames: list[tuple[int, U8, U8 | None]] = []
 
     def looked(self, cell: Cell) -> None:
         """Collect contacts."""
         self._log.update(cell)
-        self._touches.update(cell)
 
     def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
         """Keep what has to be compared with the future."""
         scene = self._expert.look(cell)
-        stage, contacts = self._expert.stage(scene, colour), self._expert.contacts(scene, colour)
-        self._named.append(self._touches.name(cell, contacts[0][0], stage) if contacts else None)
-        self._shots.append(snapshot(cell, self._layout.cameras, colour, stage, contacts))
+        named = self._log.name(cell, self._expert.contacts(scene, colour))
+        stage = self._expert.stage(scene, colour)
+        self._shots.append(snapshot(cell, self._layout.cameras, colour, stage, named))
         self._maps.append(plan.value_map)
         self._frames.append((canvas.stamp_ns, canvas.image_HWC, plan.imagined_HWC))
 
@@ -78,8 +75,7 @@ class Meter:
         """Distances and hits. Head view, event 0, plans at which the contact's place was in view and unobstructed."""
         if not self._shots:
             return (), ()
-        shots = [self._told(shot, named) for shot, named in zip(self._shots, self._named, strict=True)]
-        labels = label(shots, self._log, self._layout, self._task)
+        labels = label(self._shots, self._log, self._layout, self._task)
         head = self._layout.tiles[0].camera
         errors, hits = [], []
         for (u_px, v_px, sigma_px, _inside, visible), value_map in zip(labels[:, 0, 0], self._maps, strict=True):
@@ -88,11 +84,6 @@ class Meter:
                 errors.append(float(np.hypot(points[0].u_px - u_px, points[0].v_px - v_px)))
                 hits.append(float(np.exp(-0.5 * (errors[-1] / max(float(sigma_px), 1.0)) ** 2) > REGION))
         return tuple(errors), tuple(hits)
-
-    def _told(self, shot: Snapshot, named: Named | None) -> Snapshot:
-        """The snapshot with the next contact where it came."""
-        point = None if named is None else self._touches.came(named)
-        return shot if named is None or point is None else replace(shot, contacts=((named.geom, point),))
 
     def _imagined_errors(self, stamp_ns: int, now_HWC: U8, imagined_HWC: U8 | None) -> tuple[float, float] | None:
         if imagined_HWC is None:
