@@ -18,9 +18,8 @@ generate() {  # FOLDER WORDS...
     touch "$out/$1/done"
 }
 
-merge() {  # FOLDER NAME_OF_PARTS...: a merge that was cut short begins anew
+merge() {  # FOLDER NAME_OF_PARTS...
     [ -e "$out/$1/done" ] && return
-    rm -rf "${out:?}/$1"
     local parts=()
     for name in "${@:2}"; do parts+=("$out/$name"_*); done
     "$starry" data merge "${parts[@]}" --out "$out/$1"

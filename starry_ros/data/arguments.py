@@ -40,7 +40,7 @@ def add_export_command_arguments(parser: argparse.ArgumentParser) -> None:
 def add_merge_command_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `starry data merge`."""
     parser.add_argument("folders", type=Path, nargs="+", help="data folders, in order")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; must be empty")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; a merge that was cut off goes on")
     _add_robot(parser)
 
 
