@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
 
 from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.cli import main
+from starry_ros.data import tools
 from starry_ros.data.contacts import contact_events, future_plan, grasps, stages
 from starry_ros.data.store import episode_files, read_episode, sentences, take_frames, write_episode
 from starry_ros.data.tools import respaced, trimmed
@@ -317,3 +319,29 @@ def test_stages_and_progress_follow_the_contacts():
     assert progress[-1] == 1
     assert (np.diff(progress) >= 0).all()
     assert np.allclose(progress_of(stage), progress)
+
+
+def test_labelling_that_was_cut_off_tells_its_difference_over_all_episodes(tmp_path, capsys, monkeypatch):
+    position, command = jaw_story()
+    for i in range(2):
+        joints = {"position_TJ": position, "command_TJ": command}
+        write_episode(tmp_path / "in" / "episodes" / f"{i:06d}.npz", {**episode(len(position), seed=i), **joints})
+    words = ["data", "annotate", str(tmp_path / "in"), "--from-joints", "--out"]
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told.startswith("against the labels before, in 2 episodes: median ")
+    relabelled, calls = tools.relabelled, []
+
+    def cut_off(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return relabelled(*given)
+
+    monkeypatch.setattr(tools, "relabelled", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        tools.annotate_command(Namespace(folder=tmp_path / "in", out=tmp_path / "out", robot="bimanual_sim",
+                                         from_joints=True, skip_bad=False))
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == told
+    assert len(calls) == 3

@@ -21,6 +21,7 @@ from starry_ros.data.recording import GRID_TOLERANCE_S
 from starry_ros.data.store import (
     episode_files,
     read_episode,
+    read_without_canvas,
     sentences,
     take_frames,
     write_episode,
@@ -143,12 +144,12 @@ def relabelled(spec: RobotSpec, arrays: Arrays, from_joints: bool) -> Arrays:
     return {**arrays, "progress_T": progress_of(arrays["stage_T"].astype(np.int8))}
 
 
-def label_difference(before: Arrays, after: Arrays) -> tuple[NDArray[np.float64], float]:
-    """Distances in canvas pixels between two labellings where both see a contact, and the share of equal stages."""
+def label_difference(before: Arrays, after: Arrays) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Distances in canvas pixels between two labellings where both see a contact, and the frames of equal stages."""
     old, new = before["events_TEVF"].astype(np.float64), after["events_TEVF"].astype(np.float64)
     both = (old[..., 3] > 0) & (new[..., 3] > 0)
     distance = np.hypot(*(old - new)[..., :2][both].T)
-    return distance, float((before["stage_T"] == after["stage_T"]).mean())
+    return distance, before["stage_T"] == after["stage_T"]
 
 
 def sheet(arrays: Arrays, spec: RobotSpec, frames: int = SHEET_FRAMES) -> U8:
@@ -204,23 +205,24 @@ def resample_command(args: argparse.Namespace) -> int:
 def annotate_command(args: argparse.Namespace) -> int:
     """`starry data annotate`: says how far new labels lie from the old; returns 1 when something was skipped."""
     spec = load_robot_spec(robot_file(args.robot))
-    distances: list[NDArray[np.float64]] = []
-    equal: list[float] = []
-
-    def edit(arrays: Arrays) -> Arrays:
-        labelled = relabelled(spec, arrays, args.from_joints)
-        distance, share = label_difference(arrays, labelled)
-        distances.append(distance)
-        equal.append(share)
-        return labelled
-
-    bad = change(args.folder, args.out, spec, "annotate", {"from_joints": args.from_joints}, edit, args.skip_bad)
-    if args.from_joints and sum(map(len, distances)):
-        every = np.concatenate(distances)
-        half, most = np.percentile(every, (50, 90))
-        print(f"against the labels before: median {half:.2f} px, 90 % within {most:.2f} px on the canvas, "
-              f"stages equal in {100 * np.mean(equal):.1f} % of the frames")
+    bad = change(args.folder, args.out, spec, "annotate", {"from_joints": args.from_joints},
+                 lambda arrays: relabelled(spec, arrays, args.from_joints), args.skip_bad)
+    if args.from_joints:
+        _tell_difference(args.folder, args.out)
     return finish(args.out, spec, bad, **_origin(args.folder, bad))
+
+
+def _tell_difference(before: Path, after: Path) -> None:
+    """Say how far labels have moved over all episodes of `after`, those of earlier calls included."""
+    files = episode_files(after)
+    found = [label_difference(read_without_canvas(before / "episodes" / path.name), read_without_canvas(path))
+             for path in files]
+    distances = np.concatenate([distance for distance, _ in found])
+    if len(distances):
+        half, most = np.percentile(distances, (50, 90))
+        equal = np.concatenate([same for _, same in found]).mean()
+        print(f"against the labels before, in {len(files)} episodes: median {half:.2f} px, 90 % within {most:.2f} px "
+              f"on the canvas, stages equal in {100 * equal:.1f} % of the frames")
 
 
 def _origin(folder: Path, bad: Sequence[str]) -> Record:
