@@ -1,9 +1,10 @@
 """Where contacts really came, by the simulator's contact list, for tasks whose experts name the next ones themselves.
 
 The expert says what will be touched next; the contact list says where that came. A grasp is the force-weighted mean of
-the contacts of the finger pads with what they hold, a press that of any pad with the button, a placement that of the
-block, at rest and let go, with what it lies on; a block let go over an edge shows a mistake, not an intent. Points are
-kept relative to what was touched, and carried to earlier instants by its pose there; a placement by its position alone,
+the contacts of both finger pads with what they hold, a press that of any pad with the button, a placement that of the
+block, at rest and let go, with what it lies on; a block let go over an edge shows a mistake, not an intent. What two
+arms pull at, or what slides, is often carried by one finger alone: that counts where both never press. Points are kept
+relative to what was touched, and carried to earlier instants by its pose there; a placement by its position alone,
 since what lies on a block lies on top, however that block was rolled.
 
 Shapes: world points [3], rotations [3, 3].
@@ -27,8 +28,8 @@ PADS = ("pad", "pad_mirror")
 FIT_M, WELL_INSIDE = 0.002, 0.85
 JUST_NOW_S = 0.03
 """A contact seen so long ago lasts: plans are made between two looks."""
-Key = tuple[str, str | None]
-"""What is touched, and the block that is put onto it, if any."""
+Key = tuple[str, str | None, bool]
+"""What is touched, the block that is put onto it, if any, and whether by one finger of a shut jaw alone."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,18 @@ class Touches:
 
     def name(self, cell: Cell, contact: NextContact) -> Named:
         """From now on watch for this contact."""
-        self._looks.setdefault(_key(contact), 0)
-        return Named(contact, cell.sim_time_s, *_pose(cell, _key(contact)))
+        for key in _keys(contact):
+            self._looks.setdefault(key, 0)
+        return Named(contact, cell.sim_time_s, *_pose(cell, contact.geom, contact.block))
 
     def update(self, cell: Cell) -> None:
         """Look at the contacts of this instant; one that lasts a few looks has come."""
         for key, looks in self._looks.items():
-            geom, block = key
-            point = weighted_mean(_pressing(cell, geom) if block is None else _resting(cell, block, geom))
+            geom, block, one_finger = key
+            point = weighted_mean(_pressing(cell, geom, one_finger) if block is None else _resting(cell, block, geom))
             self._looks[key] = looks = 0 if point is None else looks + 1
             if point is not None and looks == GRASP_TICKS:
-                position, rotation = _pose(cell, key)
+                position, rotation = _pose(cell, geom, block)
                 self._lasting[key] = Touch(key, cell.sim_time_s, rotation.T @ (point - position))
                 self.found.append(self._lasting[key])
             elif looks > GRASP_TICKS:
@@ -78,10 +80,11 @@ class Touches:
 
     def came(self, named: Named) -> F64 | None:
         """The world point at that instant of the first such contact after it, or lasting then; None if none came."""
-        later = (touch for touch in self.found
-                 if touch.key == _key(named.contact) and touch.until_s >= named.time_s - JUST_NOW_S)
-        touch = next(later, None)
-        return None if touch is None else named.position + named.rotation @ touch.local
+        for key in _keys(named.contact):
+            for touch in self.found:
+                if touch.key == key and touch.until_s >= named.time_s - JUST_NOW_S:
+                    return named.position + named.rotation @ touch.local
+        return None
 
 
 def weighted_mean(contacts: Sequence[Contact]) -> F64 | None:
@@ -94,12 +97,14 @@ def weighted_mean(contacts: Sequence[Contact]) -> F64 | None:
     return mean
 
 
-def _key(contact: NextContact) -> Key:
-    return contact.geom, contact.block
+def _keys(contact: NextContact) -> list[Key]:
+    """What to watch for, best first."""
+    geom, block = contact.geom, contact.block
+    fixture = block is None and geom not in COLOURS and not geom.endswith("_button")
+    return [(geom, block, False), (geom, block, True)] if fixture else [(geom, block, False)]
 
 
-def _pose(cell: Cell, key: Key) -> tuple[F64, F64]:
-    geom, block = key
+def _pose(cell: Cell, geom: str, block: str | None) -> tuple[F64, F64]:
     return cell.geom_position(geom), _rotation(cell, geom) if block is None else np.eye(3)
 
 
@@ -107,15 +112,12 @@ def _rotation(cell: Cell, geom: str) -> F64:
     return np.array(cell.data.geom(geom).xmat).reshape(3, 3)
 
 
-def _pressing(cell: Cell, geom: str) -> list[Contact]:
-    """Contacts of hands that hold a geom, or press it if it is a button.
-
-    A block is held by two fingers. What two arms pull at, or what slides, is often carried by one finger alone.
-    """
+def _pressing(cell: Cell, geom: str, one_finger: bool) -> list[Contact]:
+    """Contacts of hands that hold a geom, or press it if it is a button."""
     found: list[Contact] = []
     for arm in cell.spec.arms:
         sides = [cell.contacts_between(f"{arm.name}_{pad}", geom) for pad in PADS]
-        if all(sides) or (geom not in COLOURS and (geom.endswith("_button") or _shut_on(cell, arm.name, geom))):
+        if all(sides) or geom.endswith("_button") or (one_finger and _shut_on(cell, arm.name, geom)):
             found += [contact for side in sides for contact in side]
     return found
 
