@@ -1,8 +1,10 @@
 """How far value labels lie from where a camera sees the contact: `starry bench annotation`.
 
-The scripted expert plays one episode of every task. At every label a ball is put at the contact in the world and
-rendered alone by OpenGL at 640 x 480; its segmented middle is what the camera sees of that point. The label has gone
-the whole way instead: contact log, pose of the object at that frame, camera model, canvas, and back to the camera.
+The scripted expert plays some episodes of every task, easy and hard, which turns the cameras. At every label a ball is
+put into the world where the simulator's contact list says that the contact came, carried to that frame by the object,
+and rendered alone by OpenGL at 640 x 480; its segmented middle is what the camera sees of that point. The label has
+gone the whole way instead: camera model, canvas, and back to the camera. A contact that something hides from a camera
+counts as others do, since it is labelled where it is; one that lies outside the view, or that never came, does not.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -19,6 +22,7 @@ from starry_ros.kinematics.backend import mujoco
 from starry_ros.report import bench_row
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cell import Cell
+from starry_ros.sim.choices import SETTINGS
 from starry_ros.sim.experts import make_expert
 from starry_ros.sim.motion import TICK_S, Ramp
 from starry_ros.sim.tasks import TASKS, evaluation_case, make_check, task_of
@@ -27,6 +31,7 @@ from starry_ros.training.annotate import snapshot as take
 from starry_ros.types import F64, Record
 
 WIDTH_PX, HEIGHT_PX = 640, 480
+SEEDS = 3
 SHOT_TICKS = 25
 BALL_M = 0.004
 BALL_ID = 10**6
@@ -42,24 +47,36 @@ class Played:
     log: ContactLog
 
 
+@dataclass(frozen=True)
+class Distance:
+    """How far a label lies from its contact in a camera's pixels, and whether something hides that from the camera."""
+
+    camera: str
+    px: float
+    hidden: bool
+
+
 def run(robot: RobotSpec) -> list[Record]:
-    """Rows `annotation/<task>`: mean distance in camera pixels; the worst one and the mean of each camera beside it."""
+    """Rows `annotation/<task>/<setting>`: mean distance in camera pixels; beside it the worst one, how many labels of
+    how many episodes were measured, how many of them are `hidden`, and the mean of each camera."""
     if os.environ["MUJOCO_GL"] == "disable":
         raise RuntimeUnavailable("annotation", "needs OpenGL", fix="install libegl1, or libosmesa6")
     cameras = tuple(dataclasses.replace(one, width_px=WIDTH_PX, height_px=HEIGHT_PX) for one in robot.cameras)
     spec = dataclasses.replace(robot, cameras=cameras)
     cell, rows = Cell(spec), []
-    for task in TASKS:
-        found = distances(cell, play(cell, task), task)
-        every = np.concatenate(list(found.values()))
-        row = bench_row(f"annotation/{task}", float(every.mean()), "px", worst=float(every.max()), labels=len(every))
-        rows.append(row | {camera: float(np.mean(px)) if len(px) else None for camera, px in found.items()})
+    for task, setting in product(TASKS, SETTINGS):
+        found = [one for seed in range(SEEDS) for one in distances(cell, play(cell, task, seed, setting), task)]
+        px = [one.px for one in found]
+        row = bench_row(f"annotation/{task}/{setting}", float(np.mean(px)), "px", worst=max(px), labels=len(px),
+                        episodes=SEEDS, hidden=sum(one.hidden for one in found))
+        by_camera = {name: [one.px for one in found if one.camera == name] for name in t_pose_layout(spec).cameras}
+        rows.append(row | {name: float(np.mean(px)) if px else None for name, px in by_camera.items()})
     return rows
 
 
-def play(cell: Cell, task: str) -> Played:
-    """The expert's episode of evaluation seed 0."""
-    layout, target, _ = evaluation_case(0, task)
+def play(cell: Cell, task: str, seed: int = 0, setting: str = "easy") -> Played:
+    """The expert's episode of an evaluation seed."""
+    layout, target, _ = evaluation_case(seed, task, setting)
     cell.reset(layout)
     expert, check, ramp, tick = make_expert(task, cell), make_check(task, target), Ramp(cell.spec), 0
     played = Played([], [], ContactLog())
@@ -80,19 +97,20 @@ def play(cell: Cell, task: str) -> Played:
     return played
 
 
-def distances(cell: Cell, played: Played, task: str) -> dict[str, list[float]]:
-    """By camera, how far each label in its view lies from the ball at its contact."""
+def distances(cell: Cell, played: Played, task: str) -> list[Distance]:
+    """How far each label in a camera's view lies from the ball at its contact, if that came. The cell is as played."""
     layout = t_pose_layout(cell.spec)
     labels = label(played.shots, played.log, layout, task)
-    found: dict[str, list[float]] = {camera: [] for camera in layout.cameras}
+    found: list[Distance] = []
     renderer = mujoco.Renderer(cell.model, HEIGHT_PX, WIDTH_PX)
     renderer.enable_segmentation_rendering()
     for shot, state, row in zip(played.shots, played.states, labels, strict=True):
-        for event, (_, point, _) in enumerate(targets(shot, played.log, task)):
-            for view, camera in enumerate(layout.cameras):
-                seen = ball_middle(renderer, state, camera, point) if row[event, view, 3] else None
-                if seen is not None:
-                    found[camera].append(float(np.linalg.norm(seen - labelled(layout, camera, row[event, view]))))
+        for event, view in np.argwhere(row[..., 3]):
+            target, camera = targets(shot, played.log, task)[event], layout.cameras[view]
+            seen = ball_middle(renderer, state, camera, target.point) if target.came else None
+            if seen is not None:
+                px = float(np.linalg.norm(seen - labelled(layout, camera, row[event, view])))
+                found.append(Distance(camera, px, hidden=not row[event, view, 4]))
     renderer.close()
     return found
 
