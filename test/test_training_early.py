@@ -11,7 +11,7 @@ from starry_ros.paths import model_dir, robot_file
 from starry_ros.robot_spec import load_robot_spec
 from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.loop import run_episode
-from starry_ros.training import early
+from starry_ros.training import early, train
 from starry_ros.training.cells import kept_cell
 from starry_ros.training.early import EarlyEvaluation
 from starry_ros.training.scenes import seen_layout
@@ -32,10 +32,11 @@ class Scripted:
     """Stands for the closed loop: says which seeds succeed."""
 
     def __init__(self, wins):
-        self.wins, self.seeds = wins, []
+        self.wins, self.seeds, self.settings = wins, [], []
 
     def __call__(self, policy, cell, case):
         self.seeds.append(case.seed)
+        self.settings.append(case.setting)
         success = case.seed - early.FIRST_SEED < self.wins
         return type("Result", (), {"success": success})()
 
@@ -80,6 +81,18 @@ def test_processes_share_the_episodes_and_only_the_first_one_writes(tmp_path, mo
         assert (tmp_path / "best.json").exists() == (rank == 0)
         seeds += played.seeds
     assert sorted(seeds) == [early.FIRST_SEED + i for i in range(6)]
+
+
+@pytest.mark.parametrize(("noted", "settings"), [
+    ({"setting": "hard"}, ["hard"] * 4), ({"setting": "easy,hard"}, ["easy", "hard"] * 2),
+    ({"setting": "easy"}, ["easy"] * 4), ({"setting": ""}, ["easy"] * 4), ({}, ["easy"] * 4)])
+def test_the_settings_of_the_data_are_played(noted, settings, tmp_path, monkeypatch, shipped):
+    (tmp_path / "meta.json").write_text(json.dumps(noted))
+    played = Scripted(1)
+    monkeypatch.setattr(early, "run_episode", played)
+    monkeypatch.setattr(early, "Cell", lambda spec: object())
+    EarlyEvaluation(SPEC, ["lift_tray"], 100, 4, tmp_path, train._settings(tmp_path)).run(shipped, 100)
+    assert played.settings == settings
 
 
 def test_each_task_is_played_and_counted(tmp_path, monkeypatch, shipped):

@@ -1,7 +1,8 @@
 """Closed-loop evaluation during a training: the loss does not tell which checkpoint puts blocks on pads.
 
-Every process plays its share of the same episodes with the averaged weights. Their seeds are neither those of the data
-nor those of `starry eval`. The best checkpoint so far is kept in `best/`.
+Every process plays its share of the same episodes with the averaged weights, in the settings of the data, one after the
+other in turns. Their seeds are neither those of the data nor those of `starry eval`. The best checkpoint so far is kept
+in `best/`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from starry_ros.files import write_text
 from starry_ros.robot_spec import RobotSpec
 from starry_ros.sim.cases import Case
 from starry_ros.sim.cell import Cell
-from starry_ros.sim.choices import LoopConfig
+from starry_ros.sim.choices import SETTINGS, LoopConfig
 from starry_ros.sim.loop import run_episode
 from starry_ros.training.policies import policy_of
 from starry_ros.wam.checkpoint import Checkpoint, save_checkpoint
@@ -40,10 +41,15 @@ class Early:
 
 
 class EarlyEvaluation:
-    """Plays `episodes` episodes of each task every `every` steps and keeps the best checkpoint under `out`."""
+    """Plays `episodes` episodes of each task, split among `settings`, every `every` steps and keeps the best checkpoint
+    under `out`."""
 
-    def __init__(self, spec: RobotSpec, tasks: Sequence[str], every: int, episodes: int, out: Path) -> None:
+    def __init__(
+        self, spec: RobotSpec, tasks: Sequence[str], every: int, episodes: int, out: Path,
+        settings: Sequence[str] = SETTINGS[:1],
+    ) -> None:
         self._spec, self._tasks, self._every, self._episodes, self._out = spec, tuple(tasks), every, episodes, out
+        self._settings = tuple(settings)
         self._cell: Cell | None = None
 
     def due(self, step: int) -> bool:
@@ -59,7 +65,8 @@ class EarlyEvaluation:
         for number, task in enumerate(self._tasks):
             for i in range(rank, self._episodes, world):
                 session.epoch = i
-                wins[number] += run_episode(policy, self._cell, Case(FIRST_SEED + i, task=task)).success
+                case = Case(FIRST_SEED + i, task=task, setting=self._settings[i % len(self._settings)])
+                wins[number] += run_episode(policy, self._cell, case).success
         if dist.is_initialized():
             dist.all_reduce(wins)
         by_task = {task: int(count) for task, count in zip(self._tasks, wins, strict=True)}

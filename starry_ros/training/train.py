@@ -23,6 +23,7 @@ from starry_ros.canvas.layout import t_pose_layout
 from starry_ros.errors import ConfigError
 from starry_ros.paths import robot_file
 from starry_ros.robot_spec import RobotSpec, load_robot_spec
+from starry_ros.sim.choices import SETTINGS
 from starry_ros.training.augment import Augment
 from starry_ros.training.budgets import TrainConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
@@ -223,7 +224,8 @@ def train_command(args: argparse.Namespace) -> int:
         dist.init_process_group(compute.backend, timeout=timedelta(hours=PATIENCE_H))
     try:
         trainer = _prepare(args, compute)
-        early = EarlyEvaluation(trainer.spec, _tasks(args.data), args.eval_every, args.eval_episodes, args.out)
+        early = EarlyEvaluation(trainer.spec, _tasks(args.data), args.eval_every, args.eval_episodes, args.out,
+                                _settings(args.data))
         run(trainer, args.save_every, None if args.minutes is None else args.minutes * 60, early)
     finally:
         if several:
@@ -303,6 +305,12 @@ def _units(trainer: Trainer, args: argparse.Namespace, begun: BegunRun | None) -
 def _tasks(data: Path) -> tuple[str, ...]:
     """The simulator's tasks that the data show; none for recordings of other things, which nothing here can play."""
     return tuple(read_meta(data).get("tasks", []))
+
+
+def _settings(data: Path) -> tuple[str, ...]:
+    """The simulator's settings that the data were made in; easy where nobody noted one."""
+    noted = str(read_meta(data).get("setting", "")).split(",")
+    return tuple(setting for setting in SETTINGS if setting in noted) or SETTINGS[:1]
 
 
 def _start_from(trainer: Trainer, args: argparse.Namespace) -> None:
