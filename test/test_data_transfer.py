@@ -113,6 +113,8 @@ def test_what_was_exported_without_types_is_read_and_trained_on_in_single_precis
     again = {**arrays, **whole_arrays(values, {})}
     assert again["camera_V4"].dtype == np.float64
     write_episode(path, again)
+    with pytest.raises(DataError, match="elsewhere: holds no episodes"):
+        load_scenes(tmp_path / "elsewhere", 16, 10)
     scenes = load_scenes(deep, 16, 10)
     assert {array.dtype.name for array in (scenes.intrinsics_FV4, scenes.pose_FV44, scenes.hands_FA3)} == {"float32"}
 
@@ -375,6 +377,27 @@ def test_a_jaw_may_be_told_to_press_but_no_joint_to_go_anywhere():
         to_episode(pressed(0.02), SPEC)
     with pytest.raises(DataError, match=r"the command for joint left_shoulder.*to 3\.\d+; expected -1.85 to 1.25"):
         to_episode(reaching(lambda position, time_s: np.where(time_s[:, None] > 3.5, position + 3.5, position)), SPEC)
+
+
+def test_a_jaw_may_be_forced_open_by_what_it_holds_but_is_no_share_of_its_range():
+    def held(width_m: float) -> Recording:
+        recording = reaching(lambda position, _: position)
+        recording.position_TJ[:, list(SPEC.gripper_indices)] = width_m
+        return recording
+
+    assert to_episode(held(0.048), SPEC)["position_TJ"][5, 6] == np.float32(0.048)
+    with pytest.raises(DataError, match="here: joint left_gripper leaves the contract's limits"):
+        to_episode(held(1.0), SPEC)
+
+
+@pytest.mark.parametrize("kind", ["lerobot", "mcap"])
+def test_what_this_project_wrote_comes_back_wherever_its_joints_were(kind, tmp_path):
+    path, beyond = tmp_path / "made" / "episodes" / "000000.npz", painted(0)
+    beyond["position_TJ"] = beyond["position_TJ"] + np.float32(9.0)
+    write_episode(path, beyond)
+    assert main(["data", "export", str(tmp_path / "made"), str(tmp_path / kind), "--format", kind]) == 0
+    assert main(["data", "import", str(tmp_path / kind), "--out", str(tmp_path / "back")]) == 0
+    same(path, tmp_path / "back" / "episodes" / "000000.npz")
 
 
 NEEDS: dict[str, tuple[str, Callable[[Path], Any]]] = {

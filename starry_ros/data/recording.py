@@ -24,7 +24,8 @@ from starry_ros.training.form import Arrays, frame_names
 from starry_ros.types import F32, F64, U8, CameraModel
 
 POSITION_SLACK, COMMAND_SLACK = 0.05, 0.25
-"""Shares of a joint's range beyond its limits; a jaw that presses is told to close further than it can."""
+"""Shares of a joint's range beyond its limits. A jaw that presses is told to close further than it can, and what it
+holds may force it open: its positions get the slack of commands."""
 AWAY_SHARE, NEARER = 0.03, 0.5
 """Commands farther than this share of the joints' ranges from the joints, on average, are no targets if they are this
 much nearer to zero or to the velocities."""
@@ -155,13 +156,21 @@ def _check(recording: Recording, spec: RobotSpec) -> None:
     times = recording.time_s_T
     if len(times) < 2 or not (np.diff(times) > 0).all():
         raise DataError(where, "has fewer than two frames, or times that do not increase", got=f"{len(times)} frames")
-    _check_limits(where, "joint", recording.position_TJ, POSITION_SLACK, spec)
+    if not recording.known:  # else this project wrote it for this robot: order, sign and unit are right
+        _check_ranges(recording, spec)
+
+
+def _check_ranges(recording: Recording, spec: RobotSpec) -> None:
+    """DataError if joints or commands are not where the contract's can be."""
+    jaws = np.isin(np.arange(len(spec.joints)), spec.gripper_indices)
+    slack_J = np.where(jaws, COMMAND_SLACK, POSITION_SLACK)
+    _check_limits(recording.where, "joint", recording.position_TJ, slack_J, spec)
     if recording.command_TJ is not None:
         _check_targets(recording, recording.command_TJ, spec)
-        _check_limits(where, "the command for joint", recording.command_TJ, COMMAND_SLACK, spec)
+        _check_limits(recording.where, "the command for joint", recording.command_TJ, COMMAND_SLACK, spec)
 
 
-def _check_limits(where: str, what: str, rows_TJ: F32, slack_share: float, spec: RobotSpec) -> None:
+def _check_limits(where: str, what: str, rows_TJ: F32, slack_share: float | F64, spec: RobotSpec) -> None:
     lower, upper = spec.limit("lower"), spec.limit("upper")
     slack = slack_share * (upper - lower)
     outside = (rows_TJ < lower - slack) | (rows_TJ > upper + slack)

@@ -80,10 +80,13 @@ def observe_scene(cell: Cell, layout: CanvasLayout) -> dict[str, Any]:
 def load_scenes(folder: Path, cell_px: int, columns: int) -> Scenes:
     """Scenes of every episode of a data folder; `columns` cells a row, unknown beyond the depth canvas.
 
-    Raises DataError on data without depth.
+    Raises DataError on data without depth, or without episodes.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in NAMES}
-    for path in sorted((folder / "episodes").glob("*.npz")):
+    files = sorted((folder / "episodes").glob("*.npz"))
+    if not files:
+        raise DataError(str(folder), "holds no episodes", fix="run `starry data generate --depth` first")
+    for path in files:
         arrays = read_arrays(path, NAMES)
         depth = depth_cells(metres(arrays["depth_THW"]), cell_px)
         beyond = ((0, 0), (0, 0), (0, columns - depth.shape[-1]))
