@@ -327,3 +327,16 @@ def test_the_task_of_an_episode_is_that_of_the_folder_it_came_from(
 ) -> None:
     (tmp_path / "meta.json").write_text(json.dumps({"merged_from": merged}))
     assert [numbers.tolist() for numbers in episode_parts(tmp_path, 4)] == [tasks, parts]
+
+
+def test_contacts_that_a_camera_does_not_see_are_drawn_unless_they_are_to_be_black(tmp_path):
+    folder = write_episodes(tmp_path / "d", (4,))
+    events = np.full((4, 2, 3, 5), 50.0)
+    events[..., 3], events[..., 4] = 1.0, 0.0
+    events[:, 0, 1, 4], events[:, 1, 2, 3] = 1.0, 0.0
+    change(folder / "episodes" / "00000.npz", events_TEVF=events)
+    drawn = load(folder, tmp_path / "cache").events_FEV4
+    black = load_demonstrations(folder, tmp_path / "cache", encode, occluded="black").events_FEV4
+    assert np.array_equal(drawn, events[..., :4])
+    assert np.array_equal(black[..., :3], drawn[..., :3])
+    assert np.array_equal(black[0, ..., 3], [[0, 1, 0], [0, 0, 0]])

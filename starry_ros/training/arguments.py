@@ -9,7 +9,7 @@ from starry_ros.ranges import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, WHOLE
 from starry_ros.report import add_json_argument
 from starry_ros.sim.choices import FORCED, KINDS, SETTINGS, TASKS, Kind, LoopConfig
 from starry_ros.training.ablate import ABLATIONS
-from starry_ros.training.budgets import AutoencoderTraining, RlConfig, StatesTraining, TrainConfig
+from starry_ros.training.budgets import OCCLUDED, AutoencoderTraining, RlConfig, StatesTraining, TrainConfig
 from starry_ros.wam.choices import RUNTIMES, PlanMode, SpliceMethod
 from starry_ros.wam.options import COUPLINGS, GASAM_MODES, INTENTS, LAYOUTS, VALUE_STARTS
 
@@ -134,6 +134,9 @@ def add_part_arguments(parser: argparse.ArgumentParser) -> None:
                             "predicted (needs data with depth)")
     group.add_argument("--only-geometry", action="store_true",
                        help="train the geometry expert alone; everything else keeps the weights of --init")
+    group.add_argument("--occluded", default=OCCLUDED[0], choices=OCCLUDED,
+                       help="what the value map shows of contacts that something hides from a camera: where they are, "
+                            "or nothing (default: %(default)s)")
     group.add_argument("--layout", default=LAYOUTS[0], choices=LAYOUTS,
                        help="canvas of colour, or of colour beside depth (default: %(default)s)")
     group.add_argument("--paths", action="store_true", help="draw the hands' paths into the views (needs depth data)")

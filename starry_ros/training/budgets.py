@@ -8,6 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+OCCLUDED = ("drawn", "black")
+"""What the value map shows of a contact that something hides from a camera: where it is, or nothing (as in AIM)."""
+
 
 def warm_cosine(step: int, steps: int, warm_up: int) -> float:
     """Share of the peak learning rate: rises linearly over `warm_up` steps, held under a cosine that ends at 0."""

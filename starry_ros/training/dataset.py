@@ -26,6 +26,7 @@ from starry_ros.sim.choices import COLOURS, STAGES
 from starry_ros.sim.task import colours_in
 from starry_ros.sim.tasks import named_first, same_meaning
 from starry_ros.training.augment import NOTHING, Augment
+from starry_ros.training.budgets import OCCLUDED
 from starry_ros.training.form import problem_of, unlike
 from starry_ros.training.prefix import Bender, committed, prefix_lengths
 from starry_ros.training.scenes import PLAIN, Scenes, View
@@ -101,12 +102,13 @@ class Batch:
 
 
 def load_demonstrations(
-    folder: Path, cache: Path, encode: Callable[[U8], F32], view: View = PLAIN, scenes: Scenes | None = None
+    folder: Path, cache: Path, encode: Callable[[U8], F32], view: View = PLAIN, scenes: Scenes | None = None,
+    occluded: str = OCCLUDED[0],
 ) -> Demonstrations:
     """Read every episode of `folder`; canvases and latents are cached as plain arrays and memory-mapped.
 
     `encode` maps canvases [n, H, W, 3] to latents [n, C, Y, X]; `view` makes the canvases of an episode; `scenes` go
-    along with the frames. Raises DataError that names the file.
+    along with the frames; `occluded` is one of OCCLUDED. Raises DataError that names the file.
     """
     files = _files(folder)
     small: dict[str, list[NDArray[np.generic]]] = {}
@@ -130,7 +132,7 @@ def load_demonstrations(
     return Demonstrations(
         canvas_FHWC=canvas, latents_FCYX=latents,
         position_FJ=joined["position_TJ"].astype(np.float32), command_FJ=joined["command_TJ"].astype(np.float32),
-        plan_FKJ=joined["plan_TKJ"].astype(np.float32), events_FEV4=joined["events_TEVF"][..., :4].astype(np.float32),
+        plan_FKJ=joined["plan_TKJ"].astype(np.float32), events_FEV4=_shown(joined["events_TEVF"], occluded),
         text_F=np.array([index[t] for episode in texts for t in episode], np.int64), texts=vocabulary,
         empty_closed_F=joined["empty_closed_T"].astype(bool), picking_F=joined["stage_T"] == PICKING,
         done_F=joined["stage_T"] == DONE,
@@ -138,6 +140,14 @@ def load_demonstrations(
         first_F=np.repeat(starts[:-1], lengths), last_F=np.repeat(starts[1:] - 1, lengths),
         task_F=np.repeat(tasks, lengths), part_F=np.repeat(parts, lengths), scenes=scenes,
     )
+
+
+def _shown(events_FEV5: NDArray[np.generic], occluded: str) -> F32:
+    """Labels [F, E, V, 4] as the map shows them."""
+    events: F32 = events_FEV5.astype(np.float32)
+    if occluded == "black":
+        events[..., 3] *= events[..., 4]
+    return events[..., :4]
 
 
 def in_other_words(data: Demonstrations) -> Demonstrations:

@@ -45,7 +45,7 @@ OPTIONS = {
 }
 """Fields of a model's configuration that `starry train` can choose, and how."""
 OTHER_OPTIONS = ("init", "tint", "states", "video", "video_states", "video_weight", "narrow_from_video",
-                 "only_geometry")
+                 "only_geometry", "occluded")
 """Options of `starry train` that decide the weights and stand in neither configuration, the model's or the training's.
 """
 KEPT_OPTIONS = ("seed", "batch", "learning_rate", "noisy_history", "text_dropout")

@@ -73,7 +73,7 @@ def chosen_data(args: argparse.Namespace, spec: RobotSpec, config: WamConfig, au
         cell_px = config.geometry.cell_px
         scenes = load_scenes(args.data, cell_px, config.canvas_width_px // cell_px)
     view = tinted(view_of(spec, config.layout, config.paths), args.tint)
-    data = load_demonstrations(args.data, args.out / "cache", encoder(autoencoder), view, scenes)
+    data = load_demonstrations(args.data, args.out / "cache", encoder(autoencoder), view, scenes, args.occluded)
     return in_other_words(data) if args.reworded else data
 
 
