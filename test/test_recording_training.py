@@ -23,12 +23,15 @@ def test_a_recorded_session_is_imported_found_sound_and_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, data, model = tmp_path / "session.mcap", tmp_path / "data", tmp_path / "model"
-    assert main(["record", "--simulate", str(path), "--time-limit", "1.2", "--runtime", "torch"]) == 0
+    assert main(["record", "--simulate", str(path), "--episodes", "2", "--time-limit", "1.2"]) == 0
     assert main(["data", "import", str(path), "--out", str(data)]) == 0
     assert main(["data", "check", str(data)]) == 0
-    assert "1 sound episodes" in capsys.readouterr().out
+    assert "2 sound episodes" in capsys.readouterr().out
 
-    arrays = read_episode(data / "episodes" / "000000.npz")
+    arrays, second = (read_episode(data / "episodes" / f"00000{index}.npz") for index in range(2))
+    assert np.abs(second["position_TJ"][0] - arrays["position_TJ"][0]).max() < 0.01, "both begin at home"
+    assert max(np.abs(np.diff(each["position_TJ"], axis=0)).max() for each in (arrays, second)) < 0.2, "none jumps"
+    assert np.ptp(second["position_TJ"], axis=0).max() > 0.1
     served = {bytes(heard.message.data) for heard in Recording(path).messages("canvas")}
     assert {canvas.tobytes() for canvas in arrays["canvas_THWC"]} <= served, "what the model saw is what is learned"
     assert len(arrays["time_s_T"]) >= 14

@@ -181,7 +181,7 @@ def test_a_run_is_not_resumed_with_other_options(folder, tmp_path, played, chang
 
 def test_pairs_teach_and_scouts_that_went_well_hold_on(folder, tmp_path, played, monkeypatch):
     learnt = []
-    monkeypatch.setattr(Learner, "update", lambda self, samples, rng: learnt.append(samples) or {})
+    monkeypatch.setattr(Learner, "update", lambda self, samples, rng, where: learnt.append(samples) or {})
     record = RlTrainer(folder, SPEC, dataclasses.replace(played, scouts=6, groups=3), tmp_path).iterate(HERE)
     assert (record["scouts"], record["groups"], record["episodes"]) == (6, 3, 24)
     assert 0 < record["samples"] < 24, "not those of pairs that ended alike"

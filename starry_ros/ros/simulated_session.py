@@ -79,8 +79,7 @@ class SimulatedSession:
         self._layout = t_pose_layout(spec)
         self._packer = CanvasPacker(self._layout)
         self._rng = np.random.default_rng(config.seed)
-        self._rates = {"camera": Every(spec.rates.camera_hz), "state": Every(50.0), "command": Every(50.0),
-                       "executor": Every(10.0), "session": Every(5.0), "truth": Every(10.0)}
+        self._rates: dict[str, Every] = {}
         self._latency = LatencyWindow(warm_up=0)
         self._status = WorldActionStatus(model=model, runtime=session.runtime.name, contract_hash=spec.content_hash,
                                          rung="full", state="waiting", reason="no_instruction")
@@ -105,6 +104,10 @@ class SimulatedSession:
         config, scene = self._config, self._scene
         sentence = scene.reset(config.task, config.setting, config.seed + index)
         self._driver.restart()
+        self._executor = Executor(self._spec)  # the old one would bring the arms back from where the scene put them
+        # everything is said anew at the first instant, so that nothing lies between two episodes
+        self._rates = {"camera": Every(self._spec.rates.camera_hz), "state": Every(50.0), "command": Every(50.0),
+                       "executor": Every(10.0), "session": Every(5.0), "truth": Every(10.0)}
         self._status.epoch = self._planner.reset(sentence)
         self._set_sentence(sentence)
         self._executor.set_epoch(self._session.epoch)
