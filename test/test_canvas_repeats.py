@@ -203,3 +203,19 @@ def test_a_camera_on_a_moving_part_is_found_in_a_urdf_by_its_frame(tmp_path: Pat
         arms=(replace(SPEC.arms[0], joints=(replace(SPEC.joints[0], name="slide"),), end_effector_frame="eye"),),
     )
     assert RobotKinematics(spec).carriers("other") == (0,)
+
+
+def test_joints_that_leap_and_leap_back_leave_the_cameras_of_a_scene_at_rest_valid() -> None:
+    cameras = Cameras()
+    cameras.shoot(10, stuck=CAMERAS)
+    for offset in (1.0, -1.0):
+        cameras.position_J += offset
+        assert all(cameras.shoot(20, stuck=CAMERAS).values()), offset
+
+
+def test_after_a_leap_a_camera_that_repeats_is_found_again() -> None:
+    cameras = Cameras()
+    cameras.shoot(3, "right_waist", stuck=("head",))
+    cameras.position_J += 1.0
+    assert cameras.shoot(3, "right_waist", stuck=("head",))["head"]
+    assert not cameras.shoot(8, "right_waist", stuck=("head",))["head"]

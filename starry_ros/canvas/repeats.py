@@ -2,7 +2,8 @@
 
 A driver that hangs may go on sending its last buffer under new stamps. A scene at rest looks the same: pictures without
 noise, as simulated ones are, then repeat by right. So the joints decide: what was measured between two pictures, by the
-stamps of both. What was measured nearest to a picture may be of before it, when arms stood elsewhere.
+stamps of both. What was measured nearest to a picture may be of before it, when arms stood elsewhere. Joints that leap,
+as no motor moves them, say nothing of motion: what is known begins anew.
 
 Shapes: J joints in contract order; rad.
 """
@@ -15,9 +16,12 @@ from typing import TypeAlias
 
 import numpy as np
 
+from starry_ros.timing import seconds
 from starry_ros.types import F64, U8, CameraFrame
 
 MOVED_RAD = 0.05
+FASTEST_RAD_S, LEAP_RAD = 8.0, 0.1
+"""No arm joint gets farther than this between two joint states."""
 SAMPLE_PX = 16
 JointGroups: TypeAlias = Sequence[Sequence[int]]
 """Joints by place in contract order. Pictures must change once a joint of every group has moved; no group: never."""
@@ -35,13 +39,22 @@ class Postures:
     def __init__(self, keep: int = 64) -> None:
         self._known: deque[tuple[int, F64]] = deque(maxlen=keep)
 
-    def add(self, stamp_ns: int, position_J: F64) -> None:
-        """Append what was measured, if finite. One out of order means that the clock jumped: the rest is forgotten."""
+    def add(self, stamp_ns: int, position_J: F64) -> bool:
+        """Append what was measured, if finite; whether the joints have leapt there.
+
+        Joints that leap, and states out of order, which mean that the clock jumped, make the rest forgotten.
+        """
         if not np.isfinite(position_J).all():
-            return
-        if self._known and stamp_ns < self._known[-1][0]:
-            self._known.clear()
+            return False
+        leapt = False
+        if self._known:
+            before_ns, before_J = self._known[-1]
+            reach = FASTEST_RAD_S * seconds(stamp_ns - before_ns) + LEAP_RAD
+            leapt = stamp_ns >= before_ns and bool((np.abs(position_J - before_J) > reach).any())
+            if leapt or stamp_ns < before_ns:
+                self._known.clear()
         self._known.append((stamp_ns, position_J))
+        return leapt
 
     def between(self, after_ns: int, before_ns: int) -> list[F64]:
         """What was measured after one instant and before another, oldest first."""

@@ -122,7 +122,9 @@ class FrameSync:
 
     def hear(self, stamp_ns: int, position_J: F64) -> None:
         """Take what was measured of the joints in contract order; without it pictures that repeat are but suspect."""
-        self._postures.add(stamp_ns, position_J)
+        if self._postures.add(stamp_ns, position_J):
+            for track in self._tracks.values():
+                track.repeats.forget()
 
     def push(self, frame: CameraFrame) -> Drop | None:
         """Take a frame; its `received_ns` is now. Returns why it was dropped, None if taken.
