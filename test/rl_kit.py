@@ -14,7 +14,7 @@ from starry_ros.wam.checkpoint import Checkpoint, load_checkpoint, save_checkpoi
 from starry_ros.wam.runtimes.base import Effort, Noise
 from starry_ros.wam.runtimes.torch_runtime import torch_runtime
 
-CONFIG = RlConfig(scouts=2, spread=0.2, learning_rate=1e-3, epochs=2, batch=2)
+CONFIG = RlConfig(layouts=2, group=2, spread=0.2, learning_rate=1e-3, epochs=2, batch=2)
 
 
 def narrow_model(folder: Path) -> Path:
@@ -29,12 +29,11 @@ def of_four_steps(folder: Path) -> Checkpoint:
     return dataclasses.replace(checkpoint, config=dataclasses.replace(checkpoint.config, action_steps=4))
 
 
-def draws(checkpoint, count=2, credited=(0, None), committed=0, drawn=None, anchors=0, directions=None, sign=1):
+def draws(checkpoint, count=2, credited=(0, None), committed=0, held=1, directions=None, spread=CONFIG.spread):
     """Plans of a narrow model on random canvases, and how they were drawn; also what the runtime gave."""
     runner, rng = torch_runtime(checkpoint.build_model(), checkpoint.autoencoder), np.random.default_rng(0)
     act = runner.engines["act"] = AroundServed(
-        runner.engines["act"], sign * CONFIG.spread, np.random.default_rng(3), range(count) if drawn is None else drawn,
-        credited, anchors, directions)
+        runner.engines["act"], spread, np.random.default_rng(3), held, credited, directions)
     c, given = runner.config, []
 
     def normal(*shape):

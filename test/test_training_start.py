@@ -66,7 +66,7 @@ def trained_autoencoder(data: Path, out: Path, *words: str) -> Path:
 
 
 def test_a_run_that_keeps_no_average_is_started_from_as_it_is_served(data: Path, model: Path, tmp_path: Path) -> None:
-    RlTrainer(model, SPEC, RlConfig(scouts=2), tmp_path / "rl")
+    RlTrainer(model, SPEC, RlConfig(layouts=2), tmp_path / "rl")
     trainer = prepare(data, tmp_path / "run", model, "--init", str(tmp_path / "rl"))
     wanted = known().model
     for weights in (trainer.model.state_dict(), trainer.average):

@@ -192,21 +192,19 @@ def add_train_rl_command_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--robot", default="bimanual_sim", help="robot: a name in config/robots/ or a file")
     parser.add_argument("--workers", type=COUNT, default=2, help="processes that play (default: %(default)s)")
     for name, text in (
-        ("iterations", "iterations in all"), ("scouts", "layouts an iteration, played as served"),
-        ("groups", "layouts that lost time and are played again, at most"),
-        ("pairs", "pairs of episodes of each"),
-        ("again", "further iterations in which they are played while their pairs end apart"),
-        ("plans_drawn", "plans in a row drawn around the served ones"),
-        ("look_on_s", "how long an episode goes on after these, in s"),
-        ("spread", "how far from there they bring a hand: deviation along x, y, z in m"),
+        ("iterations", "iterations in all"), ("layouts", "layouts an iteration"), ("group", "episodes of each layout"),
+        ("held", "plans in a row that bring the hand at work elsewhere by the same offset"),
+        ("spread", "how far: deviation along x, y, z in m"),
+        ("look_on_s", "how long after the first of them what is lost counts, in s"),
         ("epochs", "passes over the plans an iteration"),
         ("batch", "plans an optimiser step"), ("learning_rate", "learning rate"), ("clip", "bound on ratios"),
         ("kl_weight", "weight of the divergence from the first weights"),
+        ("time_weight", "weight of a second that the task's script would be done later"),
         ("dense_weight", "weight of the value map's reward"),
         ("success_weight", "weight of success"), ("seed", "seed of noise and order"),
     ):
         value = getattr(default, name)
-        none = name in ("seed", "again") or name.endswith("_weight")
+        none = name == "seed" or name.endswith("_weight")
         whole, fraction = (WHOLE, NOT_NEGATIVE) if none else (COUNT, POSITIVE)
         parser.add_argument(f"--{name.replace('_', '-')}", type=whole if isinstance(value, int) else fraction,
                             default=value,

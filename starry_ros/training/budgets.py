@@ -99,28 +99,26 @@ class StatesTraining:
 class RlConfig:
     """Everything that decides the weights, besides the model that it starts from.
 
-    An iteration plays `scouts` layouts as served. Up to `groups` of those that lost time are played in `pairs` of
-    episodes, with `plans_drawn` plans in a row drawn around the served ones: they bring a hand elsewhere, by a Gaussian
-    of deviation `spread` (m) along x, y and z, and in the other episode of the pair the opposite way. An episode goes
-    on for `look_on_s`. Layouts whose pairs end apart are played as long as they do in the next `again` iterations.
+    An iteration plays `layouts`, each in a `group` of episodes. Every `held` plans in a row bring the hand at work
+    elsewhere, by a Gaussian of deviation `spread` (m) along x, y and z; what is lost until `look_on_s` after the first
+    of them counts by `time_weight` a second, the value map's reward and success by `dense_weight` and `success_weight`.
     """
 
     tasks: tuple[str, ...] = ("place_block_pad",)
     setting: str = "easy"
-    iterations: int = 10
-    scouts: int = 48
-    groups: int = 12
-    pairs: int = 4
-    again: int = 2
-    plans_drawn: int = 3
-    look_on_s: float = 2.0
-    epochs: int = 2
-    batch: int = 64
-    learning_rate: float = 1e-5
+    iterations: int = 20
+    layouts: int = 24
+    group: int = 6
+    held: int = 3
+    look_on_s: float = 1.2
+    epochs: int = 1
+    batch: int = 256
+    learning_rate: float = 5e-6
     clip: float = 0.2
     kl_weight: float = 0.1
-    spread: float = 0.01
+    spread: float = 0.008
+    time_weight: float = 1.0
     dense_weight: float = 0.1
-    success_weight: float = 1.0
+    success_weight: float = 0.1
     clip_norm: float = 1.0
     seed: int = 0

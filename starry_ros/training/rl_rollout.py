@@ -1,14 +1,13 @@
 """Episodes played for reinforcement learning: how every plan was drawn, and what it earned.
 
 An episode runs as `starry eval` runs it (latency, re-planning, history, noise of the imagined frame and of the value
-map, actions from the middle of their noise), except for a few plans in a row that bring one hand somewhere else than
-the served ones, turned as before. So the episodes of a pair differ by nothing but what these plans get credit for.
+map, actions from the middle of their noise), except that every plan brings the hand at work somewhere else than the
+served one, turned as before. So the episodes of a group differ by nothing but what gets credit.
 
 The reward of a plan is the model's own value map of the next contact where the chunk brings a hand (AIM equation 12:
 M_t at the projected point), less what the map is where the hand is: an arm that hangs over the contact, as in most
-failures, earns nothing more. What an episode earns beside is how early it succeeds; one that ends before that is said
-to succeed when the task's script would have it done from there. That tells within a second or two what a plan was
-worth: how a whole episode of failed grasps ends is chance.
+failures, earns nothing more. The task's script says at every plan when it would be done from there: what a plan loses
+shows in that within a second or two, while how a whole episode of failed grasps ends is chance.
 
 Shapes: K chunk steps, J joints, A joints of an arm without its jaw, H directions: x, y, z of one hand.
 """
@@ -31,12 +30,11 @@ from starry_ros.sim.choices import LoopConfig
 from starry_ros.sim.experts import Expert, make_expert
 from starry_ros.sim.kinematics import ArmKinematics
 from starry_ros.sim.loop import EpisodeResult, run_episode
-from starry_ros.sim.tasks import task_of
 from starry_ros.training.annotate import project
 from starry_ros.training.cells import kept_cell
 from starry_ros.training.policies import policy_of
 from starry_ros.training.rl_sampler import AroundServed, Draw, Span
-from starry_ros.types import F64, Canvas, Plan, ValueMap
+from starry_ros.types import F32, F64, Canvas, Plan, ValueMap
 from starry_ros.wam.checkpoint import CONFIG, load_checkpoint
 from starry_ros.wam.load import choose_runtime
 from starry_ros.wam.normalise import NormStats
@@ -54,74 +52,69 @@ LEAST_TURN = 0.03
 
 @dataclass(frozen=True)
 class RolloutJob:
-    """One episode: which weights, which layout, which plans are drawn around the served ones, and how far (m).
+    """One episode: which weights, which layout, and how far (m) plans are drawn from the served ones.
 
-    `arm` is the number of the arm whose hand they bring elsewhere; `mirrored` turns their offsets round. `anchors`
-    plans of an episode without any are kept as they were served. The episode ends when its time is up, or after
-    `look_on_s` from the last drawn plan.
+    Every `held` plans in a row have the same offset. `noise_seed` may be several numbers.
     """
 
     model: Path
     spec: RobotSpec
     case: Case
-    noise_seed: int = 0
+    noise_seed: tuple[int, ...] = (0,)
     steps: int = 6
     spread: float = 0.0
-    drawn: tuple[int, ...] = ()
-    anchors: int = 0
-    arm: int = 0
-    mirrored: bool = False
-    look_on_s: float = math.inf
-
-    @property
-    def limit_s(self) -> float:
-        """How long the episode may take."""
-        drawn_s = (max(self.drawn) + 1) * LOOP.replan_s if self.drawn else math.inf
-        return min(task_of(self.case.task).time_limit_s, drawn_s + self.look_on_s)
+    held: int = 1
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one episode gave: the mean reward of its plans from the first drawn one on, success, when it succeeded or
-    the script would have, the draws, and of every plan the number of the arm that it moves farther.
+    """What one episode gave: rewards and draws of its plans, and success.
 
-    `expected_s`: when the script would have, seen from each plan and from the end, if nothing was drawn.
+    `expected_s`: when the task's script would have it done, seen from each plan and from the end.
     """
 
     job: RolloutJob
-    dense: float
     success: bool
-    done_s: float
     draws: tuple[Draw, ...]
-    arms: tuple[int, ...]
-    expected_s: tuple[float, ...] = ()
+    rewards: tuple[float, ...]
+    expected_s: tuple[float, ...]
 
 
 @dataclass
 class Harvest:
-    """Watches an episode: collects rewards, which arm is at work, and, with an expert, when it would be done."""
+    """Watches an episode: collects rewards, and when the expert would be done."""
 
-    cell: Cell
-    expert: Expert | None = None
+    expert: Expert
     rewards: list[float] = field(default_factory=list)
-    arms: list[int] = field(default_factory=list)
     expected_s: list[float] = field(default_factory=list)
 
     def looked(self, cell: Cell) -> None:
         """Nothing to do between plans."""
 
     def planned(self, cell: Cell, canvas: Canvas, plan: Plan, colour: str) -> None:
-        """Keep what the plan earns."""
+        """Keep what the plan earns, and when all would be done from its observation."""
+        self.expected_s.append(len(self.rewards) * LOOP.replan_s + self.expert.to_go_s(cell, colour, MOST_S))
         self.rewards.append(landing_reward(cell, plan))
-        self.arms.append(busy_arm(cell.spec, plan))
-        if self.expert is not None:
-            begun_s = (len(self.arms) - 1) * LOOP.replan_s
-            self.expected_s.append(begun_s + self.expert.to_go_s(cell, colour, MOST_S))
 
 
-def busy_arm(spec: RobotSpec, plan: Plan) -> int:
-    """Number of the arm whose joints go the longer way in a plan, jaws aside."""
-    ways_J = np.abs(np.diff(plan.chunk.positions_KJ, axis=0)).sum(axis=0)
+class BusyHand:
+    """In which directions plans are drawn: x, y and z of the hand of the arm that is at work as an offset begins."""
+
+    def __init__(self, cell: Cell, stats: NormStats, span: Span) -> None:
+        self._cell, self._stats, self._robot, self._arm = cell, stats, RobotKinematics(cell.spec), ""
+        self._scale_J: F64 = stats.action_scale_KJ[slice(*span)].mean(0)
+
+    def __call__(self, served_KJ: F32, fresh: bool) -> F64:
+        """Directions [J, H] for a served plan [K, J] in model units; `fresh`: the hand is chosen anew."""
+        spec, position_J = self._cell.spec, self._cell.state(0).position_J
+        if fresh:
+            self._arm = spec.arms[busy_arm(spec, self._stats.actions_from_model(served_KJ, position_J))].name
+        return hand_directions(self._robot, position_J, self._scale_J, self._arm)
+
+
+def busy_arm(spec: RobotSpec, positions_KJ: F64) -> int:
+    """Number of the arm whose joints go the longer way in a chunk, jaws aside."""
+    ways_J = np.abs(np.diff(positions_KJ, axis=0)).sum(axis=0)
     return int(np.argmax([ways_J[spec.arm_slice(arm.name)][:-1].sum() for arm in spec.arms]))
 
 
@@ -172,23 +165,17 @@ _KEPT: dict[tuple[Path, int, int], tuple[Session, GraphRunner, Engine, NormStats
 
 def play_rollout(job: RolloutJob) -> Rollout:
     """Play one episode in this process."""
-    spec = job.spec
-    cell = kept_cell(spec)
+    cell = kept_cell(job.spec)
     session, runner, engine, stats = _session(job)
-    rng, span = np.random.default_rng(job.noise_seed), executed_steps(LOOP, spec.action.step_s)
-    scale_J = stats.action_scale_KJ[slice(*span)].mean(0)
-    robot, arm = RobotKinematics(spec), spec.arms[job.arm].name
-    act = AroundServed(engine, -job.spread if job.mirrored else job.spread, rng, job.drawn, span, job.anchors,
-                       lambda: hand_directions(robot, cell.state(0).position_J, scale_J, arm))
+    rng, span = np.random.default_rng(job.noise_seed), executed_steps(LOOP, job.spec.action.step_s)
+    act = AroundServed(engine, job.spread, rng, job.held, span, BusyHand(cell, stats, span))
     runner.engines["act"] = act
     session.epoch = job.case.seed
     expert = make_expert(job.case.task, cell)
-    harvest = Harvest(cell, None if job.drawn else expert)
-    result = run_episode(policy_of(session, cell, LOOP), cell, job.case, replace(LOOP, limit_s=job.limit_s), harvest)
-    dense = float(np.mean(harvest.rewards[min(job.drawn, default=0):] or [0.0]))
+    harvest = Harvest(expert)
+    result = run_episode(policy_of(session, cell, LOOP), cell, job.case, LOOP, harvest)
     done_s = result.duration_s + _to_go_s(result, expert, cell)
-    expected_s = () if job.drawn else (*harvest.expected_s, done_s)
-    return Rollout(job, dense, result.success, done_s, tuple(act.draws), tuple(harvest.arms), expected_s)
+    return Rollout(job, result.success, tuple(act.draws), tuple(harvest.rewards), (*harvest.expected_s, done_s))
 
 
 def _to_go_s(result: EpisodeResult, expert: Expert, cell: Cell) -> float:

@@ -2,17 +2,16 @@
 
 The served plan is the end of the sampler's ordinary differential equation, begun in the middle of the noise
 (`temperature` 0). The last step of the sampler adds a Gaussian offset to it, the same for every chunk step in model
-units, so that the arms end somewhere else and move there smoothly; plans in a row have the same one, so that they do
-not undo each other. It lies along a few directions, such as those in which a hand moves without turning. Read along
+units, so that the arms end somewhere else and move there smoothly; some plans in a row have the same one, so that they
+do not undo each other. It lies along a few directions, such as those in which a hand moves without turning. Read along
 them, the mean of the executed chunk steps is a Gaussian around that of the served plan, whose likelihood is exact. What
 learns is the policy that is served, through every step of the sampler. (Noise in every step and dimension, as in
 Flow-GRPO, arXiv 2505.05470, has hundreds of times the dimensions to share one reward among, and improves the policy
 with the noise.)
 
 Two things are left out. Plans that share an offset are credited one by one, as if each had drawn its own, although the
-later ones have seen what the first one did; with pairs of opposite offsets (`rl_pairs.py`) what they would learn from
-that, to give way less, is the same for both and cancels. And the keys of what was executed are part of what a plan saw:
-the likelihood holds them as they were, although the weights that made them learn too.
+later ones have seen what the first one did. And the keys of what was executed are part of what a plan saw: the
+likelihood holds them as they were, although the weights that made them learn too.
 
 Shapes: D plans, N steps of the sampler, K chunk steps, J joints, H directions.
 """
@@ -62,24 +61,21 @@ def log_likelihood(aim_DH: Tensor, mean_DH: Tensor, spread: float) -> Tensor:
 
 
 class AroundServed:
-    """Stands in for the `act` engine of a runtime: adds the offset to some plans, and keeps how they were drawn.
+    """Stands in for the `act` engine of a runtime: adds offsets to plans, and keeps how they were drawn.
 
-    Plans are counted from 0; those in `drawn` get an offset, the others are the served ones. Where none is drawn, a
-    random sample of `anchors` plans is kept as it was served. `directions` gives what an offset of 1 along each of them
-    is in model units [J, H], for the moment of a plan; without it every joint is a direction. A negative `spread` turns
-    the offsets of the same random numbers round.
+    Every `held` plans a new offset is drawn. `directions` gives what an offset of 1 along each of them is in model
+    units [J, H], for a served plan [K, J] and whether its offset is new; without it every joint is a direction.
     """
 
     def __init__(
-        self, engine: Callable[[Arrays], Arrays], spread: float, rng: np.random.Generator, drawn: Sequence[int],
-        credited: Span = ALL, anchors: int = 0, directions: Callable[[], F64] | None = None,
+        self, engine: Callable[[Arrays], Arrays], spread: float, rng: np.random.Generator, held: int = 1,
+        credited: Span = ALL, directions: Callable[[F32, bool], F64] | None = None,
     ) -> None:
-        self._engine, self._spread, self._rng = engine, spread, rng
-        self._drawn, self._credited, self._anchors = frozenset(drawn), credited, anchors
+        self._engine, self._spread, self._rng, self._held = engine, spread, rng, held
+        self._credited, self._directions = credited, directions
         self._steps: list[tuple[F32, F32, float, float]] = []
         self._inputs: Arrays = {}
-        self._directions, self._offset_H = directions, np.zeros(0)
-        self.plans = 0
+        self._offset_H = np.zeros(0)
         self.draws: list[Draw] = []
 
     def __call__(self, arrays: Arrays) -> Arrays:
@@ -92,36 +88,21 @@ class AroundServed:
         self._steps.append((np.array(x[0]), following[0], s, ds))
         if s + ds > 1e-6:
             return {"a_next": following}
-        self.plans += 1
-        if self.plans - 1 not in self._drawn:
-            self._anchor(following[0])
-            return {"a_next": following}
-        directions_JH = self._along(following.shape[-1])
-        if self.plans - 2 not in self._drawn:
+        fresh = len(self.draws) % self._held == 0
+        directions_JH = np.eye(following.shape[-1]) if self._directions is None else self._directions(
+            following[0], fresh)
+        if fresh:
             self._offset_H = self._spread * self._rng.standard_normal(directions_JH.shape[1:])
         offset_J: F32 = np.asarray(directions_JH @ self._offset_H, dtype=np.float32)
         self.draws.append(self._keep(following[0], offset_J, directions_JH))
         return {"a_next": following + offset_J}
-
-    def _along(self, joints: int) -> F64:
-        return np.eye(joints) if self._directions is None else self._directions()
-
-    def _anchor(self, served_KJ: F32) -> None:
-        """Reservoir sampling: every plan of the episode is as likely to be among those that are kept."""
-        if self._drawn or not self._anchors:
-            return
-        full = len(self.draws) == self._anchors
-        place = int(self._rng.integers(self.plans)) if full else len(self.draws)
-        if place < self._anchors:
-            joints = served_KJ.shape[-1]
-            self.draws[place:place + 1] = [self._keep(served_KJ, np.zeros(joints, np.float32), self._along(joints))]
 
     def _keep(self, served_KJ: F32, offset_J: F32, directions_JH: F64) -> Draw:
         x, following, s, ds = zip(*self._steps, strict=True)
         mean_J = served_KJ[slice(*self._credited)].mean(0)
         aim_J, read_HJ = mean_J + offset_J, np.linalg.pinv(directions_JH).astype(np.float32)
         aim_H, mean_H = (torch.from_numpy(read_HJ @ each_J) for each_J in (aim_J, mean_J))
-        log_p = float(log_likelihood(aim_H, mean_H, abs(self._spread)))
+        log_p = float(log_likelihood(aim_H, mean_H, self._spread))
         return Draw(self._inputs, np.stack(x), _committed(x, following), s, ds, aim_J, read_HJ, log_p, self._credited)
 
 

@@ -1,11 +1,9 @@
 """Stage two: `starry train-rl`. GRPO on the action stream alone, everything else frozen and proven so (AIM 3.6).
 
-Layouts are played as they are served; where most time is lost, they are played again in pairs of episodes, in which a
-few plans in a row are drawn around the served ones (`rl_pairs.py`). Drawn plans get the credit for what follows, and
-nothing else does. An episode's return is the mean reward of its plans plus how early it would succeed
-(`rl_rollout.py`); its advantage is the return, normalised within its pair. A drawn plan is an action with a likelihood
-ratio, clipped as in PPO; the divergence from the first weights, between Gaussians of one width, is also taken at plans
-of the episodes that went well.
+Layouts are played in groups of episodes whose plans are drawn around the served ones. What a plan earns and loses,
+compared with the others of its group at the same moment, is its advantage (`rl_groups.py`, `rl_rollout.py`). A drawn
+plan is an action with an exact likelihood (`rl_sampler.py`), its ratio clipped as in PPO; the divergence from the first
+weights is between Gaussians of one width.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from starry_ros.training.budgets import RlConfig
 from starry_ros.training.compute import PROCESSOR, Compute, chosen_compute
 from starry_ros.training.finite import clip_gradients
 from starry_ros.training.pool import Workers
-from starry_ros.training.rl_pairs import Schedule, Window, in_order
+from starry_ros.training.rl_groups import Schedule, in_order
 from starry_ros.training.rl_rollout import play_rollout
 from starry_ros.training.rl_sampler import Draw, aims, along, log_likelihood, means
 from starry_ros.training.same_run import option, refuse
@@ -45,8 +43,6 @@ ACTION_STREAM = ("action.", "action_in.", "state_in.", "step_position", "landing
 plan saw, so no gradient flows through them."""
 OPTIONS = {"tasks": "--task"}
 """How an option is given, where that is not its name."""
-OF_DRAWN = ("loss", "clipped", "ratio_off")
-"""Statistics of the plans that get credit; the others are of all plans."""
 TOGETHER = 8
 """Plans in one pass: more cost memory, fewer cost time."""
 LOWER_RATE = "train anew with a lower --learning-rate"
@@ -92,30 +88,23 @@ class Learner:
         """Some epochs over plans with their advantages; returns statistics. TrainingError where numbers are lost."""
         parameters = self.optimiser.param_groups[0]["params"]
         sums: dict[str, float] = {}
-        passes, credited = 0, sum(bool(advantage) for _, advantage in samples)
         for _ in range(self.config.epochs):
             order = rng.permutation(len(samples))
             for part in np.array_split(order, -(-len(order) // self.config.batch)):  # none is much smaller than others
                 chosen = [samples[int(i)] for i in part]
                 self.optimiser.zero_grad(set_to_none=True)
-                counts = max(1, sum(bool(advantage) for _, advantage in chosen)), len(chosen)
                 for some in (chosen[i : i + TOGETHER] for i in range(0, len(chosen), TOGETHER)):
                     with self._compute.here():
-                        found = self._backward(some, counts)
+                        found = self._backward(some, len(chosen))
                     for name, value in found.items():
                         sums[name] = sums.get(name, 0.0) + value
-                passes += len(chosen)
                 norm = clip_gradients(parameters, self.config.clip_norm, sums["loss"] + sums["kl"], where, LOWER_RATE)
                 sums["gradient"] = sums.get("gradient", 0.0) + norm * len(chosen)
                 self.optimiser.step()
-        of_drawn = {name: sums.pop(name, 0.0) / max(1, credited * self.config.epochs) for name in OF_DRAWN}
-        return of_drawn | {name: value / max(1, passes) for name, value in sums.items()}
+        return {name: value / (len(samples) * self.config.epochs) for name, value in sums.items()}
 
-    def _backward(self, samples: Sequence[tuple[Draw, float]], counts: tuple[int, int]) -> dict[str, float]:
-        """Gradients of some plans of an optimiser step, in one pass; sums of their statistics.
-
-        `counts`: the step's plans that get credit, and all, with those that are there for the divergence alone.
-        """
+    def _backward(self, samples: Sequence[tuple[Draw, float]], count: int) -> dict[str, float]:
+        """Gradients of some of an optimiser step's `count` plans, in one pass; sums of their statistics."""
         config, draws = self.config, [draw for draw, _ in samples]
         advantage = torch.tensor([advantage for _, advantage in samples])
         mean_DJ = means(self._act, self._names, draws)
@@ -125,10 +114,9 @@ class Learner:
         log_p = log_likelihood(along(aims(draws), draws), along(mean_DJ, draws), config.spread)
         loss, clipped = grpo_loss(log_p, old, advantage, config.clip)
         kl = divergence(mean_DJ, first_DJ, LEASH)
-        (loss.sum() / counts[0] + config.kl_weight * kl.sum() / counts[1]).backward()
-        ratio = (log_p - old).exp()
-        drawn = (advantage != 0).float()
-        found = {"loss": loss, "kl": kl, "clipped": clipped.float(), "ratio_off": drawn * (ratio - 1).abs()}
+        ((loss + config.kl_weight * kl).sum() / count).backward()
+        ratio_off = ((log_p - old).exp() - 1).abs()
+        found = {"loss": loss, "kl": kl, "clipped": clipped.float(), "ratio_off": ratio_off}
         return {name: float(value.detach().sum()) for name, value in found.items()}
 
 
@@ -165,31 +153,23 @@ class RlTrainer:
         self.save()
 
     def iterate(self, workers: Workers) -> Record:
-        """One iteration: scouts, groups, then the update. Returns what goes into metrics.jsonl."""
-        step, schedule = self.progress.step, self.schedule
-        scouts = in_order(workers.run(play_rollout, schedule.scouts(step)))
-        windows = [*schedule.windows(scouts), *self._windows()]
-        groups = in_order(workers.run(play_rollout, schedule.groups(step, windows)))
-        anchors = [(draw, 0.0) for scout in scouts if scout.success for draw in scout.draws]
-        samples, rng = schedule.credited(groups), np.random.default_rng([self.config.seed, step])
-        where = f"{self.out}, iteration {step + 1}"
-        statistics = self.learner.update([*samples, *anchors], rng, where) if samples else {}
+        """One iteration: groups of episodes, then the update. Returns what goes into metrics.jsonl."""
+        step = self.progress.step
+        played = in_order(workers.run(play_rollout, self.schedule.jobs(step)))
+        samples, rng = self.schedule.credited(played), np.random.default_rng([self.config.seed, step])
+        statistics = self.learner.update(samples, rng, f"{self.out}, iteration {step + 1}") if samples else {}
         self.progress.step += 1
         self._prove()
         record = {
-            "iteration": self.progress.step, "success": float(np.mean([r.success for r in scouts])),
-            "dense": float(np.mean([r.dense for r in scouts])), "scouts": len(scouts),
-            "lost_s": float(np.mean([r.done_s - r.expected_s[0] for r in scouts])), "groups": len(windows),
-            "episodes": len(groups), "samples": len(samples), **statistics,
-            "windows": schedule.noted(schedule.still_deciding(windows, groups)), "frozen": self.frozen[:16],
+            "iteration": self.progress.step, "success": float(np.mean([each.success for each in played])),
+            "lost_s": float(np.mean([each.expected_s[-1] - each.expected_s[0] for each in played])),
+            "dense": float(np.mean([np.mean(each.rewards or [0.0]) for each in played])), "episodes": len(played),
+            "samples": len(samples), "advantage": float(np.mean([abs(value) for _, value in samples] or [0.0])),
+            **statistics, "frozen": self.frozen[:16],
         }
         self._records.append(record)
         self.save()
         return record
-
-    def _windows(self) -> list[Window]:
-        """What the last iteration left to be played again."""
-        return self.schedule.known(self._records[-1].get("windows", ()) if self._records else ())
 
     def _identity(self) -> Record:
         """What must stay the same for the run to be the same one: everything but how long it is."""
@@ -233,7 +213,7 @@ def train_rl_command(args: argparse.Namespace) -> int:
     with Workers(args.workers) as workers:
         while trainer.progress.step < config.iterations:
             record = trainer.iterate(workers)
-            shown = ("success", "lost_s", "groups", "samples", "dense", "kl", "clipped", "ratio_off", "gradient")
+            shown = ("success", "lost_s", "samples", "advantage", "dense", "kl", "clipped", "ratio_off", "gradient")
             text = "  ".join(f"{name} {record[name]:.4f}" for name in shown if name in record)
             print(f"iteration {record['iteration']}/{config.iterations}  {text}", flush=True)
     print(f"{args.out / 'checkpoint'}: {len(trainer.learner.trained)} tensors trained, the others unchanged "
